@@ -1,0 +1,129 @@
+"""Every error of ours, by what the operator does next. The exit statuses are stable: scripts rely on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+OK = 0
+STATUSES: dict[int, str] = {
+    0: "ok",
+    1: "a bug in usersync: please report it",
+    2: "usage or config: mend the command or the config file",
+    3: "partial: some step failed, or new rejects",
+    4: "temporary: try again later",
+    5: "a person must authorise",
+    6: "a guard refused to delete",
+    7: "drift: schema or source identity changed, or most records bad",
+    8: "verification failed",
+    9: "not found",
+    10: "conflict: a person decides",
+    75: "another run holds the job",
+    76: "fenced: another run took the job over",
+    130: "stopped by Ctrl-C, state saved",
+    143: "stopped by SIGTERM, state saved",
+}
+# The worst wins when steps end differently.
+_WORST_FIRST = (130, 143, 1, 8, 7, 6, 5, 2, 76, 4, 3, 75, 10, 9, 0)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The exit status of several outcomes: the one that an operator has to see first; 0 for none."""
+    return min(statuses, key=_WORST_FIRST.index, default=OK)
+
+
+class UsersyncError(Exception):
+    """The message says what was tried, on what, and what came back; `hint` what to do next. No secret, no person's data."""
+
+    status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(UsersyncError):
+    """The command line, the config file, a password or a right has to be mended by a person."""
+
+    status = 2
+
+
+class PartialError(UsersyncError):
+    """Some of the work was left out; the rest is done."""
+
+    status = 3
+
+
+class Unavailable(UsersyncError):
+    """A server is away, full or busy: the next run may succeed without anybody's help."""
+
+    status = 4
+
+
+class LoginRequired(UsersyncError):
+    """A person must authorise again."""
+
+    status = 5
+
+
+class GuardRefused(UsersyncError):
+    """Removing this many needs a person's approval."""
+
+    status = 6
+
+
+class Drift(UsersyncError):
+    """What the source or the target looks like is not what the step was written for."""
+
+    status = 7
+
+
+class VerificationFailed(UsersyncError):
+    """What we wrote is not what is there."""
+
+    status = 8
+
+
+class NotFound(UsersyncError):
+    """What was named on the command line does not exist."""
+
+    status = 9
+
+
+class Conflict(UsersyncError):
+    """Two things claim the same place; a person decides."""
+
+    status = 10
+
+
+class Busy(UsersyncError):
+    """Another run holds the job."""
+
+    status = 75
+
+
+class Fenced(UsersyncError):
+    """Another run took the job over while this one was frozen or cut off; nothing of this one was committed since."""
+
+    status = 76
+
+
+class Stopped(UsersyncError):
+    """SIGINT or SIGTERM arrived; what was committed stays, the rest was rolled back."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}; what was committed stays, the rest was rolled back")
+        self.signum = signum
+
+    @property
+    def exit_status(self) -> int:
+        """128 plus the signal's number, as shells report it."""
+        return 128 + self.signum
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that stands for an error; anything that is not ours is a bug."""
+    if isinstance(error, Stopped):
+        return error.exit_status
+    return error.status if isinstance(error, UsersyncError) else 1

@@ -1,0 +1,160 @@
+"""The words of usersync and its two ports. What flows is frozen; what a port promises stands in its docstring.
+
+docs/decisions/0001-ports.md holds the two ports against the systems that they have to carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from usersync_cli.signals import Stop
+
+Cursor: TypeAlias = Mapping[str, Any]
+"""Where a source resumes: a JSON object that only its source reads."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """One Postgres database: a libpq URL, and the private server's folder when it is one of the embedded ones."""
+
+    url: str = field(repr=False)  # may hold a password
+    name: str  # how messages call it: "target", "source av_accounts"
+    embedded: Path | None = None  # folder of the private server; None for a server of the user's own
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a SELECT: its name, and its type as `format_type` prints it (schema-qualified unless built in)."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of record to read. A SQL source needs to be told what it is: a table or a query."""
+
+    name: str
+    table: str | None = None
+    query: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One document: its key, its own bytes, its version and whether the source says it is deleted."""
+
+    stream: str
+    key: str
+    data: bytes = field(repr=False)  # JSON as it came: precision is kept by not parsing it
+    version: str | None = None  # ISO 8601 time stamp or number, typed by the stage
+    deleted: bool = False
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A page of documents, in the order in which the source gave them."""
+
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A whole table on its way: blocks of PostgreSQL's binary COPY format. `blocks` is lazy and can be read once."""
+
+    stream: str
+    columns: Sequence[Column]
+    blocks: Iterable[bytes | bytearray | memoryview] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One stream's records, or several streams' (an event log feeds three tables from one poll)."""
+
+    content: Documents | Copy
+    cursor: Cursor  # all that is needed to resume after this page, inside a full sweep too
+    complete: bool  # the last page of a full listing of its streams
+
+
+class Session(Protocol):
+    """A source while it is open: one connection, one snapshot, one account.
+
+    Some sessions can do more; the engine asks for it by name: `columns` (SQL), `details` and `gone` (documents).
+    """
+
+    account: str  # whose data it is, in the source's own words; another account later is refused
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+        """The pages of these streams, lazily, each stream from its cursor in `since`; no cursor means everything.
+
+        A page is taken up completely before the next one is asked for. Ending without an error means that
+        everything arrived; silence, a wrong count or a broken page raises Unavailable or Drift, never ends the iterator.
+        """
+        ...
+
+
+class TabularSession(Session, Protocol):
+    """A session whose streams are tables: columns are known before the first row is read."""
+
+    def columns(self, stream: Stream) -> Sequence[Column]:
+        """The columns of this stream, without reading a row. Raises Drift for a missing table or column."""
+        ...
+
+
+class DocumentSession(Session, Protocol):
+    """A session whose streams are documents with a look-up by key."""
+
+    def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Full documents of those whose listing changed; a key that is gone comes as a deleted record."""
+        ...
+
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        """Which of these keys the vendor says do not exist; an error is raised, never read as gone."""
+        ...
+
+
+class Source(Protocol):
+    """A system that is read. One file in `sources/` with `Settings` (pydantic, extra="forbid") and `Source`."""
+
+    def open(self, tools: Tools) -> AbstractContextManager[Session]:
+        """Connects, takes the snapshot, learns the account. Threads and connections live as long as the context."""
+        ...
+
+
+@dataclass
+class Counts:
+    """What happened to the records of a step. They add up (`check`); `gone` counts rows of the target, not records."""
+
+    read: int = 0
+    duplicates: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    rejected: int = 0
+    gone: int = 0
+
+    @property
+    def distinct(self) -> int:
+        """Keys among the records read."""
+        return self.read - self.duplicates
+
+    def adds_up(self) -> bool:
+        """Whether read = distinct + duplicates and distinct = inserted + updated + unchanged + stale + rejected."""
+        return self.distinct == self.inserted + self.updated + self.unchanged + self.stale + self.rejected
+
+    def __iadd__(self, other: Counts) -> Counts:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a source or target is handed: pass on what is used, not this."""
+
+    job: str
+    stop: Stop

@@ -1,0 +1,64 @@
+"""SIGTERM and SIGINT: noted at once, acted on at the next safe point. Every wait of a run looks here."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from usersync_cli.errors import Stopped, Unavailable
+
+
+class Stop:
+    """Why a run has to end early: a signal, or `--max-runtime`. One object for a process; safe to read from threads."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signum = 0
+        self._deadline: float | None = None  # on the monotonic clock
+        self._held = 0
+
+    def install(self) -> Stop:
+        """Set the handlers: the first thing a command does. PID 1 has none by default and would ignore SIGTERM."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._note)
+        return self
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        self.signum = self.signum or signum
+        self.event.set()
+
+    def limit(self, seconds: float | None) -> None:
+        """End the run after this many seconds; None takes the limit away."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def check(self) -> None:
+        """A safe point: raises Stopped after a signal, Unavailable past `--max-runtime`."""
+        if self._held:
+            return
+        if self.signum:
+            raise Stopped(self.signum)
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise Unavailable(
+                "the run took longer than --max-runtime; what was committed stays",
+                hint="the next run goes on from there; raise --max-runtime if this happens every time",
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A critical section, such as COMMIT: whoever wants to stop us waits until it is over."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past a signal or the limit."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.event.wait(min(left, 0.5))
+            self.check()
