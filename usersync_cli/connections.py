@@ -1,0 +1,271 @@
+"""Every connection to a Postgres: how it is made, watched, interrupted, and how its errors become ours.
+
+No session state is left behind, because a pooler in transaction mode hands the session to somebody else: settings are
+`SET LOCAL`, nothing is prepared on the server, temp tables end with their transaction.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg.rows import TupleRow
+from psycopg.waiting import Ready, Wait
+
+from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
+from usersync_cli.model import Database
+from usersync_cli.signals import Stop
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10
+SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server still lives
+# TCP time-outs of libpq: a peer that vanished is noticed after 15 + 3 * 5 s, unacknowledged data after 20 s.
+_KEEPALIVE: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
+
+_SMALL = {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
+_LONG = {**_SMALL, "statement_timeout": "0", "client_connection_check_interval": "10s"}
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection whose waits end when the run has to end, or when the server is found to be frozen.
+
+    Keepalives are answered by the kernel of a frozen server, and its own time-outs don't fire: only we can notice.
+    """
+
+    stop: Stop | None = None
+    alive: Callable[[], None] = staticmethod(lambda: None)  # raises Unavailable when the server does not answer
+    silence_seconds = SILENCE_SECONDS
+    last_heard = 0.0  # monotonic time of the last sign of life; the lease is renewed only while there is progress
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """What psycopg waits with; `gen` asks for the socket and is woken ten times a second."""
+        try:
+            return super().wait(self._watched(gen), *args, **kwargs)
+        except (Stopped, Unavailable):
+            self.abandon()
+            raise
+
+    def _watched(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        since = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready == Ready.NONE:
+                    if self.stop:
+                        self.stop.check()
+                    if time.monotonic() - since > self.silence_seconds:
+                        self.alive()
+                        since = self.last_heard = time.monotonic()
+                else:
+                    since = self.last_heard = time.monotonic()
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    def abandon(self) -> None:
+        """Cancel what the server does for us and hang up, so that it rolls back at once."""
+        if not self.closed:
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=2)
+        self.close()
+
+
+def connect(database: Database, *, job: str, stop: Stop | None = None, read_write: bool = False) -> Connection:
+    """A connection in autocommit. `stop` makes its waits interruptible; without it the caller's statements have to be short.
+
+    `read_write` insists on a primary; sources may be standbys. Raises ConfigError for what a person has to mend
+    (password, database, certificate), Unavailable for what may pass.
+    """
+    url = _url(database)
+    with translated(database, "connecting"):
+        parameters = _parameters(url, job, read_write=read_write)
+        connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+    connection.stop = stop
+    connection.last_heard = time.monotonic()
+    connection.alive = lambda: _ask(database, url, parameters)  # type: ignore[method-assign]
+    return connection
+
+
+def _url(database: Database) -> str:
+    if database.embedded is None:
+        return database.url
+    from usersync_cli import embedded
+
+    return embedded.url(database.embedded, database.url)
+
+
+def _parameters(url: str, job: str, *, read_write: bool) -> dict[str, Any]:
+    given = conninfo.conninfo_to_dict(url)
+    parameters: dict[str, Any] = {"application_name": f"usersync/{job}"[:63], "client_encoding": "utf8", **_KEEPALIVE}
+    parameters["connect_timeout"] = CONNECT_SECONDS
+    if read_write:
+        parameters["target_session_attrs"] = "read-write"
+    if not _is_local(given) and not os.environ.get("PGSSLMODE"):
+        parameters |= {"sslmode": "verify-full", "sslrootcert": "system"}
+        # The wheel's OpenSSL looks for the system's certificates where they were on the machine that built it.
+        if found := ssl.get_default_verify_paths().cafile:
+            os.environ.setdefault("SSL_CERT_FILE", found)
+    if "sslmode" in given:
+        parameters.pop("sslrootcert", None)
+    return {name: value for name, value in parameters.items() if name not in given}
+
+
+def _is_local(given: dict[str, Any]) -> bool:
+    hosts = str(given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or "").split(",")
+    return all(_is_local_host(host) for host in hosts)
+
+
+def _is_local_host(host: str) -> bool:
+    if host in {"", "localhost"} or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _ask(database: Database, url: str, parameters: dict[str, Any]) -> None:
+    """Whether the server still answers: a new connection and the smallest of questions, 10 s each."""
+    try:
+        with psycopg.connect(url, autocommit=True, prepare_threshold=None, **parameters) as probe:
+            # psycopg's own timed wait: a frozen pooler may take our connection and then say nothing
+            probe.wait(probe.cursor()._execute_gen("SELECT 1"), timeout=CONNECT_SECONDS)  # noqa: SLF001
+    except psycopg.Error as error:
+        raise Unavailable(
+            f"{database.name}: the server has been silent for a minute and does not answer a new connection either",
+            hint="the run was rolled back; look at the server, the next run goes on by itself",
+        ) from error
+
+
+@contextmanager
+def transaction(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> Iterator[None]:
+    """BEGIN, our settings as SET LOCAL, COMMIT; ROLLBACK on any error.
+
+    `long` takes the statement time-out away (COPY, merge); `snapshot` is REPEATABLE READ READ ONLY. COMMIT is not
+    interrupted by signals: a checkpoint is whole or not there.
+    """
+    begin(connection, long=long, snapshot=snapshot, **settings)
+    try:
+        yield
+    except BaseException:
+        rollback(connection)
+        raise
+    with connection.stop.held() if connection.stop else suppress():
+        connection.execute("COMMIT")
+
+
+def begin(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> None:
+    """BEGIN and the settings of this transaction, which end with it."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN")
+    every = {**(_LONG if long else _SMALL), **settings}
+    names, values = list(every), list(every.values())
+    connection.execute("SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS s(name, value)", (names, values))
+
+
+def rollback(connection: Connection) -> None:
+    """ROLLBACK; where that is not possible any more, hang up, which does the same."""
+    if connection.closed:
+        return
+    if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+        connection.abandon()
+        return
+    try:
+        connection.execute("ROLLBACK")
+    except (psycopg.Error, UsersyncError):
+        connection.close()
+
+
+def readable(connection: psycopg.Connection[Any]) -> Generator[Wait, Ready, None]:
+    """For `Connection.wait`: until the server has sent something."""
+    while not (yield Wait.R):
+        continue
+    connection.pgconn.consume_input()
+
+
+@contextmanager
+def translated(database: Database, doing: str) -> Iterator[None]:
+    """Errors of Postgres become ours, once, here at the edge: what we were doing, on what, and what came back."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, database, doing) from error
+
+
+def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncError:
+    """The error of ours that says what the operator does next. Values of rows are never part of it.
+
+    By SQLSTATE (PostgreSQL manual, appendix A): 08, 40, 53, 55, 57 and 58 pass by themselves; 28 and 3D are the
+    config's; 42501 is a right that is missing; 22, 23, 42 mean that data or schema are not what the step expects.
+    """
+    state = error.sqlstate or ""
+    where = f"{database.name}: {doing}"
+    if not state:
+        return _without_state(error, where)
+    what = f"{where}: {_said(error)}"
+    if state.startswith(("28", "3D")):
+        return ConfigError(what, hint="mend the user, password or database in the URL (or the server's pg_hba.conf)")
+    if state == "42501":
+        return ConfigError(what, hint="`usersync check` prints the GRANT that would help")
+    if state == "25006":
+        return ConfigError(what, hint="this server or role only reads; point the target's URL at the primary")
+    if state == "53100":
+        return Unavailable(what, hint="the server's disk is full; nothing was lost, make room and run again")
+    if state.startswith(("08", "25P03", "40", "53", "55", "57", "58")):
+        return Unavailable(what, hint="nothing was lost; the next run tries again")
+    return Drift(what, hint=_hint(error))
+
+
+def _hint(error: psycopg.Error) -> str:
+    if error.sqlstate == "42P01":
+        return "is it spelt right, and is this the right database? `usersync check` looks at each part"
+    return "see `usersync check` for the columns on both sides"
+
+
+def _said(error: psycopg.Error) -> str:
+    """What the server said, as far as it cannot hold anybody's data.
+
+    The text of classes 22, 23 and P0 quotes values ("invalid input syntax for type integer: ..."), DETAIL always may.
+    """
+    diag = error.diag
+    state = error.sqlstate or ""
+    if state[:2] in {"22", "23", "21", "P0", "2D", "44"}:
+        words = type(error).__name__
+        parts = [("column", diag.column_name), ("constraint", diag.constraint_name), ("table", diag.table_name)]
+        named = ", ".join(f"{kind} {name}" for kind, name in parts if name)
+        return f"{words}{f' ({named})' if named else ''} [{state}]"
+    return f"{(diag.message_primary or type(error).__name__).strip()} [{state}]"
+
+
+def _without_state(error: psycopg.Error, where: str) -> UsersyncError:
+    """libpq's own errors carry no SQLSTATE; those of a refused log-in are told by their words."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lowered = str(error).lower()
+    if any(word in lowered for word in ("certificate", "ssl", "tls")):
+        return ConfigError(
+            f"{where}: no verified TLS connection: {_short(text)}",
+            hint="give the server's CA in the URL with sslrootcert=FILE, or say sslmode=require (unverified) if you accept that",
+        )
+    if any(word in lowered for word in ("password authentication failed", "no password supplied", "pg_hba.conf", "role \"", "authentication")):
+        return ConfigError(f"{where}: {_short(text)}", hint="mend the user or password in the URL (or the server's pg_hba.conf)")
+    if "database \"" in lowered and "does not exist" in lowered:
+        return ConfigError(f"{where}: {_short(text)}", hint="mend the database in the URL, or create it")
+    if isinstance(error, errors.ProgrammingError):
+        return ConfigError(f"{where}: the URL is not one that libpq understands", hint="expected postgresql://user:password@host:port/database")
+    if "read-only" in lowered or "session is not read" in lowered:
+        return ConfigError(f"{where}: the server only reads (a standby?)", hint="point the target's URL at the primary")
+    return Unavailable(f"{where}: {_short(text)}", hint="is the server running and reachable from here? the next run tries again")
+
+
+def _short(text: str) -> str:
+    """libpq repeats the address before each reason; one line of it is enough. It never holds the password."""
+    return text if len(text) <= 200 else text[:197] + "..."
