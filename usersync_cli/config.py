@@ -1,0 +1,218 @@
+"""The config file: YAML in, jobs out. The only reader of the environment (libpq's own variables aside).
+
+All mistakes of a file are found at once, each with its line and column. What depends on the environment (unset variables, where
+`embedded` is refused) is asked for each job, so that one file serves all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from usersync_cli import yaml_file
+from usersync_cli.config_file import EMBEDDED, File, Reader, source_kind, source_module, source_types, url_mistake
+from usersync_cli.errors import ConfigError
+from usersync_cli.jobs import Extract, Job, Load, Step, duration
+from usersync_cli.mistakes import Mistake, Mistakes, suggestion
+from usersync_cli.mistakes import Path as Place
+from usersync_cli.model import Database
+from usersync_cli.variables import UNSET, read_text
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["Config", "Extract", "Job", "Load", "Step", "duration", "json_schema", "load", "source_module", "source_types"]
+
+# Where throw-away data is welcome. Anywhere else, `embedded` is a misspelt variable's default.
+_PLAYGROUNDS = ("development", "test")
+_LARGEST = 1_000_000
+
+
+class Config:
+    """A config file without mistakes. It may still lack variables: those of a job are asked for by `job`."""
+
+    def __init__(self, path: Path, file: File, sources: Mapping[str, BaseModel | None], reader: Reader) -> None:
+        self.path = path
+        self.environment = file.environment
+        self.jobs: Mapping[str, Job] = file.jobs
+        self.sources: Mapping[str, BaseModel] = _Sources(self, file.sources)
+        self._target = file.target
+        self._settings = sources
+        self._reader = reader
+
+    def __repr__(self) -> str:
+        return f"Config({str(self.path)!r}, jobs={list(self.jobs)})"
+
+    def job(self, name: str) -> Job:
+        """A job that can run: every variable that it uses is set, and nothing is `embedded` where it must not be."""
+        if name not in self.jobs:
+            raise ConfigError(f'{self.path}: there is no job "{name}"{suggestion(name, list(self.jobs))}')
+        if lacking := self.lacking(name):
+            raise Mistakes(str(self.path), lacking)
+        return self.jobs[name]
+
+    def lacking(self, job: str) -> list[Mistake]:
+        """What keeps a job from running in this environment: unset variables, and `embedded` outside development."""
+        places = [("jobs", job), *self._databases(self.jobs[job]), *(("sources", source) for source in self._used(self.jobs[job]))]
+        return sorted({*self._unset(("environment",), *places), *self._misplaced(*places)})
+
+    def unset(self) -> list[Mistake]:
+        """Every value of the file whose variable or file is missing, whichever job uses it."""
+        return sorted(self._unset(()))
+
+    def check_environment(self, job: Job) -> None:
+        """Refuses a job outside its `environments`, before anything is contacted. On embedded databases there are no real people."""
+        if job.environments is None or self.environment in job.environments:
+            return
+        if all(EMBEDDED.fullmatch(self._reader.text(place)) for place in self._databases(job)):
+            return
+        allowed = " or ".join(job.environments)
+        raise ConfigError(
+            f"job {job.name} runs in {allowed} only, because it copies real people; this is {self._which_environment()}",
+            hint="to try it out, leave the databases' variables unset, so that they are the embedded ones",
+        )
+
+    def target_database(self) -> Database:
+        """The Postgres that is written."""
+        self._refuse_lacking(("target",))
+        return self.database(self._target, "target")
+
+    def source(self, name: str) -> BaseModel:
+        """The settings of a source, an instance of its module's Settings."""
+        if name not in self._settings:
+            raise ConfigError(f'{self.path}: there is no source "{name}"{suggestion(name, list(self._settings))}')
+        self._refuse_lacking(("sources", name))
+        settings = self._settings[name]
+        assert settings is not None  # only a missing variable keeps a mistake silent
+        return settings
+
+    def source_type(self, name: str) -> str:
+        """The file name of its module, as `type` says."""
+        return str(getattr(self.source(name), "type"))  # noqa: B009  every Settings has it, BaseModel has not
+
+    def source_database(self, name: str) -> Database:
+        """The Postgres of a SQL source."""
+        url = getattr(self.source(name), "url", None)
+        if not isinstance(url, str) or source_kind(self.source_type(name)) != "tabular":
+            raise ConfigError(f"source {name} is not a database")
+        return self.database(url, f"source {name}")
+
+    def database(self, url: str, name: str) -> Database:
+        """A database by its URL or `embedded[:NAME]`. An embedded one has the name of its database for a URL."""
+        if text := url_mistake(url):
+            raise ConfigError(f"{name}: {text}")
+        if not (embedded := EMBEDDED.fullmatch(url)):
+            return Database(url, name)
+        if self.environment not in _PLAYGROUNDS:
+            raise ConfigError(f'{name} is "embedded", which is for development and test; this is {self._which_environment()}')
+        return Database(embedded[1] or "usersync", name, self.home)
+
+    @cached_property
+    def home(self) -> Path:
+        """The folder of the private server: $USERSYNC_HOME, else the user's data directory."""
+        if given := self._reader.environ.get("USERSYNC_HOME"):
+            return Path(given).expanduser().absolute()
+        from platformdirs import user_data_path
+
+        return user_data_path("usersync")
+
+    def _used(self, job: Job) -> list[str]:
+        names = {extract.source for step in job.steps for extract in step.extract.values()}
+        return sorted(name for name in names if name in self._settings)
+
+    def _databases(self, job: Job) -> list[Place]:
+        return [("target",), *(("sources", name, "url") for name in self._used(job))]
+
+    def _unset(self, *places: Place) -> Iterator[Mistake]:
+        for path, reasons in self._reader.resolved.missing.items():
+            if any(path[: len(place)] == place for place in places):
+                yield self._reader.document.mistake(path, f"{' and '.join(reasons)}; set it in the environment or in .env")
+
+    def _misplaced(self, *places: Place) -> Iterator[Mistake]:
+        if self.environment in _PLAYGROUNDS or self.environment.startswith(UNSET):
+            return
+        for place in places:
+            if EMBEDDED.fullmatch(self._reader.text(place)):
+                text = f'is "embedded"{self._reader.origin(place)}, which is for development and test; this is {self._which_environment()}'
+                yield self._reader.document.mistake(place, text)
+
+    def _which_environment(self) -> str:
+        return f"environment {self.environment}{self._reader.origin(('environment',))}"
+
+    def _refuse_lacking(self, place: Place) -> None:
+        url = (*place, "url") if place[0] == "sources" else place
+        if lacking := [*self._unset(("environment",), place), *self._misplaced(url)]:
+            raise Mistakes(str(self.path), lacking)
+
+
+class _Sources(Mapping[str, "BaseModel"]):
+    """Settings by name; those that lack a variable raise when they are asked for, not before."""
+
+    def __init__(self, config: Config, names: Iterable[str]) -> None:
+        self._config, self._names = config, tuple(names)
+
+    def __getitem__(self, name: str) -> BaseModel:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._config.source(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads a config file. Raises ConfigError with all its mistakes."""
+    environ = os.environ if environ is None else environ
+    file = path or Path(environ.get("USERSYNC_CONFIG") or "config.yaml")
+    text = _text(file, is_default=path is None)
+    reader = Reader(yaml_file.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
+    contents, settings = reader.read()
+    return Config(file, contents, settings, reader)
+
+
+def json_schema() -> dict[str, Any]:
+    """What an editor needs to complete and check the file."""
+    from usersync_cli.config_schema import schema
+
+    return schema(File, {name: source_module(name).Settings for name in source_types()})
+
+
+def _text(file: Path, *, is_default: bool) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST + 1)
+    except FileNotFoundError:
+        where = f"{file} does not exist" + (" (looked at $USERSYNC_CONFIG, then ./config.yaml)" if is_default else "")
+        raise ConfigError(where, hint="name it with --config or $USERSYNC_CONFIG, or begin with: cp config.example.yaml config.yaml") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
+    if len(content) > _LARGEST:
+        raise ConfigError(f"{file} has more than {_LARGEST} bytes; is it a config file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _dotenv(file: Path) -> dict[str, str]:
+    """`.env` beside the config file. A line that cannot be read is a mistake here; python-dotenv would only log it."""
+    if not file.is_file():
+        return {}
+    import io
+
+    from dotenv.parser import parse_stream
+
+    try:
+        bindings = list(parse_stream(io.StringIO(read_text(file))))
+    except ValueError as error:
+        raise ConfigError(f"{file} {error}") from None
+    if broken := next((binding for binding in bindings if binding.error), None):
+        raise ConfigError(f"{file}:{broken.original.line}: is not NAME=value; check its quotes")
+    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}

@@ -1,0 +1,229 @@
+"""From the config file's values to its models. All mistakes are gathered, and where each value came from is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from usersync_cli.jobs import Job, Model, Name
+from usersync_cli.mistakes import STRUCTURE, Mistakes, in_our_words, suggestion
+from usersync_cli.mistakes import Path as Place
+from usersync_cli.variables import Resolved, read_text, resolve
+from usersync_cli.yaml_file import Document
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+EMBEDDED = re.compile(r"embedded(?::([a-z_][a-z0-9_]{0,62}))?")
+_TAKEN = ("embedded:postgres", "embedded:template0", "embedded:template1")
+_EMBEDDED_DEFAULT = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*:-embedded(:[a-z0-9_]+)?\}")
+_URL_FORMS = "must be postgresql://user:password@host:port/database, or embedded, or embedded:NAME (lower-case letters, digits and _)"
+
+
+class File(Model):
+    """The whole file. Each source is read by its own module's Settings."""
+
+    environment: Name = "development"
+    target: str
+    targets: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    jobs: dict[Name, Job]
+
+
+def source_types() -> list[str]:
+    """The kinds of source: one for each file in sources/."""
+    import pkgutil
+
+    from usersync_cli import sources
+
+    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__) if not module.name.startswith("_"))
+
+
+def source_module(type_: str) -> ModuleType:
+    """The module of a kind of source, with its `Settings` and `Source`; `KIND` and `STREAMS` say what it offers."""
+    from importlib import import_module
+
+    return import_module(f"usersync_cli.sources.{type_}")
+
+
+def source_kind(type_: str) -> str:
+    return str(getattr(source_module(type_), "KIND", "tabular"))
+
+
+def url_mistake(url: str) -> str | None:
+    if EMBEDDED.fullmatch(url) and url not in _TAKEN:
+        return None
+    if url in _TAKEN:
+        return "is a database that PostgreSQL keeps for itself; choose another name after embedded:"
+    if not url.startswith(("postgresql://", "postgres://")):
+        return _URL_FORMS
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(url)
+    except (psycopg.Error, ValueError):
+        return "is not a URL that PostgreSQL can read; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25"
+    return None
+
+
+class Reader:
+    """One file on its way from values to models. It gathers mistakes, and remembers where each value came from."""
+
+    def __init__(self, document: Document, environ: Mapping[str, str], folder: Path) -> None:
+        self.document, self.environ, self.folder = document, environ, folder
+        self.resolved: Resolved = resolve(document, environ, folder)
+        self.mistakes = [*document.mistakes, *self.resolved.mistakes]
+
+    def read(self) -> tuple[File, dict[str, BaseModel | None]]:
+        """The file, and its sources' settings: None where a variable is missing. Raises Mistakes."""
+        tree = self.resolved.values
+        if not isinstance(tree, dict):
+            self.mistake((), "must be a mapping with environment, target, sources and jobs; see config.example.yaml")
+            raise Mistakes(self.document.file, self.mistakes)
+        # Without the key, the variable counts all the same: the container image sets it to production.
+        tree.setdefault("environment", self.environ.get("USERSYNC_ENV") or "development")
+        self.name_jobs(tree.get("jobs"))
+        settings = {name: self.settings(name, raw) for name, raw in _items(tree.get("sources"))}
+        file = self.file(tree)
+        if self.mistakes or file is None:
+            raise Mistakes(self.document.file, self.mistakes)
+        return file, settings
+
+    def name_jobs(self, jobs: object) -> None:
+        for name, job in _items(jobs):
+            if "name" in job:
+                self.mistake(("jobs", name, "name"), 'unknown key "name": a job is named by its key', key=True)
+            job["name"] = name
+            steps = job.get("steps")
+            for position, step in enumerate(steps if isinstance(steps, list) else []):
+                if isinstance(step, dict) and isinstance(step.get("transform"), dict):
+                    step["transform"] = self.transform(step["transform"], ("jobs", name, "steps", position, "transform"))
+
+    def transform(self, given: dict[str, Any], path: Place) -> str:
+        """The text of `transform: {file: PATH}`, as it is; a stand-in after a mistake."""
+        if list(given) != ["file"] or not isinstance(given["file"], str):
+            self.mistake(path, "must be SQL, or {file: PATH}")
+        elif (*path, "file") not in self.resolved.missing:
+            try:
+                return read_text(self.folder / given["file"])
+            except ValueError as error:
+                written = self.document.locate((*path, "file"))[1].value
+                self.mistake((*path, "file"), f"{written} {error} (paths are relative to the config file)")
+        return "SELECT"
+
+    def settings(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
+        """One source's settings; None after a mistake, or when a variable is missing."""
+        path: Place = ("sources", name)
+        if not self.knows_type(raw, path):
+            return None
+        model = source_module(raw["type"]).Settings
+        found: BaseModel | None = None
+        try:
+            found = model.model_validate(raw)
+        except ValidationError as error:
+            self.take(error, model, path)
+        url = raw.get("url")
+        if source_kind(raw["type"]) == "tabular" and isinstance(url, str) and (*path, "url") not in self.resolved.missing and (text := url_mistake(url)):
+            self.mistake((*path, "url"), text)
+        return found
+
+    def knows_type(self, raw: dict[str, Any], path: Place) -> bool:
+        type_, types = raw.get("type"), source_types()
+        if "type" not in raw:
+            self.mistake(path, f'key "type" is missing; known: {", ".join(types)}')
+        elif not isinstance(type_, str) or (*path, "type") in self.resolved.missing:
+            self.mistake((*path, "type"), f"must be one of: {', '.join(types)}")
+        elif type_ not in types:
+            self.mistake((*path, "type"), f'unknown type "{type_}"{suggestion(type_, types)}')
+        return type_ in types
+
+    def file(self, tree: dict[str, Any]) -> File | None:
+        """The file's models. A value whose variable is missing and that is no text is left out, so its default stands in."""
+        if isinstance(tree.get("target"), str) and ("target",) not in self.resolved.missing and (text := url_mistake(tree["target"])):
+            self.mistake(("target",), text)
+        for name in _keys(tree.get("targets")):
+            self.mistake(("targets", name), "no type of target is known besides the one Postgres, which stands under target:; take this out", key=True)
+        context = {"sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))}}
+        if not tree.get("jobs", True):
+            self.mistake(("jobs",), "must hold at least one job")
+            return None
+        try:
+            return File.model_validate(tree, context=context)
+        except ValidationError as error:
+            left_out = self.take(error, File)
+        if self.mistakes or not all(_remove(tree, path) for path in left_out):
+            return None
+        return File.model_validate(tree, context=context)
+
+    def offers(self, raw: Any) -> tuple[str, Sequence[str]] | None:
+        """Kind and streams of a source, None when its type is not known."""
+        if not isinstance(raw, dict) or raw.get("type") not in source_types():
+            return None
+        return source_kind(raw["type"]), getattr(source_module(raw["type"]), "STREAMS", ())
+
+    def take(self, error: ValidationError, model: type[BaseModel], prefix: Place = ()) -> list[Place]:
+        """Notes pydantic's errors as mistakes; gives the places where only a missing variable is to blame."""
+        excused = []
+        details = []
+        for detail in error.errors(include_url=False):
+            path = self.document.locate((*prefix, *detail["loc"]))[0]
+            if path in self.resolved.missing and detail["type"] not in STRUCTURE:
+                excused.append(path)
+            else:
+                details.append(detail)
+        for path, key, text in in_our_words(details, model):
+            self.mistake((*prefix, *path), text, key=key)
+        return excused
+
+    def mistake(self, path: Place, text: str, *, key: bool = False) -> None:
+        """A mistake, without what came from a variable or stands in a source's settings."""
+        real = self.document.locate(path)[0]
+        value = self.text(real)
+        if value and not key and (real in self.resolved.given or real in self.resolved.defaults or real[:1] == ("sources",)):
+            text = text.replace(f' "{value}"', "").replace(value, "...") if len(value) > 3 else text.replace(f' "{value}"', "")
+        self.mistakes.append(self.document.mistake(path, text, key=key))
+
+    def text(self, path: Place) -> str:
+        """The text at a place, after its variables; empty when there is none."""
+        value = self.resolved.values
+        for step in path:
+            if not isinstance(value, (dict, list)):
+                return ""
+            value = value.get(step) if isinstance(value, dict) else value[step] if isinstance(step, int) and step < len(value) else None
+        return value if isinstance(value, str) else ""
+
+    def origin(self, path: Place) -> str:
+        """Where a value came from, in brackets: the variable to look at when it is not the one that was meant."""
+        if path == ("environment",) and self.document.root.child("environment") is None:
+            return " (USERSYNC_ENV)" if self.environ.get("USERSYNC_ENV") else " (the default; is USERSYNC_ENV set?)"
+        if names := self.resolved.defaults.get(path):
+            raw = self.document.locate(path)[1].value
+            shown = f"default of {raw}" if _EMBEDDED_DEFAULT.fullmatch(raw) else "its default"
+            return f" ({shown}; is {' and '.join(names)} set?)"
+        if names := self.resolved.given.get(path):
+            return f" (from {' and '.join(names)})"
+        return ""
+
+
+def _all_items(value: object) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _items(value: object) -> list[tuple[str, dict[str, Any]]]:
+    return [(key, inner) for key, inner in _all_items(value) if isinstance(inner, dict)]
+
+
+def _keys(value: object) -> list[str]:
+    return [key for key, _ in _all_items(value)]
+
+
+def _remove(tree: Any, path: Place) -> bool:
+    """Takes a key out, so that its default applies; False when there is no such key."""
+    for step in path[:-1]:
+        tree = tree[step]
+    return isinstance(tree, dict) and tree.pop(path[-1], None) is not None

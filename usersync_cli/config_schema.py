@@ -1,0 +1,66 @@
+"""The JSON Schema of the config file, for editors: pydantic's, plus what the file takes before pydantic sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+_NAME = "^[a-z][a-z0-9_-]{0,62}$"
+_EXTRACT_NAME = "^(?!pg_|usersync_)[a-z_][a-z0-9_]{0,62}$"
+_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
+_FILE = {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": False}
+
+
+def schema(file: type[BaseModel], settings: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """The schema of a file with these sources: one Settings for each type."""
+    document = file.model_json_schema()
+    definitions = document["$defs"]
+    sources = []
+    for type_, model in settings.items():
+        own = model.model_json_schema(ref_template=f"#/$defs/{type_}_{{model}}")
+        definitions.update({f"{type_}_{name}": inner for name, inner in own.pop("$defs", {}).items()})
+        definitions[f"source_{type_}"] = own
+        sources.append({"$ref": f"#/$defs/source_{type_}"})
+    document["properties"]["sources"] |= {"propertyNames": {"pattern": _NAME}, "additionalProperties": {"anyOf": sources}}
+    document["properties"]["targets"] |= {"maxProperties": 0}
+    document["properties"]["jobs"] |= {"propertyNames": {"pattern": _NAME}, "minProperties": 1}
+    _as_written(definitions)
+    loose: dict[str, Any] = _loosened(_untitled(document))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "usersync's config file", **loose}
+
+
+def _as_written(definitions: dict[str, Any]) -> None:
+    """The forms that are normalised before the models are built."""
+    job, step, load = definitions["Job"], definitions["Step"], definitions["Load"]
+    del job["properties"]["name"]  # the key is the name
+    job["required"].remove("name")
+    for name in ("lease", "max_runtime"):
+        job["properties"][name] = _DURATION
+    job["properties"]["steps"]["minItems"] = 1
+    extract = {"$ref": "#/$defs/Extract"}
+    named = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": _EXTRACT_NAME}, "additionalProperties": extract}
+    step["properties"]["extract"] = {"anyOf": [extract, named]}
+    step["properties"]["transform"]["anyOf"].append(_FILE)
+    load["properties"]["key"] |= {"minItems": 1, "uniqueItems": True}
+
+
+def _untitled(node: Any, *, names: bool = False) -> Any:
+    """Without the titles that pydantic makes out of names. `names`: the keys are names of the file, not of JSON Schema."""
+    if isinstance(node, dict):
+        return {key: _untitled(value, names=key in ("properties", "$defs") and not names) for key, value in node.items() if names or key != "title"}
+    return [_untitled(item) for item in node] if isinstance(node, list) else node
+
+
+def _loosened(node: Any) -> Any:
+    """Wherever a number, a boolean or a choice is wanted, `${...}` may stand for it; only the type of a source is written out."""
+    if isinstance(node, list):
+        return [_loosened(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in ("integer", "number", "boolean") or "enum" in node or ("const" in node and node["const"] == "keep"):
+        kept = {key: node[key] for key in ("default", "description") if key in node}
+        return {**kept, "anyOf": [{key: value for key, value in node.items() if key not in kept}, _VARIABLE]}
+    return {key: _loosened(value) for key, value in node.items()}

@@ -1,0 +1,285 @@
+"""What a job is: the part of the config file under `jobs:`, as pydantic models that refuse what they do not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from usersync_cli.mistakes import Misfit, suggestion
+from usersync_cli.variables import UNSET
+
+OnMissing: TypeAlias = Literal["keep"]
+"""What may be done with rows that the source no longer has."""
+_LATER = ("mark", "delete")
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+# PostgreSQL's words that cannot stand for a table in FROM without quotes (pg_get_keywords, catcode R and T).
+_RESERVED = set(
+    """all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
+    concurrently constraint create cross current_catalog current_date current_role current_schema current_time current_timestamp
+    current_user default deferrable desc distinct do else end except false fetch for foreign freeze from full grant group having
+    ilike in initially inner intersect into is isnull join lateral leading left like limit localtime localtimestamp natural not
+    notnull null offset on only or order outer overlaps placing primary references returning right select session_user similar
+    some symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when where
+    window with""".split()  # noqa: SIM905  a list literal would be a page long
+)
+
+
+def duration(value: object) -> timedelta:
+    """`60s`, `50m`, `2h`, `7d` or bare seconds. Raises ValueError."""
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    if not (match := _DURATION.fullmatch(text)):
+        raise Misfit("must be a time such as 60s, 50m, 2h or 7d")
+    try:
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        raise Misfit("is too long a time") from None
+
+
+def plain_name(value: str) -> str:
+    """The names of jobs, sources and environments."""
+    if not _NAME.fullmatch(value):
+        raise Misfit("must be a name of lower-case letters, digits, _ and -, a letter first, 63 at most")
+    return value
+
+
+def column_name(value: str) -> str:
+    """A name that PostgreSQL takes whole: longer ones would be cut silently."""
+    if not 1 <= len(value.encode()) <= 63 or "\0" in value:
+        raise Misfit("must be a name of 1 to 63 bytes")
+    return value
+
+
+def table_name(value: str) -> str:
+    """`table` or `schema.table`."""
+    parts = value.split(".")
+    if len(parts) > 2 or not all(1 <= len(part.encode()) <= 63 for part in parts):
+        raise Misfit("must be table or schema.table, each 1 to 63 bytes")
+    return value
+
+
+def loaded_table_name(value: str) -> str:
+    """Like a table's name, and may have {stream} in it."""
+    if re.search(r"[{}]", value.replace("{stream}", "")):
+        raise Misfit("may hold {stream} and no other braces")
+    return table_name(value)
+
+
+def extract_name(value: str) -> str:
+    """It becomes the name of a table in the transform's SQL, to be written there without quotes."""
+    if not _IDENTIFIER.fullmatch(value):
+        raise Misfit("an extract is a table in the transform: its name has lower-case letters, digits and _, no digit first, 63 at most")
+    if value.startswith(("pg_", "usersync_")):
+        raise Misfit("names that begin with pg_ or usersync_ are reserved; choose another name")
+    if value in _RESERVED:
+        raise Misfit("is a reserved word of SQL; choose another name")
+    return value
+
+
+def sql_text(value: str) -> str:
+    """SQL to be used inside other SQL: a final semicolon would end it."""
+    text = value.rstrip().removesuffix(";").rstrip()
+    if not text:
+        raise Misfit("must not be empty")
+    return text
+
+
+def _short_text(value: str) -> str:
+    if not 1 <= len(value) <= 40 or not value.isprintable():
+        raise Misfit("must be a word or two on one line, 40 characters at most")
+    return value
+
+
+def _on_missing(value: object) -> object:
+    if value in _LATER:
+        raise Misfit(f'"{value}" comes with a later release of usersync; for now it can only be {_either(get_args(OnMissing))}')
+    if value not in get_args(OnMissing):
+        raise Misfit(f"must be {_either(get_args(OnMissing))}")
+    return value
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return " or ".join(f'"{word}"' for word in words)
+
+
+def cron_schedule(value: str) -> str:
+    """Five fields, as cron reads them."""
+    from datetime import datetime
+
+    from cronsim import CronSim, CronSimError
+
+    mistake = 'must be the five fields of a crontab line, such as "*/10 * * * *"'
+    if len(value) > 200 or len(value.split()) != 5:
+        raise Misfit(mistake)
+    try:
+        CronSim(value, datetime(2000, 1, 1))
+    except CronSimError as error:
+        field = str(error).removeprefix("Bad ")
+        raise Misfit(f"{mistake}; the field {field} is wrong" if field in _CRON_FIELDS else mistake) from None
+    except (ValueError, TypeError, AssertionError, RecursionError):  # "L,1/2" and the like
+        raise Misfit(mistake) from None
+    return " ".join(value.split())
+
+
+_CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
+
+Duration = Annotated[timedelta, BeforeValidator(duration)]
+Name = Annotated[str, AfterValidator(plain_name)]
+ColumnName = Annotated[str, AfterValidator(column_name)]
+ExtractName = Annotated[str, AfterValidator(extract_name)]
+Sql = Annotated[str, AfterValidator(sql_text)]
+
+
+class Model(BaseModel):
+    """Unknown keys are mistakes, nothing changes after reading, and pydantic's messages hold no values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Extract(Model):
+    """What is read from one source: a table or a query of a SQL source, streams of a source of documents."""
+
+    source: str
+    table: Annotated[str, AfterValidator(table_name)] | None = None
+    query: Sql | None = None
+    streams: list[str] = Field(default_factory=list)
+
+    @field_validator("source")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        return value if info.context is None else _known(value, info.context["sources"], "source")
+
+    @model_validator(mode="after")
+    def _reads_one_thing(self, info: ValidationInfo) -> Extract:
+        """The context holds the file's sources: name -> (kind, streams), None for one whose type cannot be told."""
+        kind, streams = ((info.context or {}).get("sources", {}).get(self.source)) or (None, ())
+        given = [name for name in ("table", "query", "streams") if getattr(self, name)]
+        if kind == "tabular" and given not in (["table"], ["query"]):
+            raise Misfit('give "table" or "query", one of them: this source is a SQL database')
+        if kind == "documents" and given != ["streams"]:
+            raise Misfit('give "streams" alone: this source has no tables')
+        if len(given) != 1:
+            raise Misfit('give one of "table", "query" or "streams"')
+        for position, stream in enumerate(self.streams if streams else ()):
+            _known(stream, dict.fromkeys(streams), "stream", "streams", position)
+        return self
+
+
+class Load(Model):
+    """Where the rows go, and what makes two rows the same."""
+
+    table: Annotated[str, AfterValidator(loaded_table_name)]
+    key: list[ColumnName]
+    on_missing: Annotated[OnMissing, BeforeValidator(_on_missing)] = "keep"
+    create: bool = False  # make the table when it does not exist
+    order_by: Sql | None = None  # over the transform's columns: of several rows with one key, the first wins
+    target: str = "target"  # a name under `targets:`, or the one Postgres
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise Misfit("must name at least one column")
+        if len(set(value)) < len(value):
+            raise Misfit("names a column twice")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _is_target(cls, value: str) -> str:
+        return _known(value, {"target": None}, "target")
+
+
+class Step(Model):
+    """One extract, transform and load."""
+
+    name: ColumnName = ""  # the load table's, when the file gives none
+    extract: Mapping[ExtractName, Extract]
+    transform: Sql | None = None
+    load: Load
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named_after_its_table(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(load := data.get("load"), dict) and isinstance(load.get("table"), str):
+            return {**data, "name": load["table"]}
+        return data
+
+    @field_validator("extract", mode="before")
+    @classmethod
+    def _is_named(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Misfit("must be a mapping: a source with its table or query, or several of them by name")
+        if not value:
+            raise Misfit("must read at least one source")
+        return value if any(isinstance(inner, dict) for inner in value.values()) else {"records": value}
+
+    @model_validator(mode="after")
+    def _can_be_written_in_sql(self) -> Step:
+        table = self.load.table.rpartition(".")[2]
+        if table in self.extract:
+            advice = "rename the extract" if table != "records" else 'name the extract (one without a name is called "records")'
+            raise Misfit(f"has the name of the table that is loaded, so the SQL could not tell them apart; {advice}", ("extract", table))
+        if len(self.extract) > 1 and self.transform is None:
+            raise Misfit("several extracts need a transform: a SELECT that says how they become one")
+        return self
+
+
+class Job(Model):
+    """Steps that run in turn, one run at a time."""
+
+    name: str
+    noun: Annotated[str, AfterValidator(_short_text)] = "records"  # the summary's word for what is copied: "members"
+    schedule: Annotated[str, AfterValidator(cron_schedule)] | None = None
+    environments: tuple[Name, ...] | None = None  # refused in any other
+    lease: Duration = timedelta(seconds=60)
+    max_runtime: Duration | None = None
+    steps: tuple[Step, ...]
+
+    @field_validator("environments")
+    @classmethod
+    def _runs_somewhere(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise Misfit("must name at least one environment; leave it out if the job may run in any")
+        return value
+
+    @field_validator("lease")
+    @classmethod
+    def _can_be_renewed(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=2):
+            raise Misfit("must be at least 2s")
+        return value
+
+    @field_validator("max_runtime")
+    @classmethod
+    def _leaves_time(cls, value: timedelta | None) -> timedelta | None:
+        if value == timedelta(0):
+            raise Misfit("must be more than 0s")
+        return value
+
+    @field_validator("steps")
+    @classmethod
+    def _are_told_apart(cls, value: tuple[Step, ...]) -> tuple[Step, ...]:
+        if not value:
+            raise Misfit("must hold at least one step")
+        names = [step.name for step in value]
+        for position, name in enumerate(names):
+            if (first := names.index(name)) < position:
+                raise Misfit(f"has the same name as steps[{first}]; give one of them another (without one, a step has its table's)", (position, "name"))
+        return value
+
+
+def _known(value: str, known: Mapping[str, object], what: str, *at: str | int) -> str:
+    if value not in known and not value.startswith(UNSET):
+        raise Misfit(f'unknown {what} "{value}"{suggestion(value, list(known))}', at)
+    return value
