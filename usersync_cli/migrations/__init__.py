@@ -1,0 +1,175 @@
+"""Usersync's own tables, schema `usersync` in the target database: their version, and the way up and down.
+
+Alembic and SQLAlchemy take half a second to import, so they are imported only when there is something to do.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+
+from usersync_cli import connections
+from usersync_cli.errors import ConfigError, Drift
+from usersync_cli.model import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+VERSION = "0001"
+"""The newest migration; tests hold it together with the files in `versions/`. Revisions are numbers, so they compare as text."""
+
+_LOCK = 0x7573657273796E63  # "usersync"; which migration runs, of whatever database
+
+GRANTS = (
+    "GRANT USAGE ON SCHEMA usersync TO {role}; "
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role};"
+)
+
+
+def current(connection: psycopg.Connection[Any]) -> str | None:
+    """The version of the tables in this database, None when there are none. Needs SELECT rights only."""
+    (table,) = connection.execute("SELECT to_regclass('usersync.alembic_version')").fetchone() or (None,)
+    if table is None:
+        return None
+    row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone()
+    return str(row[0]) if row else None
+
+
+def ready(connection: connections.Connection, database: Database, job: str) -> None:
+    """Upgrade the tables if they are older than this program. Two small queries when they are not.
+
+    Raises Drift when they are newer, ConfigError with the GRANT that helps when a right is missing.
+    """
+    with permitted(connection, database, "reading usersync's version"):
+        found = current(connection)
+    if found == VERSION:
+        return
+    if found is not None and found > VERSION:
+        raise newer(found)
+    upgrade(database, job)
+
+
+def newer(found: str) -> Drift:
+    return Drift(
+        f"usersync's tables are of version {found}, this program knows {VERSION} and older",
+        hint="install the newer usersync that upgraded them (or go back with its `usersync db downgrade`)",
+    )
+
+
+def upgrade(database: Database, job: str = "upgrade") -> None:
+    """Bring the tables to VERSION in one transaction. Of two processes at once one waits, and finds nothing to do."""
+
+    def work(config: Config) -> None:
+        from alembic import command
+
+        command.upgrade(config, "head")
+
+    _migrate(database, job, work)
+
+
+def downgrade(database: Database, job: str = "downgrade") -> None:
+    """Drop the schema `usersync` with all of usersync's state; data tables stay. A schema that is somebody else's stays, empty."""
+
+    def work(config: Config) -> None:
+        from alembic import command
+
+        if config.attributes["found"] is None:
+            return
+        command.downgrade(config, "base")
+        connection = config.attributes["connection"]
+        connection.exec_driver_sql("DROP TABLE usersync.alembic_version")
+        with suppress(DBAPIError), connection.begin_nested():
+            connection.exec_driver_sql("DROP SCHEMA usersync")
+
+    from sqlalchemy.exc import DBAPIError
+
+    _migrate(database, job, work)
+
+
+def upgrade_sql() -> str:
+    """What `upgrade` would run on an empty database, for a DBA."""
+    from alembic import command
+
+    config = _config()
+    config.output_buffer = io.StringIO()
+    command.upgrade(config, "head", sql=True)
+    return str(config.output_buffer.getvalue())
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config(stdout=io.StringIO())
+    # A literal %: Alembic's options are interpolated.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+def _migrate(database: Database, job: str, work: Callable[[Config], None]) -> None:
+    """Run `work` over a connection of ours, in one transaction behind a lock of that transaction (a pooler may be between)."""
+    import sqlalchemy
+    from sqlalchemy.pool import StaticPool
+
+    with connections.connect(database, job=job, read_write=True) as raw:
+        raw.autocommit = False  # SQLAlchemy expects psycopg to begin by itself
+        engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool, use_native_hstore=False)
+        config = _config()
+        with permitted(raw, database, "upgrading usersync's tables"), _unwrapped(), engine.begin() as connection:
+            connection.exec_driver_sql("SELECT set_config('lock_timeout', '60s', true), set_config('search_path', '', true)")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            found = current(raw)
+            if found is not None and found > VERSION:
+                raise newer(found)
+            config.attributes |= {"connection": connection, "found": found}
+            work(config)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """SQLAlchemy's errors as the psycopg errors that they wrap."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from None
+        raise
+
+
+@contextmanager
+def permitted(connection: connections.Connection, database: Database, doing: str) -> Iterator[None]:
+    """`connections.translated`, and where a right on usersync's own tables is missing, the GRANT that helps."""
+    with connections.translated(database, doing):
+        try:
+            yield
+        except errors.InsufficientPrivilege as error:
+            raise _grant(connection, database, doing) or error from error
+
+
+def _grant(connection: connections.Connection, database: Database, doing: str) -> ConfigError | None:
+    connections.rollback(connection)
+    if connection.closed:
+        return None
+    row = connection.execute(
+        "SELECT quote_ident(current_user), quote_ident(current_database()), to_regnamespace('usersync') IS NULL"
+    ).fetchone()
+    connections.rollback(connection)
+    if row is None:
+        return None
+    role, name, missing = row
+    if missing:
+        return ConfigError(
+            f"{database.name}: no right to create the schema usersync, where runs and cursors are kept",
+            hint=f"an administrator runs: GRANT CREATE ON DATABASE {name} TO {role};\n"
+            f"  or the output of `usersync db upgrade --sql`, then: {GRANTS.format(role=role)}",
+        )
+    return ConfigError(
+        f"{database.name}: a right on usersync's own tables is missing ({doing})", hint=f"their owner runs: {GRANTS.format(role=role)}"
+    )
