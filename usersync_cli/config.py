@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Extract", "Job", "Load", "Step", "duration", "json_schema", "load", "source_module", "source_types"]
 
 # Where throw-away data is welcome. Anywhere else, `embedded` is a misspelt variable's default.
-_PLAYGROUNDS = ("development", "test")
+PLAYGROUNDS = ("development", "test")
 _LARGEST = 1_000_000
 
 
@@ -57,11 +57,11 @@ class Config:
     def lacking(self, job: str) -> list[Mistake]:
         """What keeps a job from running in this environment: unset variables, and `embedded` outside development."""
         places = [("jobs", job), *self._databases(self.jobs[job]), *(("sources", source) for source in self._used(self.jobs[job]))]
-        return sorted({*self._unset(("environment",), *places), *self._misplaced(*places)})
+        return sorted({*self._reader.unset(("environment",), *places), *self._misplaced(*places)})
 
     def unset(self) -> list[Mistake]:
         """Every value of the file whose variable or file is missing, whichever job uses it."""
-        return sorted(self._unset(()))
+        return sorted(self._reader.unset(()))
 
     def check_environment(self, job: Job) -> None:
         """Refuses a job outside its `environments`, before anything is contacted. On embedded databases there are no real people."""
@@ -85,8 +85,8 @@ class Config:
         if name not in self._settings:
             raise ConfigError(f'{self.path}: there is no source "{name}"{suggestion(name, list(self._settings))}')
         self._refuse_lacking(("sources", name))
-        settings = self._settings[name]
-        assert settings is not None  # only a missing variable keeps a mistake silent
+        if (settings := self._settings[name]) is None:
+            raise AssertionError(f"source {name} was neither read nor refused")
         return settings
 
     def source_type(self, name: str) -> str:
@@ -106,7 +106,7 @@ class Config:
             raise ConfigError(f"{name}: {text}")
         if not (embedded := EMBEDDED.fullmatch(url)):
             return Database(url, name)
-        if self.environment not in _PLAYGROUNDS:
+        if self.environment not in PLAYGROUNDS:
             raise ConfigError(f'{name} is "embedded", which is for development and test; this is {self._which_environment()}')
         return Database(embedded[1] or "usersync", name, self.home)
 
@@ -126,13 +126,8 @@ class Config:
     def _databases(self, job: Job) -> list[Place]:
         return [("target",), *(("sources", name, "url") for name in self._used(job))]
 
-    def _unset(self, *places: Place) -> Iterator[Mistake]:
-        for path, reasons in self._reader.resolved.missing.items():
-            if any(path[: len(place)] == place for place in places):
-                yield self._reader.document.mistake(path, f"{' and '.join(reasons)}; set it in the environment or in .env")
-
     def _misplaced(self, *places: Place) -> Iterator[Mistake]:
-        if self.environment in _PLAYGROUNDS or self.environment.startswith(UNSET):
+        if self.environment in PLAYGROUNDS or self.environment.startswith(UNSET):
             return
         for place in places:
             if EMBEDDED.fullmatch(self._reader.text(place)):
@@ -144,7 +139,7 @@ class Config:
 
     def _refuse_lacking(self, place: Place) -> None:
         url = (*place, "url") if place[0] == "sources" else place
-        if lacking := [*self._unset(("environment",), place), *self._misplaced(url)]:
+        if lacking := [*self._reader.unset(("environment",), place), *self._misplaced(url)]:
             raise Mistakes(str(self.path), lacking)
 
 
@@ -188,8 +183,9 @@ def _text(file: Path, *, is_default: bool) -> str:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST + 1)
     except FileNotFoundError:
-        where = f"{file} does not exist" + (" (looked at $USERSYNC_CONFIG, then ./config.yaml)" if is_default else "")
-        raise ConfigError(where, hint="name it with --config or $USERSYNC_CONFIG, or begin with: cp config.example.yaml config.yaml") from None
+        looked = " (looked at $USERSYNC_CONFIG, then ./config.yaml)" if is_default else ""
+        hint = "name it with --config or $USERSYNC_CONFIG, or begin with: cp config.example.yaml config.yaml"
+        raise ConfigError(f"{file} does not exist{looked}", hint=hint) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
     if len(content) > _LARGEST:

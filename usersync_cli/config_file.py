@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from usersync_cli.jobs import Job, Model, Name
-from usersync_cli.mistakes import STRUCTURE, Mistakes, in_our_words, suggestion
+from usersync_cli.jobs import Job, Model, Name, plain_name
+from usersync_cli.mistakes import STRUCTURE, Mistake, Mistakes, in_our_words, suggestion
 from usersync_cli.mistakes import Path as Place
 from usersync_cli.variables import Resolved, read_text, resolve
 from usersync_cli.yaml_file import Document
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EMBEDDED = re.compile(r"embedded(?::([a-z_][a-z0-9_]{0,62}))?")
 _TAKEN = ("embedded:postgres", "embedded:template0", "embedded:template1")
 _EMBEDDED_DEFAULT = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*:-embedded(:[a-z0-9_]+)?\}")
+_URL_BROKEN = "is not a URL that PostgreSQL can read; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25"
 _URL_FORMS = "must be postgresql://user:password@host:port/database, or embedded, or embedded:NAME (lower-case letters, digits and _)"
 
 
@@ -31,7 +32,7 @@ class File(Model):
     target: str
     targets: dict[str, Any] = Field(default_factory=dict)
     sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    jobs: dict[Name, Job]
+    jobs: dict[Name, Job] = Field(min_length=1)
 
 
 def source_types() -> list[str]:
@@ -51,24 +52,28 @@ def source_module(type_: str) -> ModuleType:
 
 
 def source_kind(type_: str) -> str:
+    """`tabular` for SQL databases, `documents` for what has streams."""
     return str(getattr(source_module(type_), "KIND", "tabular"))
 
 
 def url_mistake(url: str) -> str | None:
-    if EMBEDDED.fullmatch(url) and url not in _TAKEN:
-        return None
+    """What is wrong with a database's URL, without showing it."""
     if url in _TAKEN:
         return "is a database that PostgreSQL keeps for itself; choose another name after embedded:"
+    if EMBEDDED.fullmatch(url):
+        return None
     if not url.startswith(("postgresql://", "postgres://")):
         return _URL_FORMS
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(url)
+        parts = conninfo_to_dict(url)
     except (psycopg.Error, ValueError):
-        return "is not a URL that PostgreSQL can read; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25"
-    return None
+        return _URL_BROKEN
+    # libpq takes the first @ for the end of the password, and would show the rest of it as the name of a host.
+    ports = str(parts.get("port") or "5432").split(",")
+    return _URL_BROKEN if "@" in str(parts.get("host")) or not all(port.isdecimal() for port in ports if port) else None
 
 
 class Reader:
@@ -78,6 +83,7 @@ class Reader:
         self.document, self.environ, self.folder = document, environ, folder
         self.resolved: Resolved = resolve(document, environ, folder)
         self.mistakes = [*document.mistakes, *self.resolved.mistakes]
+        self.known = {(mistake.line, mistake.column) for mistake in self.mistakes}
 
     def read(self) -> tuple[File, dict[str, BaseModel | None]]:
         """The file, and its sources' settings: None where a variable is missing. Raises Mistakes."""
@@ -86,13 +92,27 @@ class Reader:
             self.mistake((), "must be a mapping with environment, target, sources and jobs; see config.example.yaml")
             raise Mistakes(self.document.file, self.mistakes)
         # Without the key, the variable counts all the same: the container image sets it to production.
-        tree.setdefault("environment", self.environ.get("USERSYNC_ENV") or "development")
+        tree.setdefault("environment", self.environment())
         self.name_jobs(tree.get("jobs"))
         settings = {name: self.settings(name, raw) for name, raw in _items(tree.get("sources"))}
         file = self.file(tree)
         if self.mistakes or file is None:
-            raise Mistakes(self.document.file, self.mistakes)
+            raise Mistakes(self.document.file, self.mistakes or self.unset(()))
         return file, settings
+
+    def unset(self, *places: Place) -> Iterator[Mistake]:
+        """The values at or below these places whose variable or file is missing."""
+        for path, reasons in self.resolved.missing.items():
+            if any(path[: len(place)] == place for place in places):
+                yield self.document.mistake(path, " and ".join(reasons))
+
+    def environment(self) -> str:
+        given = self.environ.get("USERSYNC_ENV") or "development"
+        try:
+            return plain_name(given)
+        except ValueError as error:
+            self.mistake((), f"USERSYNC_ENV {error}")
+            return "development"
 
     def name_jobs(self, jobs: object) -> None:
         for name, job in _items(jobs):
@@ -112,8 +132,9 @@ class Reader:
             try:
                 return read_text(self.folder / given["file"])
             except ValueError as error:
-                written = self.document.locate((*path, "file"))[1].value
-                self.mistake((*path, "file"), f"{written} {error} (paths are relative to the config file)")
+                written = str(self.document.locate((*path, "file"))[1].value)
+                shown = "the file" if "${" in written else written
+                self.mistake((*path, "file"), f"{shown} {error} (paths are relative to the config file)")
         return "SELECT"
 
     def settings(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
@@ -127,10 +148,14 @@ class Reader:
             found = model.model_validate(raw)
         except ValidationError as error:
             self.take(error, model, path)
-        url = raw.get("url")
-        if source_kind(raw["type"]) == "tabular" and isinstance(url, str) and (*path, "url") not in self.resolved.missing and (text := url_mistake(url)):
-            self.mistake((*path, "url"), text)
+        if source_kind(raw["type"]) == "tabular":
+            self.check_url((*path, "url"))
         return found
+
+    def check_url(self, path: Place) -> None:
+        url = self.value(path)
+        if isinstance(url, str) and path not in self.resolved.missing and (text := url_mistake(url)):
+            self.mistake(path, text)
 
     def knows_type(self, raw: dict[str, Any], path: Place) -> bool:
         type_, types = raw.get("type"), source_types()
@@ -144,21 +169,21 @@ class Reader:
 
     def file(self, tree: dict[str, Any]) -> File | None:
         """The file's models. A value whose variable is missing and that is no text is left out, so its default stands in."""
-        if isinstance(tree.get("target"), str) and ("target",) not in self.resolved.missing and (text := url_mistake(tree["target"])):
-            self.mistake(("target",), text)
-        for name in _keys(tree.get("targets")):
-            self.mistake(("targets", name), "no type of target is known besides the one Postgres, which stands under target:; take this out", key=True)
+        self.check_url(("target",))
+        for name, _ in _all_items(tree.get("targets")):
+            self.mistake(("targets", name), "the one Postgres under target: is the only target so far; take this out", key=True)
         context = {"sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))}}
-        if not tree.get("jobs", True):
-            self.mistake(("jobs",), "must hold at least one job")
-            return None
         try:
             return File.model_validate(tree, context=context)
         except ValidationError as error:
             left_out = self.take(error, File)
-        if self.mistakes or not all(_remove(tree, path) for path in left_out):
+        for path in left_out:
+            _remove(tree, path)
+        try:
+            return File.model_validate(tree, context=context)
+        except ValidationError as error:
+            self.take(error, File)
             return None
-        return File.model_validate(tree, context=context)
 
     def offers(self, raw: Any) -> tuple[str, Sequence[str]] | None:
         """Kind and streams of a source, None when its type is not known."""
@@ -177,25 +202,34 @@ class Reader:
             else:
                 details.append(detail)
         for path, key, text in in_our_words(details, model):
-            self.mistake((*prefix, *path), text, key=key)
+            value = self.text((*prefix, *path))
+            # A source's own validators may quote what they were given.
+            self.mistake((*prefix, *path), text.replace(value, "...") if prefix and len(value) > 3 else text, key=key)
         return excused
 
     def mistake(self, path: Place, text: str, *, key: bool = False) -> None:
-        """A mistake, without what came from a variable or stands in a source's settings."""
+        """A mistake, without what came from a variable; none where one is known already, such as a bad `${`."""
         real = self.document.locate(path)[0]
-        value = self.text(real)
-        if value and not key and (real in self.resolved.given or real in self.resolved.defaults or real[:1] == ("sources",)):
-            text = text.replace(f' "{value}"', "").replace(value, "...") if len(value) > 3 else text.replace(f' "{value}"', "")
-        self.mistakes.append(self.document.mistake(path, text, key=key))
+        if real in self.resolved.given or real in self.resolved.defaults:
+            text = text.replace(f' "{self.text(real)}"', "")
+        mistake = self.document.mistake(path, text, key=key)
+        if (mistake.line, mistake.column) not in self.known:
+            self.mistakes.append(mistake)
 
     def text(self, path: Place) -> str:
         """The text at a place, after its variables; empty when there is none."""
+        value = self.value(path)
+        return value if isinstance(value, str) else ""
+
+    def value(self, path: Place) -> Any:
+        """The value at a place, after its variables; None when there is none."""
         value = self.resolved.values
         for step in path:
-            if not isinstance(value, (dict, list)):
-                return ""
-            value = value.get(step) if isinstance(value, dict) else value[step] if isinstance(step, int) and step < len(value) else None
-        return value if isinstance(value, str) else ""
+            try:
+                value = value[step]
+            except (LookupError, TypeError):
+                return None
+        return value
 
     def origin(self, path: Place) -> str:
         """Where a value came from, in brackets: the variable to look at when it is not the one that was meant."""
@@ -218,12 +252,9 @@ def _items(value: object) -> list[tuple[str, dict[str, Any]]]:
     return [(key, inner) for key, inner in _all_items(value) if isinstance(inner, dict)]
 
 
-def _keys(value: object) -> list[str]:
-    return [key for key, _ in _all_items(value)]
-
-
-def _remove(tree: Any, path: Place) -> bool:
-    """Takes a key out, so that its default applies; False when there is no such key."""
+def _remove(tree: Any, path: Place) -> None:
+    """Takes a key out, so that its default applies."""
     for step in path[:-1]:
         tree = tree[step]
-    return isinstance(tree, dict) and tree.pop(path[-1], None) is not None
+    if isinstance(tree, dict):
+        tree.pop(path[-1], None)

@@ -78,7 +78,7 @@ def loaded_table_name(value: str) -> str:
 def extract_name(value: str) -> str:
     """It becomes the name of a table in the transform's SQL, to be written there without quotes."""
     if not _IDENTIFIER.fullmatch(value):
-        raise Misfit("an extract is a table in the transform: its name has lower-case letters, digits and _, no digit first, 63 at most")
+        raise Misfit("as the name of a table in the transform, it must have lower-case letters, digits and _, no digit first, 63 at most")
     if value.startswith(("pg_", "usersync_")):
         raise Misfit("names that begin with pg_ or usersync_ are reserved; choose another name")
     if value in _RESERVED:
@@ -114,7 +114,7 @@ def _either(words: tuple[str, ...]) -> str:
 
 def cron_schedule(value: str) -> str:
     """Five fields, as cron reads them."""
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     from cronsim import CronSim, CronSimError
 
@@ -122,7 +122,7 @@ def cron_schedule(value: str) -> str:
     if len(value) > 200 or len(value.split()) != 5:
         raise Misfit(mistake)
     try:
-        CronSim(value, datetime(2000, 1, 1))
+        CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         field = str(error).removeprefix("Bad ")
         raise Misfit(f"{mistake}; the field {field} is wrong" if field in _CRON_FIELDS else mistake) from None
@@ -211,18 +211,18 @@ class Step(Model):
     @model_validator(mode="before")
     @classmethod
     def _is_named_after_its_table(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "name" not in data and isinstance(load := data.get("load"), dict) and isinstance(load.get("table"), str):
-            return {**data, "name": load["table"]}
-        return data
+        load = data.get("load") if isinstance(data, dict) and "name" not in data else None
+        table = load.get("table") if isinstance(load, dict) else getattr(load, "table", None)
+        return {**data, "name": table} if isinstance(table, str) else data
 
     @field_validator("extract", mode="before")
     @classmethod
     def _is_named(cls, value: Any) -> Any:
         if not isinstance(value, dict):
-            raise Misfit("must be a mapping: a source with its table or query, or several of them by name")
+            return value
         if not value:
             raise Misfit("must read at least one source")
-        return value if any(isinstance(inner, dict) for inner in value.values()) else {"records": value}
+        return value if any(isinstance(inner, (dict, Extract)) for inner in value.values()) else {"records": value}
 
     @model_validator(mode="after")
     def _can_be_written_in_sql(self) -> Step:
@@ -275,7 +275,8 @@ class Job(Model):
         names = [step.name for step in value]
         for position, name in enumerate(names):
             if (first := names.index(name)) < position:
-                raise Misfit(f"has the same name as steps[{first}]; give one of them another (without one, a step has its table's)", (position, "name"))
+                text = f"has the same name as steps[{first}]; give one of them another (without one, a step has its table's)"
+                raise Misfit(text, (position, "name"))
         return value
 
 

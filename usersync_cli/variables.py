@@ -76,7 +76,7 @@ class _Resolver:
             self.result.defaults.setdefault(path, []).append(name)
             return default
         if given is None:
-            return self.miss(path, f"{name} is not set")
+            return self.miss(path, f"{name} is not set (in the environment or in .env)")
         if "\0" in given or not _is_text(given):
             return self.miss(path, f"{name} is not UTF-8 text")
         self.result.given.setdefault(path, []).append(name)

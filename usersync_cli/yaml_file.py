@@ -18,7 +18,7 @@ from usersync_cli.mistakes import Mistake, Mistakes, Path, show_key, show_path
 MOST_VALUES = 10_000
 _DEEPEST = 50
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})?\.?[0-9]{1,18}([eE][-+]?[0-9]{1,2})?|[-+]?[0-9]{1,18}\.")
+_FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*|(?=[eE]))|\.[0-9]+)([eE][-+]?[0-9]{1,2})?")
 _CONSTANTS = {"": None, "~": None, **dict.fromkeys(("null", "Null", "NULL"))}
 _CONSTANTS |= {**dict.fromkeys(("true", "True", "TRUE"), True), **dict.fromkeys(("false", "False", "FALSE"), False)}
 # NUL ends text in PostgreSQL; a lone half of a surrogate pair cannot be encoded.
@@ -84,17 +84,17 @@ def read(text: str, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise Mistakes(file, [*builder.mistakes, _syntax(error)]) from None
     except yaml.reader.ReaderError as error:
-        before = text[: error.position].splitlines() or [""]
-        raise Mistakes(file, [Mistake(len(before), len(before[-1]) + 1, "", "a control character is not allowed here")]) from None
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        raise Mistakes(file, [Mistake(line, column, "", "a control character is not allowed here")]) from None
     except (ValueError, OverflowError):  # "\UFFFFFFFF"
         raise Mistakes(file, [Mistake(1, 1, "", "somewhere in quotes, a \\U escape names a character that does not exist")]) from None
     return Document(file, root, builder.mistakes)
 
 
 class _Unreadable(Exception):
-    def __init__(self, mark: yaml.Mark, text: str, path: Path = ()) -> None:
+    def __init__(self, event: Any, text: str, path: Path = ()) -> None:
         super().__init__(text)
-        self.mistake = Mistake(mark.line + 1, mark.column + 1, show_path(path), text)
+        self.mistake = Mistake(*_place(event), show_path(path), text)
 
 
 class _Builder:
@@ -110,32 +110,29 @@ class _Builder:
         next(self.events)
         event = next(self.events)
         if isinstance(event, yaml.StreamEndEvent):
-            raise _Unreadable(event.start_mark, "the file is empty; begin with: cp config.example.yaml config.yaml")
+            raise _Unreadable(event, "the file is empty; begin with: cp config.example.yaml config.yaml")
         root = self.node(next(self.events), ())
         next(self.events)
         event = next(self.events)
         if isinstance(event, yaml.DocumentStartEvent):
-            raise _Unreadable(event.start_mark, 'a second document begins here; one file holds one document, so take out the "---"')
+            raise _Unreadable(event, 'a second document begins here; one file holds one document, so take out the "---"')
         return root
 
     def node(self, event: Any, path: Path) -> Node:
         if len(path) > _DEEPEST:
-            raise _Unreadable(event.start_mark, f"is nested more than {_DEEPEST} deep")
-        if isinstance(event, yaml.AliasEvent):
-            node = self.aliased(event, path)
-        else:
-            node = self.built(event, path)
+            raise _Unreadable(event, f"is nested more than {_DEEPEST} deep")
+        node = self.aliased(event, path) if isinstance(event, yaml.AliasEvent) else self.built(event, path)
         self.values += node.size if isinstance(event, yaml.AliasEvent) else 1
         if self.values > MOST_VALUES:
-            raise _Unreadable(event.start_mark, f"holds more than {MOST_VALUES} values when its aliases are expanded", path)
+            raise _Unreadable(event, f"holds more than {MOST_VALUES} values when its aliases are expanded", path)
         return node
 
     def aliased(self, event: Any, path: Path) -> Node:
         if event.anchor not in self.anchors:
-            raise _Unreadable(event.start_mark, 'an alias without its anchor; text that begins with "*" needs quotes', path)
+            raise _Unreadable(event, 'an alias without its anchor; text that begins with "*" needs quotes', path)
         node = self.anchors[event.anchor]
         if node is None:
-            raise _Unreadable(event.start_mark, "an alias that stands inside its own anchor", path)
+            raise _Unreadable(event, "an alias that stands inside its own anchor", path)
         return node
 
     def built(self, event: Any, path: Path) -> Node:
@@ -173,9 +170,10 @@ class _Builder:
 
     def key(self, event: Any, path: Path) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            raise _Unreadable(event.start_mark, "a key must be plain text", path)
+            raise _Unreadable(event, "a key must be plain text", path)
         if event.value == "<<" and not event.style:
-            raise _Unreadable(event.start_mark, 'merge keys ("<<") are not read; write the keys out, or use an alias for a whole value', path)
+            text = 'merge keys ("<<") are not read; write the keys out, or use an alias for a whole value'
+            raise _Unreadable(event, text, path)
         if event.tag or event.anchor:
             self.note(event, path, "a key takes no tag or anchor")
         key: str = self.text(event, path)
@@ -226,6 +224,7 @@ _SYNTAX = {
 
 def _syntax(error: yaml.MarkedYAMLError) -> Mistake:
     problem = error.problem or ""
-    text = next((ours for theirs, ours in _SYNTAX.items() if re.match(theirs, problem)), "this is not YAML; check quotes, brackets and indentation")
+    fitting = (ours for theirs, ours in _SYNTAX.items() if re.match(theirs, problem))
+    text = next(fitting, "this is not YAML; check quotes, brackets and indentation")
     mark = error.context_mark if "opens here" in text and error.context_mark else error.problem_mark
     return Mistake(mark.line + 1, mark.column + 1, "", text) if mark else Mistake(1, 1, "", text)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=EXIT_STATUSES)
 def config() -> None:
-    """Check the config file, or print its JSON Schema.
+    r"""Check the config file, or print its JSON Schema.
 
     \b
     Examples:
@@ -28,7 +28,7 @@ def config() -> None:
 
 @config.command(epilog=EXIT_STATUSES)
 def schema() -> None:
-    """Print the JSON Schema of the config file.
+    r"""Print the JSON Schema of the config file.
 
     \b
     Example:
@@ -43,11 +43,11 @@ def schema() -> None:
 
 @config.command(epilog=EXIT_STATUSES)
 @config_option
-@click.option("--job", metavar="NAME", help="Also insist that this job can run here: its variables are set, nothing is embedded in production.")
+@click.option("--job", metavar="NAME", help="Also insist that this job can run here.")
 @output_option
 @click.pass_context
 def validate(ctx: click.Context, config_path: Path | None, job: str | None, output: str) -> None:
-    """Read the config file and print every mistake in it. Nothing is contacted.
+    r"""Read the config file and print every mistake in it. Nothing is contacted.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def _document(config: Config) -> dict[str, Any]:
 def _print(config: Config) -> None:
     click.echo(f"{config.path}: {_count(len(config.jobs), 'job')}, {_count(len(config.sources), 'source')}: ok")
     for note, jobs in _notes(config):
-        needed_by = f"needed by {_count(len(jobs), 'job')}: {', '.join(jobs)}" if jobs else "no job needs it"
+        needed_by = f"needed by {', '.join(jobs)}" if jobs else "no job needs it"
         click.echo(f"{note.show(str(config.path))} ({needed_by})")
 
 
