@@ -1,0 +1,195 @@
+"""What usersync remembers in the target database: cursors, and the ledger of runs and steps.
+
+Who writes does so in the transaction of the rows it stands for (`advance`, `count`) or through the lease (`lease.py`).
+Reading needs SELECT rights only, and finds nothing where the schema does not exist yet. Postgres' errors pass through;
+`migrations.permitted` makes them ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from usersync_cli.errors import Fenced
+from usersync_cli.migrations import VERSION, current, permitted, ready
+from usersync_cli.model import Counts, Cursor
+
+__all__ = [
+    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "last_good",
+    "last_runs", "latest", "permitted", "prune", "ready",
+]  # fmt: skip
+
+COUNTS = tuple(one.name for one in fields(Counts))
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StoredCursor:
+    """Where a stream resumes. `version` counts its moves: who moves it has to know the last one."""
+
+    value: Cursor
+    version: int
+    account: str  # whose data it stands for, in the source's words
+    updated_at: datetime | None = None
+    job: str = ""
+    step: str = ""
+    stream: str = ""
+
+
+def cursors(connection: Connection, job: str, step: str) -> dict[str, StoredCursor]:
+    """The cursors of a step by stream; a stream that was never read is not in it."""
+    return {one.stream: one for one in all_cursors(connection, job) if one.step == step}
+
+
+def all_cursors(connection: Connection, job: str | None = None) -> list[StoredCursor]:
+    """Every cursor (of a job)."""
+    query = "SELECT * FROM usersync.cursors WHERE %(job)s::text IS NULL OR job = %(job)s ORDER BY job, step, stream"
+    return _read(connection, StoredCursor, query, job=job)
+
+
+def advance(tx: Connection, job: str, step: str, stream: str, value: Cursor, *, version: int, account: str) -> None:
+    """Move a cursor from `version` (0: there was none) to the next, in the transaction of the rows it stands for.
+
+    Raises Fenced when somebody else has moved it since it was read: then these rows must not be committed.
+    """
+    if version == 0:
+        statement = (
+            "INSERT INTO usersync.cursors (job, step, stream, value, version, account)"
+            " VALUES (%(job)s, %(step)s, %(stream)s, %(value)s, 1, %(account)s) ON CONFLICT DO NOTHING"
+        )
+    else:
+        statement = (
+            "UPDATE usersync.cursors SET value = %(value)s, version = version + 1, account = %(account)s, updated_at = clock_timestamp()"
+            " WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND version = %(version)s"
+        )
+    values = {"job": job, "step": step, "stream": stream, "value": Jsonb(value), "version": version, "account": account}
+    if tx.execute(statement, values).rowcount != 1:
+        raise Fenced(f"{job}: the cursor of {step}/{stream} was moved by another run; this checkpoint was rolled back")
+
+
+def count(tx: Connection, run_id: int, step: str, counts: Counts, *, bytes_: int = 0, done: bool = False) -> None:
+    """Add a checkpoint's counts to its step, in its transaction: they are there exactly if the rows are.
+
+    `done` ends the step as ok in the same breath; the step was begun with `Lease.start_step`.
+    """
+    added = ", ".join(f"{name} = {name} + %({name})s" for name in (*COUNTS, "bytes"))
+    ended = ", status = 'ok', finished_at = clock_timestamp()" if done else ""
+    statement = f"UPDATE usersync.run_steps SET {added}{ended} WHERE run_id = %(run_id)s AND step = %(step)s"  # noqa: S608  our own names
+    tx.execute(statement, {**vars(counts), "bytes": bytes_, "run_id": run_id, "step": step})
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """One step of a run, with its counts."""
+
+    run_id: int = field(repr=False)
+    step: str
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    read: int
+    duplicates: int
+    inserted: int
+    updated: int
+    unchanged: int
+    stale: int
+    rejected: int
+    gone: int
+    bytes: int
+    error: str | None
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(**{name: getattr(self, name) for name in COUNTS})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the ledger has it. `status`: running, ok, partial, failed, crashed or stopped."""
+
+    id: int
+    job: str
+    status: str
+    exit_status: int | None
+    epoch: int
+    owner: str = field(repr=False)
+    started_at: datetime
+    finished_at: datetime | None
+    usersync_version: str
+    full: bool
+    summary: str | None
+    error: str | None
+    error_hint: str | None
+    steps: Sequence[StepRun] = ()
+
+
+# A run whose lease is over, or whose job has gone to another, did not live to say how it ended.
+_RUNS = """
+SELECT r.id, r.job, r.exit_status, r.epoch, r.owner, r.started_at, r.finished_at, r.usersync_version, r."full", r.summary, r.error,
+       r.error_hint, CASE WHEN r.status = 'running' AND (l.epoch = r.epoch AND l.lease_until > clock_timestamp()) IS NOT TRUE
+                          THEN 'crashed' ELSE r.status END AS status
+  FROM usersync.runs r LEFT JOIN usersync.job_locks l ON l.job = r.job
+"""
+
+
+def last_runs(connection: Connection, job: str | None = None, limit: int = 10) -> list[Run]:
+    """The last runs with their steps, newest first; of every job together without `job`. Empty means: never run."""
+    query = _RUNS + " WHERE %(job)s::text IS NULL OR r.job = %(job)s ORDER BY r.id DESC LIMIT %(limit)s"
+    return _with_steps(connection, _read(connection, Run, query, job=job, limit=limit))
+
+
+def latest(connection: Connection) -> dict[str, Run]:
+    """The last run of each job."""
+    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs GROUP BY job) ORDER BY r.job"
+    return {run.job: run for run in _with_steps(connection, _read(connection, Run, query))}
+
+
+def last_good(connection: Connection) -> dict[str, Run]:
+    """The last run of each job that ended ok: how fresh its data is. A job that never did is not in it."""
+    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs WHERE status = 'ok' GROUP BY job) ORDER BY r.job"
+    return {run.job: run for run in _with_steps(connection, _read(connection, Run, query))}
+
+
+def _with_steps(connection: Connection, runs: Sequence[Run]) -> list[Run]:
+    query = "SELECT * FROM usersync.run_steps WHERE run_id = ANY(%(ids)s) ORDER BY run_id, started_at"
+    steps = _read(connection, StepRun, query, ids=[run.id for run in runs]) if runs else []
+    return [Run(**{**vars(run), "steps": tuple(one for one in steps if one.run_id == run.id)}) for run in runs]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a job now. `owner` is the lease's own JSON (host, pid, ...)."""
+
+    job: str
+    owner: str
+    epoch: int
+    lease_until: datetime
+
+
+def holders(connection: Connection) -> dict[str, Holder]:
+    """The jobs that are held by a run at this moment."""
+    query = "SELECT job, owner, epoch, lease_until FROM usersync.job_locks WHERE owner IS NOT NULL AND lease_until > clock_timestamp()"
+    return {one.job: one for one in _read(connection, Holder, query)}
+
+
+def _read(connection: Connection, kind: type[T], query: str, **values: Any) -> list[T]:
+    if current(connection) is None:
+        return []
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()
+
+
+def prune(connection: Connection, job: str, keep: int = 1000) -> None:
+    """Forget all but the newest runs of a job."""
+    connection.execute(
+        "DELETE FROM usersync.runs WHERE job = %(job)s"
+        " AND id < (SELECT id FROM usersync.runs WHERE job = %(job)s ORDER BY id DESC OFFSET %(keep)s - 1 LIMIT 1)",
+        {"job": job, "keep": keep},
+    )
