@@ -110,3 +110,12 @@ def test_validate_for_programs(tmp_path: Path) -> None:
     assert expected.items() <= json.loads(right.stdout).items()
     assert 2 == wrong.exit_code
     assert [{"line": 1, "column": 1, "path": "", "text": 'key "jobs" is missing'}] == json.loads(wrong.stdout)["mistakes"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("schema",), ("validate",)])
+def test_help_begins_with_examples(arguments: tuple[str, ...]) -> None:
+    """
+    One example a line.
+    """
+    assert "\n  Example" in call(*arguments, "--help").stdout.replace("Examples:\n", "Example:\n")
+    assert "\\b" not in call(*arguments, "--help").stdout

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @click.group(epilog=EXIT_STATUSES)
 def config() -> None:
-    r"""Check the config file, or print its JSON Schema.
+    """Check the config file, or print its JSON Schema.
 
     \b
     Examples:
       usersync config validate                       every mistake, with its line
       usersync config validate --job auroville       and: is every variable of this job set?
       usersync config schema > config.schema.json    for editors that complete and check YAML
-    """
+    """  # noqa: D301  click wants the character
 
 
 @config.command(epilog=EXIT_STATUSES)
 def schema() -> None:
-    r"""Print the JSON Schema of the config file.
+    """Print the JSON Schema of the config file.
 
     \b
     Example:
       usersync config schema > config.schema.json
-    """
+    """  # noqa: D301  click wants the character
     import json
 
     from usersync_cli.config import json_schema
@@ -47,13 +47,13 @@ def schema() -> None:
 @output_option
 @click.pass_context
 def validate(ctx: click.Context, config_path: Path | None, job: str | None, output: str) -> None:
-    r"""Read the config file and print every mistake in it. Nothing is contacted.
+    """Read the config file and print every mistake in it. Nothing is contacted.
 
     \b
     Examples:
       usersync config validate
       usersync config validate --config staging.yaml --job auroville
-    """
+    """  # noqa: D301  click wants the character
     from usersync_cli.config import load
     from usersync_cli.mistakes import Mistakes
 
