@@ -93,7 +93,8 @@ class Server:
     def control(self, *arguments: str) -> None:
         command = [str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", *arguments]
         with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run(command, cwd="/", env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False, **self.as_user)
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
+            done = subprocess.run(command, cwd="/", env=environment(), check=False, **streams, **self.as_user)
             said.seek(0)
             log = self.folder / "log"
             assert done.returncode == 0, said.read() + (log.read_text() if log.exists() else "")
@@ -123,7 +124,9 @@ def embedded_server(home: Path) -> Server:
 
 
 @contextmanager
-def postgres(binaries: Path, *, options: str = "", user: str = "postgres", restore: Callable[[Path], None] | None = None) -> Iterator[Server]:
+def postgres(
+    binaries: Path, *, options: str = "", user: str = "postgres", restore: Callable[[Path], None] | None = None
+) -> Iterator[Server]:
     """A cluster of these binaries in a temporary folder, on a socket of its own. `restore` fills the folder instead of initdb."""
     as_user = unprivileged(user)
     with temporary_folder(as_user) as top:
@@ -131,8 +134,9 @@ def postgres(binaries: Path, *, options: str = "", user: str = "postgres", resto
         if restore:
             restore(server.folder)
         else:
-            initdb = [str(binaries / "initdb"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D", str(server.folder)]
-            subprocess.run(initdb, cwd="/", env=environment(), check=True, capture_output=True, **as_user)
+            how = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+            command = [str(binaries / "initdb"), *how, "-D", str(server.folder)]
+            subprocess.run(command, cwd="/", env=environment(), check=True, capture_output=True, **as_user)
         server.control("-l", str(server.folder / "log"), "-o", f"-c listen_addresses='' -k {top} -p 5432 -c fsync=off {options}", "start")
         try:
             yield server
@@ -229,10 +233,10 @@ class Proxy:
                 server.connect(f"{self.server.host}/.s.PGSQL.{self.server.port}")
                 self._sockets += [client, server]
                 swallow = threading.Event()
-                threading.Thread(target=self._forward, args=(client, server, swallow, True), daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, swallow, False), daemon=True).start()
+                threading.Thread(target=self._forward, args=(client, server, swallow), kwargs={"outward": True}, daemon=True).start()
+                threading.Thread(target=self._forward, args=(server, client, swallow), kwargs={"outward": False}, daemon=True).start()
 
-    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, outward: bool) -> None:
+    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, *, outward: bool) -> None:
         with suppress(OSError):
             while block := one.recv(65536):
                 while self.frozen:

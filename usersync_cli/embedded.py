@@ -124,14 +124,17 @@ def _running(folder: Path) -> _Server | None:
 
 def _not_ours(folder: Path) -> ConfigError:
     return ConfigError(
-        f"the embedded PostgreSQL in {folder}: permission denied", hint="run usersync as the user who made it, or point USERSYNC_HOME at a folder of yours"
+        f"the embedded PostgreSQL in {folder}: permission denied",
+        hint="run usersync as the user who made it, or point USERSYNC_HOME at a folder of yours",
     )
 
 
 def _started(folder: Path) -> _Server:
     """The server after starting it. Two processes at once: one starts, the other waits and finds it running."""
     if _binaries() is None:
-        raise ConfigError("the embedded PostgreSQL is not installed", hint="pip install 'usersync[embedded]', or give the URL of a PostgreSQL of yours")
+        raise ConfigError(
+            "the embedded PostgreSQL is not installed", hint="pip install 'usersync[embedded]', or give the URL of a PostgreSQL of yours"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -141,7 +144,9 @@ def _started(folder: Path) -> _Server:
     except PermissionError as error:
         raise _not_ours(folder) from error
     except OSError as error:
-        raise Unavailable(f"the embedded PostgreSQL in {folder} did not start: {error.strerror or error}", hint="is the disk full?") from error
+        raise Unavailable(
+            f"the embedded PostgreSQL in {folder} did not start: {error.strerror or error}", hint="is the disk full?"
+        ) from error
 
 
 @contextmanager
@@ -229,7 +234,8 @@ def _pg_ctl_start(folder: Path) -> str | None:
     wheel.ensure_pgdata_inited()  # as root: owner and rights of the folders
     as_user: dict[str, Any] = {"user": wheel.system_user, "group": wheel.system_user, "extra_groups": []} if wheel.system_user else {}
     options = f"-c listen_addresses='' -p {PORT} -k {shlex.quote(str(_socket_folder(folder, wheel.system_user)))}"
-    command = [str(wheel.bin_path / "pg_ctl"), "start", "-w", "-t", str(int(START_SECONDS)), "-D", str(folder), "-l", str(folder / "log"), "-o", options]
+    pg_ctl = str(wheel.bin_path / "pg_ctl")
+    command = [pg_ctl, "start", "-w", "-t", f"{START_SECONDS:.0f}", "-D", str(folder), "-l", str(folder / "log"), "-o", options]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     # A file, not a pipe: the server inherits it and a pipe would never end.
     with tempfile.TemporaryFile("w+") as said:
@@ -282,7 +288,8 @@ def _create(server: _Server, name: str) -> None:
     from usersync_cli.model import Database
 
     maintenance = Database(server.url("postgres"), "the embedded PostgreSQL")
-    with translated(maintenance, "creating a database"), psycopg.connect(maintenance.url, autocommit=True, connect_timeout=10) as connection:
+    connect = psycopg.connect
+    with translated(maintenance, "creating a database"), connect(maintenance.url, autocommit=True, connect_timeout=10) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
             with suppress(errors.DuplicateDatabase, errors.UniqueViolation):  # another process was faster
                 connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(identifier(name)))

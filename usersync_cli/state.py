@@ -16,12 +16,12 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from usersync_cli.errors import Fenced
-from usersync_cli.migrations import VERSION, current, permitted, ready
+from usersync_cli.errors import ConfigError, Fenced
+from usersync_cli.migrations import VERSION, current, newer, permitted, ready
 from usersync_cli.model import Counts, Cursor
 
 __all__ = [
-    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "last_good",
+    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "inspect", "last_good",
     "last_runs", "latest", "permitted", "prune", "ready",
 ]  # fmt: skip
 
@@ -37,6 +37,7 @@ class StoredCursor:
     value: Cursor
     version: int
     account: str  # whose data it stands for, in the source's words
+    rows: int = 0  # how many were read up to it
     updated_at: datetime | None = None
     job: str = ""
     step: str = ""
@@ -54,35 +55,39 @@ def all_cursors(connection: Connection, job: str | None = None) -> list[StoredCu
     return _read(connection, StoredCursor, query, job=job)
 
 
-def advance(tx: Connection, job: str, step: str, stream: str, value: Cursor, *, version: int, account: str) -> None:
+def advance(  # noqa: PLR0913  a cursor has a long name
+    tx: Connection, job: str, step: str, stream: str, value: Cursor, *, version: int, account: str, rows: int = 0
+) -> None:
     """Move a cursor from `version` (0: there was none) to the next, in the transaction of the rows it stands for.
 
     Raises Fenced when somebody else has moved it since it was read: then these rows must not be committed.
     """
     if version == 0:
         statement = (
-            "INSERT INTO usersync.cursors (job, step, stream, value, version, account)"
-            " VALUES (%(job)s, %(step)s, %(stream)s, %(value)s, 1, %(account)s) ON CONFLICT DO NOTHING"
+            "INSERT INTO usersync.cursors (job, step, stream, value, version, account, rows)"
+            " VALUES (%(job)s, %(step)s, %(stream)s, %(value)s, 1, %(account)s, %(rows)s) ON CONFLICT DO NOTHING"
         )
     else:
         statement = (
-            "UPDATE usersync.cursors SET value = %(value)s, version = version + 1, account = %(account)s, updated_at = clock_timestamp()"
+            "UPDATE usersync.cursors SET value = %(value)s, version = version + 1, account = %(account)s, rows = %(rows)s, updated_at = clock_timestamp()"
             " WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND version = %(version)s"
         )
-    values = {"job": job, "step": step, "stream": stream, "value": Jsonb(value), "version": version, "account": account}
+    values = {"job": job, "step": step, "stream": stream, "value": Jsonb(value), "version": version, "account": account, "rows": rows}
     if tx.execute(statement, values).rowcount != 1:
         raise Fenced(f"{job}: the cursor of {step}/{stream} was moved by another run; this checkpoint was rolled back")
 
 
-def count(tx: Connection, run_id: int, step: str, counts: Counts, *, bytes_: int = 0, done: bool = False) -> None:
+def count(  # noqa: PLR0913  what happened, and where it is written
+    tx: Connection, run_id: int, step: str, counts: Counts, *, bytes_: int = 0, normalised: int = 0, done: bool = False
+) -> None:
     """Add a checkpoint's counts to its step, in its transaction: they are there exactly if the rows are.
 
     `done` ends the step as ok in the same breath; the step was begun with `Lease.start_step`.
     """
-    added = ", ".join(f"{name} = {name} + %({name})s" for name in (*COUNTS, "bytes"))
+    added = ", ".join(f"{name} = {name} + %({name})s" for name in (*COUNTS, "bytes", "normalised"))
     ended = ", status = 'ok', finished_at = clock_timestamp()" if done else ""
     statement = f"UPDATE usersync.run_steps SET {added}{ended} WHERE run_id = %(run_id)s AND step = %(step)s"  # noqa: S608  our own names
-    tx.execute(statement, {**vars(counts), "bytes": bytes_, "run_id": run_id, "step": step})
+    tx.execute(statement, {**vars(counts), "bytes": bytes_, "normalised": normalised, "run_id": run_id, "step": step})
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class StepRun:
     rejected: int
     gone: int
     bytes: int
+    normalised: int  # rows that a trigger of the table changed while they were written
     error: str | None
 
     @property
@@ -147,13 +153,28 @@ def last_runs(connection: Connection, job: str | None = None, limit: int = 10) -
 
 def latest(connection: Connection) -> dict[str, Run]:
     """The last run of each job."""
-    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs GROUP BY job) ORDER BY r.job"
+    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs GROUP BY job) ORDER BY r.job"  # noqa: S608  our own text
     return {run.job: run for run in _with_steps(connection, _read(connection, Run, query))}
+
+
+def inspect(connection: Connection) -> str:
+    """Whether the tables are there, in words; raises ConfigError with the GRANT when they could not be made, Drift when they are newer."""
+    found = current(connection)
+    if found is not None and found > VERSION:
+        raise newer(found)
+    role, name, may = connection.execute(
+        "SELECT quote_ident(current_user), quote_ident(current_database()), has_database_privilege(current_database(), 'CREATE')").fetchone() or ("", "", True)
+    if found is None and not may:
+        raise ConfigError("target: no right to create the schema usersync, where runs and cursors are kept",
+                          hint=f"GRANT CREATE ON DATABASE {name} TO {role};\nor an administrator runs the output of `usersync db upgrade --sql`")
+    if found == VERSION:
+        return f"usersync's own tables are up to date (version {found})"
+    return "usersync's own tables will be " + (f"upgraded from {found} to {VERSION}" if found else "made by the first run")
 
 
 def last_good(connection: Connection) -> dict[str, Run]:
     """The last run of each job that ended ok: how fresh its data is. A job that never did is not in it."""
-    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs WHERE status = 'ok' GROUP BY job) ORDER BY r.job"
+    query = _RUNS + " WHERE r.id IN (SELECT max(id) FROM usersync.runs WHERE status = 'ok' GROUP BY job) ORDER BY r.job"  # noqa: S608  our own text
     return {run.job: run for run in _with_steps(connection, _read(connection, Run, query))}
 
 

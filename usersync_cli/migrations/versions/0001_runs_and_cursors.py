@@ -54,6 +54,7 @@ UP = (
         rejected bigint NOT NULL DEFAULT 0,
         gone bigint NOT NULL DEFAULT 0,
         bytes bigint NOT NULL DEFAULT 0,
+        normalised bigint NOT NULL DEFAULT 0,
         error text,
         PRIMARY KEY (run_id, step)
     )
@@ -66,6 +67,7 @@ UP = (
         value jsonb NOT NULL,
         version bigint NOT NULL,
         account text NOT NULL,
+        rows bigint NOT NULL DEFAULT 0,
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         PRIMARY KEY (job, step, stream)
     )
