@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import conninfo, errors, sql
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
@@ -43,7 +43,6 @@ class Connection(psycopg.Connection[TupleRow]):
     stop: Stop | None = None
     alive: Callable[[], None] = staticmethod(lambda: None)  # raises Unavailable when the server does not answer
     silence_seconds = SILENCE_SECONDS
-    last_heard = 0.0  # monotonic time of the last sign of life; the lease is renewed only while there is progress
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """What psycopg waits with; `gen` asks for the socket and is woken ten times a second."""
@@ -64,13 +63,19 @@ class Connection(psycopg.Connection[TupleRow]):
                         self.stop.check()
                     if time.monotonic() - since > self.silence_seconds:
                         self.alive()
-                        since = self.last_heard = time.monotonic()
+                        since = self._heard()
                 else:
-                    since = self.last_heard = time.monotonic()
+                    since = self._heard()
                 wanted = gen.send(ready)
         except StopIteration as end:
             value: T = end.value
             return value
+
+    def _heard(self) -> float:
+        now = time.monotonic()
+        if self.stop:
+            self.stop.heard = now
+        return now
 
     def abandon(self) -> None:
         """Cancel what the server does for us and hang up, so that it rolls back at once."""
@@ -91,8 +96,7 @@ def connect(database: Database, *, job: str, stop: Stop | None = None, read_writ
         parameters = _parameters(url, job, read_write=read_write)
         connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
     connection.stop = stop
-    connection.last_heard = time.monotonic()
-    connection.alive = lambda: _ask(database, url, parameters)  # type: ignore[method-assign]
+    connection.alive = lambda: _ask(database, url, parameters)
     return connection
 
 
@@ -269,3 +273,18 @@ def _without_state(error: psycopg.Error, where: str) -> UsersyncError:
 def _short(text: str) -> str:
     """libpq repeats the address before each reason; one line of it is enough. It never holds the password."""
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+MAX_NAME_BYTES = 63
+
+
+def identifier(name: str) -> sql.Identifier:
+    """A quoted name. PostgreSQL cuts longer names and psycopg stops at a NUL, both without a word: refused here."""
+    if not name or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
+        raise ConfigError("a name has to be 1 to 63 bytes long, without NUL", hint=f"shorten the one that begins with {name[:20]!r}")
+    return sql.Identifier(name)
+
+
+def relation(name: str) -> sql.Composed:
+    """A quoted table name, `table` or `schema.table`."""
+    return sql.SQL(".").join(identifier(part) for part in name.split(".", 1))

@@ -5,9 +5,10 @@ docs/decisions/0001-ports.md holds the two ports against the systems that they h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -158,3 +159,54 @@ class Tools:
 
     job: str
     stop: Stop
+    database: Callable[[str, str], Database]  # a URL of the config and how messages call it
+
+
+class Extract(Protocol):
+    """What a step reads from one source, as the config file says it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def table(self) -> str | None: ...
+    @property
+    def query(self) -> str | None: ...
+
+
+class Load(Protocol):
+    """Where a step's rows go, as the config file says it."""
+
+    @property
+    def table(self) -> str: ...
+    @property
+    def key(self) -> Sequence[str]: ...
+    @property
+    def create(self) -> bool: ...
+    @property
+    def order_by(self) -> str | None: ...
+
+
+class Step(Protocol):
+    """One extract, transform and load. Without a transform the one extract passes through as it is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def extract(self) -> Mapping[str, Extract]: ...
+    @property
+    def transform(self) -> str | None: ...
+    @property
+    def load(self) -> Load: ...
+
+
+class Job(Protocol):
+    """A named list of steps; one run at a time."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def noun(self) -> str: ...
+    @property
+    def lease(self) -> timedelta: ...
+    @property
+    def steps(self) -> Sequence[Step]: ...

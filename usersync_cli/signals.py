@@ -18,6 +18,7 @@ class Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signum = 0
+        self.heard = time.monotonic()  # when a server last gave a sign of life; a lease is renewed only while some do
         self._deadline: float | None = None  # on the monotonic clock
         self._held = 0
 
@@ -60,5 +61,6 @@ class Stop:
         """Wait, but not past a signal or the limit."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self.event.wait(min(left, 0.5))
             self.check()
+            if self.event.wait(min(left, 0.5)) and self._held:
+                time.sleep(min(left, 0.05))

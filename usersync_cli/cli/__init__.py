@@ -6,6 +6,7 @@ This file is the group: names and one-line helps, so that `usersync --help` impo
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import click
 
 from usersync_cli import __version__
 
-F = TypeVar("F")
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 # command: (module, what `usersync --help` says). The module's function of the same name is the command; tests/cli holds the two together.
 COMMANDS = {
@@ -69,17 +70,17 @@ def cli() -> None:
 
 def config_option(command: F) -> F:
     """`--config FILE`: the config file of every command that reads one."""
-    return click.option(  # type: ignore[return-value]
+    return click.option(
         "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
         help="Config file. Default: $USERSYNC_CONFIG, then ./config.yaml.",
-    )(command)  # type: ignore[type-var]
+    )(command)
 
 
 def output_option(command: F) -> F:
     """`--output text|json`: text for people, one versioned JSON document for programs."""
-    return click.option(  # type: ignore[return-value]
+    return click.option(
         "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the result on stdout.",
-    )(command)  # type: ignore[type-var]
+    )(command)
 
 
 def write_json(kind: str, document: dict[str, Any]) -> None:

@@ -1,0 +1,71 @@
+"""`usersync check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
+from usersync_cli.signals import Stop
+
+if TYPE_CHECKING:
+    from usersync_cli.check import Finding
+    from usersync_cli.model import Job
+
+
+@click.command(epilog=EXIT_STATUSES)
+@click.option("--job", "job_name", metavar="NAME", help="Only this job; otherwise all of them.")
+@click.option("--sql", "show_sql", is_flag=True, help="Print each step's transform instead of trying it.")
+@config_option
+@output_option
+@click.pass_obj
+def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sql: bool, output: str) -> int:
+    """Try a job's config, connections, rights and columns; write nothing.
+
+    What is missing is printed with the GRANT or ALTER that would help.
+
+    \b
+    Examples:
+      usersync check                               every job
+      usersync check --job auroville
+      usersync check --job auroville --sql         the SQL of each step
+    """
+    from usersync_cli import config, log
+
+    log.configure(quiet=True)
+    settings = config.load(config_path)
+    jobs = [settings.job(name) for name in ([job_name] if job_name else settings.jobs)]
+    if show_sql:
+        for job in jobs:
+            _print_sql(job)
+        return 0
+    from usersync_cli.check import check as look
+    from usersync_cli.cli.world import world
+    from usersync_cli.errors import status_of, worst
+
+    findings: list[tuple[str, Finding]] = []
+    for job in jobs:
+        settings.check_environment(job)
+        for finding in look(job, world(settings, job, stop)):
+            findings.append((job.name, finding))
+            if output == "text":
+                _print(job.name, finding)
+    status = worst(status_of(finding.error) for _, finding in findings if finding.error)
+    if output == "json":
+        write_json("check", {"exit_status": status, "findings": [
+            {"job": job_name, "what": f.what, "ok": f.error is None, "error": f.error and f.error.message, "hint": f.error and f.error.hint} for job_name, f in findings]})
+    return status
+
+
+def _print(job: str, finding: Finding) -> None:
+    click.echo(f"{'ok  ' if finding.error is None else 'FAIL'} {job}: {finding.error.message if finding.error else finding.what}")
+    for hint in (finding.error.hint.splitlines() if finding.error else ()):
+        click.echo(f"       {hint}")
+
+
+def _print_sql(job: Job) -> None:
+    for step in job.steps:
+        click.echo(f"-- job {job.name}, step {step.name}, into {step.load.table}")
+        click.echo((step.transform or f"SELECT * FROM {next(iter(step.extract))}").rstrip() + "\n")

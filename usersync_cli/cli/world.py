@@ -1,0 +1,22 @@
+"""From a config file to what a run works with: the sources are made here, by their type's file name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usersync_cli.config import Config
+    from usersync_cli.model import Job
+    from usersync_cli.run import Progress, World
+    from usersync_cli.signals import Stop
+
+
+def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
+    """The target, the job's sources and tools. Nothing is contacted."""
+    from usersync_cli.config import source_module
+    from usersync_cli.model import Tools
+    from usersync_cli.run import World
+
+    names = {extract.source for step in job.steps for extract in step.extract.values()}
+    sources = {name: source_module(settings.source_type(name)).Source(name, settings.source(name)) for name in sorted(names)}
+    return World(settings.target_database(), sources, Tools(job.name, stop, settings.database), progress)

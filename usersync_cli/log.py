@@ -1,0 +1,42 @@
+"""Logs on stderr: short past-tense events with keys and counts, never a person's data. JSON unless a terminal reads them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import structlog
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False) -> None:
+    """`format_` is auto, console or json; quiet leaves warnings and errors; verbosity 1 adds debug events."""
+    if format_ == "auto":
+        format_ = "console" if sys.stderr.isatty() else "json"
+    level = "warning" if quiet else "debug" if verbosity else "info"
+    renderer: Any = structlog.processors.JSONRenderer()
+    if format_ == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper(fmt="iso", utc=True), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(**bound: Any) -> Any:
+    """A logger with these facts bound to it."""
+    return structlog.get_logger(**bound)
+
+
+def report_bug(error: BaseException) -> None:
+    """What a person needs to report a bug: the kind of error and the places, without any value and without the error's
+    own text, which may quote rows."""
+    places = [f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    print(f"usersync: internal error: {type(error).__name__} at {' < '.join(reversed(places[-6:]))}", file=sys.stderr)
+    print("  this is a bug: please report this line; what was committed stays, the rest was rolled back", file=sys.stderr)

@@ -1,0 +1,315 @@
+"""The one path of a record: page, stage, transform, load, cursor.
+
+A step's transaction is its checkpoint: rows, counts and cursors commit together or not at all. Staging comes first and
+touches nothing shared, however long it takes; then the fence, which says that the job is still ours; then the load.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
+
+from psycopg import sql
+
+from usersync_cli import log, stage, state
+from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.errors import ConfigError, Drift, Fenced, Stopped, UsersyncError, VerificationFailed, status_of, worst
+from usersync_cli.lease import Lease, hold
+from usersync_cli.model import Copy, Counts, Cursor, Database, Job, Source, Step, Stream, TabularSession, Tools
+from usersync_cli.state import StoredCursor
+from usersync_cli.targets.postgres import SETTINGS, Desired, Target
+
+Progress = Callable[[str, int], None]  # extract, bytes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    steps: Sequence[str] = ()
+    streams: Sequence[str] = ()
+    full: bool = False
+    dry_run: bool = False
+    allow_empty: bool = False
+    accept_account: bool = False
+
+
+@dataclass
+class StepResult:
+    """How one step ended. `error` is None when it is done."""
+
+    name: str
+    counts: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
+    bytes: int = 0
+    duplicate_keys: Sequence[str] = field(default=(), repr=False)
+    error: UsersyncError | None = None
+
+
+@dataclass
+class RunResult:
+    """How a run ended: what `run` prints and the ledger keeps."""
+
+    job: str
+    noun: str
+    dry_run: bool
+    run_id: int | None = None
+    steps: list[StepResult] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        """0, or what an operator has to see first."""
+        return worst(status_of(step.error) for step in self.steps if step.error)
+
+
+@dataclass(frozen=True)
+class World:
+    """What a run works with: the target, the sources by name, and whom to tell about progress."""
+
+    target: Database
+    sources: Mapping[str, Source]
+    tools: Tools
+    progress: Progress
+
+
+def run(job: Job, world: World, options: Options) -> RunResult:
+    """Run the job's steps in their order; a step that fails does not stop the next one, but a signal or a fence does.
+
+    Raises Busy when another run holds the job, and whatever keeps a run from beginning; errors of steps are in the result.
+    """
+    steps = _chosen(job, options)
+    result = RunResult(job.name, job.noun, options.dry_run)
+    began = time.monotonic()
+    if options.dry_run:
+        _run_steps(steps, world, options, None, result)
+        result.seconds = time.monotonic() - began
+        return result
+    with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
+        result.run_id = lease.run_id
+        if lease.crashed:
+            log.get(job=job.name).warning("an earlier run ended without a word", runs=lease.crashed)
+        _run_steps(steps, world, options, lease, result)
+        result.seconds = time.monotonic() - began
+        first = next((step.error for step in result.steps if step.error and status_of(step.error) == result.exit_status), None)
+        lease.finish(exit_status=result.exit_status, summary="; ".join(line(result, step) for step in result.steps), error=first)
+    return result
+
+
+def _chosen(job: Job, options: Options) -> Sequence[Step]:
+    unknown = set(options.steps) - {step.name for step in job.steps}
+    if unknown:
+        raise ConfigError(f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}")
+    if options.streams:
+        raise ConfigError(f"job {job.name} has no streams: its steps read tables and queries, all of them together", hint="choose a step with --step")
+    return [step for step in job.steps if not options.steps or step.name in options.steps]
+
+
+def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lease | None, result: RunResult) -> None:
+    for step in steps:
+        done = StepResult(step.name)
+        result.steps.append(done)
+        began = time.monotonic()
+        logger = log.get(job=result.job, step=step.name)
+        try:
+            if lease:
+                lease.start_step(step.name)
+            _run_step(step, world, options, lease, done)
+        except UsersyncError as error:
+            done.error = lease.verdict(error) if lease else error
+            logger.error("step stopped", error=done.error.message, status=status_of(done.error))
+        done.seconds = time.monotonic() - began
+        if done.error is None:
+            logger.info("step done", dry_run=options.dry_run, **{name: value for name, value in vars(done.counts).items() if value or name == "read"})
+        elif isinstance(done.error, (Stopped, Fenced)):
+            break
+        elif lease:
+            lease.finish_step(step.name, "failed", error=done.error)
+
+
+def _run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+    """Extract, transform, load and cursor of one step, in one transaction of the target."""
+    tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
+    try:
+        with translated(world.target, f"step {step.name}"), ExitStack() as closing:
+            stored = state.cursors(tx, world.tools.job, step.name)
+            readers = [Reader(source, world, step, closing) for source in dict.fromkeys(e.source for e in step.extract.values())]
+            for reader in readers:
+                reader.refuse_other_account(stored, options)
+            begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+            if lease:
+                lease.attach(tx)
+            load = Loading(step, readers, tx, partial(_moved, world, lease, done))
+            load.extract(direct=lease is not None)
+            load.refuse_empty(stored, options)
+            with lease.checkpoint(tx) if lease else nullcontext():
+                load.transform_and_load(write=lease is not None)
+                done.counts, done.duplicate_keys = load.counts, load.duplicate_keys
+                if lease:
+                    _record(tx, lease, step, load, readers, stored, done)
+        _warn(world, step, load, lease)
+    finally:
+        rollback(tx)
+        tx.close()
+
+
+def _record(
+    tx: Connection, lease: Lease, step: Step, load: Loading, readers: Sequence[Reader], stored: Mapping[str, StoredCursor], done: StepResult,
+) -> None:
+    """Counts and cursors, in the transaction of the rows that they stand for."""
+    if not done.counts.adds_up():
+        raise VerificationFailed(f"step {step.name}: the counts do not add up: {done.counts}", hint="does the transform give other rows each time (random(), LIMIT)?")
+    state.count(tx, lease.run_id, step.name, done.counts, bytes_=done.bytes, normalised=load.normalised, done=True)
+    for reader in readers:
+        for stream, cursor in reader.cursors.items():
+            version = stored[stream].version if stream in stored else 0
+            state.advance(tx, lease.job, step.name, stream, cursor, version=version, account=reader.session.account, rows=load.rows[stream])
+
+
+def _warn(world: World, step: Step, load: Loading, lease: Lease | None) -> None:
+    """What went well enough, and should be looked at by day."""
+    logger = log.get(job=world.tools.job, step=step.name)
+    if load.duplicate_keys:
+        logger.warning("key occurred more than once", records=load.counts.duplicates, first_keys=list(load.duplicate_keys), kept=step.load.order_by or "any")
+    if load.normalised and lease and lease.normalised_before(step.name):
+        logger.warning("a trigger of the target changes what is written, so these rows change in every run", rows=load.normalised, table=step.load.table)
+
+
+def _moved(world: World, lease: Lease | None, done: StepResult, extract: str, size: int) -> None:
+    """After each block: the place where a signal, --max-runtime or a lost lease ends the reading."""
+    world.tools.stop.check()
+    if lease:
+        lease.check()
+    done.bytes += size
+    world.progress(extract, size)
+
+
+class Reader:
+    """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
+
+    def __init__(self, source: str, world: World, step: Step, closing: ExitStack) -> None:
+        self.source = source
+        self.streams = [Stream(name, e.table, e.query) for name, e in step.extract.items() if e.source == source]
+        self.cursors: dict[str, Cursor] = {}
+        self._stack = closing.enter_context(ExitStack())
+        self.session = cast(TabularSession, self._stack.enter_context(world.sources[source].open(world.tools)))
+        self.close = self._stack.close
+
+    def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
+        """The people of another database are not loaded over those of this one."""
+        for stream in self.streams:
+            before = stored.get(stream.name)
+            if before and before.account != self.session.account and not options.accept_account:
+                raise Drift(
+                    f"source {self.source} is {self.session.account} now; the rows in the target came from {before.account}",
+                    hint="mend the source's URL; if the move is meant, run once with --accept-account",
+                )
+
+    def pages(self) -> Iterator[Copy]:
+        """Each stream's content, in turn; its cursor counts once the content was taken up."""
+        for page in self.session.pages(self.streams, {}):
+            assert isinstance(page.content, Copy)  # noqa: S101  tabular sessions give nothing else
+            yield page.content
+            self.cursors[page.content.stream] = page.cursor
+
+
+class Loading:
+    """One step on its way into the target: staged, compared, written."""
+
+    def __init__(self, step: Step, readers: Sequence[Reader], tx: Connection, moved: Progress) -> None:
+        self._step, self._readers, self._tx, self._moved = step, readers, tx, moved
+        self._target = Target(step.load)
+        self.rows: dict[str, int] = {}
+        self.counts = Counts()
+        self.duplicate_keys: Sequence[str] = ()
+        self.normalised = 0
+        self._loaded = False
+
+    @property
+    def desired(self) -> Desired:
+        """What the target should hold, as a SELECT over the stages."""
+        text = self._step.transform
+        only = next(iter(self._step.extract))
+        transform = sql.SQL("\n" + text.rstrip().rstrip(";") + "\n") if text else sql.SQL("SELECT * FROM {}").format(stage.table(only))
+        return Desired(transform, sum(self.rows.values()))
+
+    def extract(self, *, direct: bool) -> None:
+        """Read every source into its stages, and close it. What doesn't fit is found before the first row is read.
+
+        With one extract and no transform, an empty target is loaded without a stage (`direct`).
+        """
+        self.describe()
+        if direct and self._step.transform is None and self._pass_through(self._readers[0]):
+            return
+        for reader in self._readers:
+            for content in reader.pages():
+                self.rows[content.stream] = stage.copy(self._tx, stage.table(content.stream), content, partial(self._moved, content.stream))
+            reader.close()
+        if self._step.transform:
+            for name in self.rows:
+                self._tx.execute(sql.SQL("ANALYZE {}").format(stage.table(name)))
+
+    def _pass_through(self, reader: Reader) -> bool:
+        for content in reader.pages():
+            counts = self._target.copy_into_empty(content, self.desired, self._tx, partial(self._moved, content.stream))
+            if counts is None:
+                return False
+            self.counts, self._loaded, self.rows[content.stream] = counts, True, counts.read
+        reader.close()
+        return True
+
+    def describe(self) -> str:
+        """Whether the transform's columns go into the target, without reading a row."""
+        for reader in self._readers:
+            for stream in reader.streams:
+                stage.create(self._tx, stream.name, reader.session.columns(stream))
+        merge, table = self._target.fit(self.desired, self._tx)
+        name = merge.table.as_string(self._tx)
+        return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
+
+    def refuse_empty(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
+        """A source that fell silent is not a source without people: nothing is written over what is there."""
+        for extract, rows in self.rows.items():
+            before = stored[extract].rows if extract in stored else 0
+            if before and not rows and not options.allow_empty:
+                raise Drift(
+                    f"extract {extract} is empty; the last run read {before} rows; nothing was written",
+                    hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
+                )
+            if rows * 2 < before:
+                log.get(step=self._step.name).warning("extract shrank to less than half", extract=extract, rows=rows, before=before)
+
+    def transform_and_load(self, *, write: bool) -> None:
+        """Behind the fence: write what differs, or only find out what would be written."""
+        if self._loaded:
+            return
+        filled = self._target.fill_empty(self.desired, self._tx) if write else None
+        if filled:
+            self.counts = filled
+            return
+        plan = self._target.plan(self.desired, self._tx)
+        self.counts, self.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
+        if write:
+            self._target.apply(plan, self._tx)
+            self.normalised = self._target.normalised(plan, self._tx)
+
+
+def line(result: RunResult, step: StepResult) -> str:
+    """What a step did, in people's words: `auroville: 412 members: 2 new, 1 changed, 409 the same, 0 gone (0.4 s)`."""
+    name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
+    if step.error:
+        return f"{name}: failed, nothing of this step was written ({step.seconds:.1f} s)"
+    c = step.counts
+    parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
+    if c.duplicates:
+        parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
+    told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"
+    if result.dry_run:
+        return f"{told}: dry run, nothing was written ({step.seconds:.1f} s)"
+    if not (c.inserted or c.updated or c.gone):
+        told += ": nothing changed"
+    return f"{told} ({step.seconds:.1f} s)"
