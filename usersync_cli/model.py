@@ -10,9 +10,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from usersync_cli.signals import Stop
+
+if TYPE_CHECKING:
+    from psycopg import Connection as _Connection
+    from psycopg import sql
+
+    Connection: TypeAlias = _Connection[Any]
 
 Cursor: TypeAlias = Mapping[str, Any]
 """Where a source resumes: a JSON object that only its source reads."""
@@ -151,6 +157,42 @@ class Counts:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
         return self
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a target should hold: a SELECT over the staged tables, and about how many rows those have."""
+
+    transform: sql.Composable
+    rows: int
+
+
+class Plan(Protocol):
+    """The difference between what is desired and what is there."""
+
+    @property
+    def counts(self) -> Counts: ...
+
+
+P = TypeVar("P", bound=Plan)
+
+
+class Target(Protocol[P]):
+    """Where rows go. One file in `targets/`.
+
+    `in_checkpoint` says whether plan and apply stand in one transaction with the cursor (a Postgres); if not, what plan
+    wrote is committed first, and apply runs without a transaction (HTTP).
+    """
+
+    in_checkpoint: bool
+
+    def plan(self, desired: Desired, tx: Connection) -> P:
+        """What would be inserted, updated and removed. Writes nothing outside `tx`. Raises Drift when it does not fit."""
+        ...
+
+    def apply(self, plan: P, tx: Connection) -> Counts:
+        """Do it. Twice is once."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from usersync_cli import log, stage, state
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Fenced, Stopped, UsersyncError, VerificationFailed, status_of, worst
 from usersync_cli.lease import Lease, hold
-from usersync_cli.model import Copy, Counts, Cursor, Database, Job, Source, Step, Stream, TabularSession, Tools
+from usersync_cli.model import Copy, Counts, Cursor, Database, Desired, Job, Source, Step, Stream, TabularSession, Tools
 from usersync_cli.state import StoredCursor
-from usersync_cli.targets.postgres import SETTINGS, Desired, Target
+from usersync_cli.targets.postgres import SETTINGS, Target
 
 Progress = Callable[[str, int], None]  # extract, bytes
 

@@ -10,8 +10,8 @@ from psycopg import sql
 from usersync_cli import stage
 from usersync_cli.connections import Connection, begin, rollback
 from usersync_cli.jobs import Load
-from usersync_cli.model import Column, Counts
-from usersync_cli.targets.postgres import SETTINGS, Desired, Target
+from usersync_cli.model import Column, Counts, Desired
+from usersync_cli.targets.postgres import SETTINGS, Target
 
 Rows = Sequence[Sequence[Any]]
 

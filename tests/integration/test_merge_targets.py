@@ -281,8 +281,8 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     from usersync_cli import stage
     from usersync_cli.connections import begin
     from usersync_cli.jobs import Load
-    from usersync_cli.model import Column
-    from usersync_cli.targets.postgres import Desired, Target
+    from usersync_cli.model import Column, Desired
+    from usersync_cli.targets.postgres import Target
 
     begin(tx)
     stage.create(tx, "records", [Column("id", "integer"), Column("name", "text")])

@@ -103,7 +103,8 @@ def _seed_target(database: Database, load: Load, stop: Stop) -> str:
 
 def _add_accounts(tx: Connection, load: Load) -> int:
     """Through the same merge as a run, so that a table with columns of its own (Ecto's time stamps) is served too."""
-    from usersync_cli.targets.postgres import Desired, Target
+    from usersync_cli.model import Desired
+    from usersync_cli.targets.postgres import Target
 
     ids = ", ".join(f"'{id_}'" for id_ in _IDS)
     there = sql.SQL("SELECT id FROM {} WHERE id IN ({})").format(relation(load.table), sql.SQL(ids))

@@ -13,7 +13,7 @@ from usersync_cli import stage
 from usersync_cli.connections import Connection, identifier, relation
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
-from usersync_cli.model import Column, Copy, Counts, Load
+from usersync_cli.model import Column, Copy, Counts, Desired, Load
 
 # Of every transaction that loads. For the comparison a million keys fit into one hash table. jit costs more than it gives in statements that run once.
 SETTINGS = {"work_mem": "64MB", "maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
@@ -23,14 +23,6 @@ STAMPS_ON_UPDATE = ("updated_at",)
 _STAMP = {"timestamp with time zone": "now()", "timestamp without time zone": "(now() AT TIME ZONE 'UTC')"}
 _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
-
-
-@dataclass(frozen=True)
-class Desired:
-    """What the target should hold: a SELECT over staged tables, and about how many rows those have."""
-
-    transform: sql.Composable
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +71,8 @@ class Plan:
 
 class Target:
     """One table, for one step. Everything happens in the transaction that is handed in."""
+
+    in_checkpoint = True
 
     def __init__(self, load: Load) -> None:
         self.load = load
