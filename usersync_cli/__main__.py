@@ -26,10 +26,10 @@ def main() -> None:
     except click.Abort:
         status = 130
     except UsersyncError as error:
-        click.echo(f"usersync: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+        from usersync_cli.log import failure
+
         status = status_of(error)
+        failure(error.message, error.hint, status=status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

@@ -230,8 +230,15 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
 
 
 def _hint(error: psycopg.Error) -> str:
-    if error.sqlstate == "42P01":
+    state = error.sqlstate or ""
+    if state == "42P01":
         return "is it spelt right, and is this the right database? `usersync check` looks at each part"
+    if state in {"23505", "23P01"}:
+        return "two records want what only one may have, or a row that the source no longer has still holds it; nothing was written"
+    if state == "23503":
+        return "a record refers to a row that is not there; nothing was written"
+    if state.startswith(("22", "23")):
+        return "a value does not fit its column or a cast of the transform; nothing was written. Mend the value at the source, or the transform"
     return "see `usersync check` for the columns on both sides"
 
 

@@ -12,11 +12,16 @@ import structlog
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
+_for_people = True
+
+
 def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False) -> None:
-    """`format_` is auto, console or json; quiet leaves warnings and errors; verbosity 1 adds debug events."""
+    """`format_` is auto, console or json; quiet leaves nothing but failures, in plain text; verbosity 1 adds debug events."""
+    global _for_people  # noqa: PLW0603  one process, one stderr
+    _for_people = quiet or format_ != "json"
     if format_ == "auto":
         format_ = "console" if sys.stderr.isatty() else "json"
-    level = "warning" if quiet else "debug" if verbosity else "info"
+    level = "error" if quiet else "debug" if verbosity else "info"
     renderer: Any = structlog.processors.JSONRenderer()
     if format_ == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
@@ -32,6 +37,16 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
 def get(**bound: Any) -> Any:
     """A logger with these facts bound to it."""
     return structlog.get_logger(**bound)
+
+
+def failure(message: str, hint: str, *, status: int, **facts: Any) -> None:
+    """What failed and what to do: lines for people, one event where JSON was asked for."""
+    if not _for_people:
+        get(**facts).error("failed", error=message, hint=hint or None, status=status)
+        return
+    print(f"usersync: {message}", file=sys.stderr)
+    for line in hint.splitlines():
+        print(f"  {line}", file=sys.stderr)
 
 
 def report_bug(error: BaseException) -> None:

@@ -121,7 +121,6 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             _run_step(step, world, options, lease, done)
         except UsersyncError as error:
             done.error = lease.verdict(error) if lease else error
-            logger.error("step stopped", error=done.error.message, status=status_of(done.error))
         done.seconds = time.monotonic() - began
         if done.error is None:
             logger.info("step done", dry_run=options.dry_run, **{name: value for name, value in vars(done.counts).items() if value or name == "read"})

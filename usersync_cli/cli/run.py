@@ -75,6 +75,8 @@ def _duration(text: str) -> timedelta:
 
 
 def _print(result: RunResult, output: str, *, quiet: bool) -> None:
+    from usersync_cli.errors import status_of
+    from usersync_cli.log import failure
     from usersync_cli.run import line
 
     if output == "json":
@@ -82,12 +84,9 @@ def _print(result: RunResult, output: str, *, quiet: bool) -> None:
     elif not (quiet and result.exit_status == 0):
         for step in result.steps:
             click.echo(line(result, step))
-    if output == "text":
-        for step in result.steps:
-            if step.error:
-                click.echo(f"usersync: {result.job}: step {step.name}: {step.error.message}", err=True)
-                for hint in step.error.hint.splitlines():
-                    click.echo(f"  {hint}", err=True)
+    for step in result.steps:
+        if step.error:
+            failure(f"{result.job}: step {step.name}: {step.error.message}", step.error.hint, status=status_of(step.error), job=result.job, step=step.name)
 
 
 def document(result: RunResult) -> dict[str, Any]:
