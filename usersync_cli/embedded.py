@@ -112,6 +112,7 @@ def _running(folder: Path) -> _Server | None:
         if len(lines) < 8 or lines[7].strip() != "ready":
             return None
         server = _Server(pid=int(lines[0]), port=int(lines[3]), sockets=Path(lines[4]))
+        os.kill(server.pid, 0)  # its orphaned children may hold the socket open for a moment
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(5)
             probe.connect(str(server.sockets / f".s.PGSQL.{server.port}"))
@@ -175,7 +176,8 @@ def _see(folder: Path) -> str:
 def _settled(folder: Path, deadline: float) -> _Server | None:
     """Under the lock: the server when it is up, None when none is there; waits for one on its way up or down.
 
-    A postmaster.pid whose process is not the server (after a crash, or in a new container) is removed.
+    Locks whose process is not the server (after a crash, or in a new container) are removed: PostgreSQL itself is kept
+    from starting by any process with that pid, a zombie too.
     """
     while (pid := _pid(folder)) is not None and _is_postmaster(pid, folder):
         if server := _running(folder):
@@ -184,6 +186,7 @@ def _settled(folder: Path, deadline: float) -> _Server | None:
             raise Unavailable(f"the embedded PostgreSQL in {folder} (pid {pid}) neither answers nor ends", hint=_see(folder))
         time.sleep(0.05)
     (folder / "postmaster.pid").unlink(missing_ok=True)
+    (_socket_folder(folder) / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
     return None
 
 
@@ -233,7 +236,10 @@ def _pg_ctl_start(folder: Path) -> str | None:
     wheel = _wheel(folder)
     wheel.ensure_pgdata_inited()  # as root: owner and rights of the folders
     as_user: dict[str, Any] = {"user": wheel.system_user, "group": wheel.system_user, "extra_groups": []} if wheel.system_user else {}
-    options = f"-c listen_addresses='' -p {PORT} -k {shlex.quote(str(_socket_folder(folder, wheel.system_user)))}"
+    sockets = _socket_folder(folder)
+    if sockets != folder:
+        _make_socket_folder(sockets, wheel.system_user)
+    options = f"-c listen_addresses='' -p {PORT} -k {shlex.quote(str(sockets))}"
     pg_ctl = str(wheel.bin_path / "pg_ctl")
     command = [pg_ctl, "start", "-w", "-t", f"{START_SECONDS:.0f}", "-D", str(folder), "-l", str(folder / "log"), "-o", options]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
@@ -244,18 +250,20 @@ def _pg_ctl_start(folder: Path) -> str | None:
         return None if done.returncode == 0 else said.read().strip()
 
 
-def _socket_folder(folder: Path, system_user: str | None) -> Path:
+def _socket_folder(folder: Path) -> Path:
     """The data folder itself, or one in /tmp when its path is too long for a socket (or a list: commas)."""
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET_BYTES and not set(',"') & set(str(folder)):
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    short = Path(tempfile.gettempdir()) / f"usersync-{os.getuid()}-{digest}"
+    return Path(tempfile.gettempdir()) / f"usersync-{os.getuid()}-{digest}"
+
+
+def _make_socket_folder(short: Path, system_user: str | None) -> None:
     short.mkdir(mode=0o700, exist_ok=True)
     if system_user:
         shutil.chown(short, system_user, system_user)
     elif short.lstat().st_uid != os.getuid():
         raise ConfigError(f"{short} belongs to somebody else", hint="point USERSYNC_HOME at a shorter path")
-    return short
 
 
 def _pid(folder: Path) -> int | None:

@@ -171,7 +171,7 @@ class Lease:
         """Fenced if the job has gone to another run, else the error itself: who takes over cuts our connections."""
         if isinstance(error, Fenced | Stopped):
             return error
-        statement = "SELECT FROM usersync.job_locks WHERE job = %(job)s AND epoch = %(epoch)s"
+        statement = "SELECT 1 FROM usersync.job_locks WHERE job = %(job)s AND epoch = %(epoch)s"
         try:
             held = bool(self._control.execute(statement, self._mine))
         except UsersyncError:
