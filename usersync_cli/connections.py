@@ -7,6 +7,7 @@ No session state is left behind, because a pooler in transaction mode hands the 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import ssl
 import time
@@ -30,8 +31,15 @@ SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server
 # TCP time-outs of libpq: a peer that vanished is noticed after 15 + 3 * 5 s, unacknowledged data after 20 s.
 _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
-_SMALL = {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
+# Dates as text must not depend on who runs us, or where.
+_SMALL = {
+    "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min", "TimeZone": "UTC", "DateStyle": "ISO, MDY",
+}  # fmt: skip
 _LONG = {**_SMALL, "statement_timeout": "0", "client_connection_check_interval": "10s"}
+
+
+# psycopg logs what it ignores while it hangs up; we raise or log it ourselves.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 class Connection(psycopg.Connection[TupleRow]):

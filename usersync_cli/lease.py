@@ -299,14 +299,6 @@ class Lease:
             {**self._mine, "step": step, "status": status, "error": error.message if error else None},
         )
 
-    def normalised_before(self, step: str) -> bool:
-        """Whether the last run of this step, too, met a trigger that changed what it wrote."""
-        statement = (
-            "SELECT s.normalised > 0 FROM usersync.run_steps s JOIN usersync.runs r ON r.id = s.run_id"
-            " WHERE r.job = %(job)s AND s.step = %(step)s AND s.run_id < %(run)s AND s.status = 'ok' ORDER BY s.run_id DESC LIMIT 1"
-        )
-        return (True,) in self._control.execute(statement, {**self._mine, "step": step})
-
     def finish(self, *, exit_status: int, summary: str = "", error: UsersyncError | None = None) -> None:
         """How the run ended; a run that another one has marked as crashed stays so. Forgets runs of long ago."""
         self._finished = True

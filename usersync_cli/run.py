@@ -150,7 +150,7 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
                 done.counts, done.duplicate_keys = load.counts, load.duplicate_keys
                 if lease:
                     _record(tx, lease, step, load, readers, stored, done)
-        _warn(world, step, load, lease)
+        _warn(world, step, load)
     finally:
         rollback(tx)
         tx.close()
@@ -162,6 +162,7 @@ def _record(
     """Counts and cursors, in the transaction of the rows that they stand for."""
     if not done.counts.adds_up():
         raise VerificationFailed(f"step {step.name}: the counts do not add up: {done.counts}", hint="does the transform give other rows each time (random(), LIMIT)?")
+    load.normalised_again = load.normalised > 0 and state.normalised_before(tx, lease.job, step.name)
     state.count(tx, lease.run_id, step.name, done.counts, bytes_=done.bytes, normalised=load.normalised, done=True)
     for reader in readers:
         for stream, cursor in reader.cursors.items():
@@ -169,12 +170,12 @@ def _record(
             state.advance(tx, lease.job, step.name, stream, cursor, version=version, account=reader.session.account, rows=load.rows[stream])
 
 
-def _warn(world: World, step: Step, load: Loading, lease: Lease | None) -> None:
+def _warn(world: World, step: Step, load: Loading) -> None:
     """What went well enough, and should be looked at by day."""
     logger = log.get(job=world.tools.job, step=step.name)
     if load.duplicate_keys:
         logger.warning("key occurred more than once", records=load.counts.duplicates, first_keys=list(load.duplicate_keys), kept=step.load.order_by or "any")
-    if load.normalised and lease and lease.normalised_before(step.name):
+    if load.normalised_again:
         logger.warning("a trigger of the target changes what is written, so these rows change in every run", rows=load.normalised, table=step.load.table)
 
 
@@ -226,6 +227,7 @@ class Loading:
         self.counts = Counts()
         self.duplicate_keys: Sequence[str] = ()
         self.normalised = 0
+        self.normalised_again = False
         self._loaded = False
 
     @property

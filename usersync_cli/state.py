@@ -22,7 +22,7 @@ from usersync_cli.model import Counts, Cursor
 
 __all__ = [
     "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "inspect", "last_good",
-    "last_runs", "latest", "permitted", "prune", "ready",
+    "last_runs", "latest", "normalised_before", "permitted", "prune", "ready",
 ]  # fmt: skip
 
 COUNTS = tuple(one.name for one in fields(Counts))
@@ -88,6 +88,15 @@ def count(  # noqa: PLR0913  what happened, and where it is written
     ended = ", status = 'ok', finished_at = clock_timestamp()" if done else ""
     statement = f"UPDATE usersync.run_steps SET {added}{ended} WHERE run_id = %(run_id)s AND step = %(step)s"  # noqa: S608  our own names
     tx.execute(statement, {**vars(counts), "bytes": bytes_, "normalised": normalised, "run_id": run_id, "step": step})
+
+
+def normalised_before(connection: Connection, job: str, step: str) -> bool:
+    """Whether the last good run of this step met a trigger that changed what it wrote."""
+    query = (
+        "SELECT s.normalised > 0 FROM usersync.run_steps s JOIN usersync.runs r ON r.id = s.run_id"
+        " WHERE r.job = %s AND s.step = %s AND s.status = 'ok' ORDER BY s.run_id DESC LIMIT 1"
+    )
+    return connection.execute(query, (job, step)).fetchone() == (True,)
 
 
 @dataclass(frozen=True)

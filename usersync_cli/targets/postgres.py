@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -244,8 +245,8 @@ class Target:
         return Counts(read=rows, inserted=rows)
 
     def _takes_copy(self, merge: Merge, table: Table, content: Copy) -> bool:
-        """COPY fires triggers and wants the very same types; time stamps need a default, because COPY can't compute them."""
-        same = all(table.columns[c.name].type == c.type and not table.columns[c.name].generated for c in content.columns)
+        """COPY wants the same binary format; time stamps need a default, because COPY can't compute them."""
+        same = all(_format(table.columns[c.name].type) == _format(c.type) for c in content.columns)
         stamped = all(table.columns[name].has_default for name, _ in merge.on_insert)
         return same and stamped and not table.has_triggers and not table.has_rules and not merge.helpers and not merge.overriding
 
@@ -373,6 +374,12 @@ def _transform_error(error: psycopg.Error, text: str) -> ConfigError | Drift:
     if (error.sqlstate or "").startswith("42601"):
         return ConfigError(f"transform{where}: {message}", hint=hint)
     return Drift(f"transform{where}: {message}", hint=hint)
+
+
+def _format(type_: str) -> str:
+    """Types of one binary format: lengths and precisions are applied when it is read."""
+    bare = re.sub(r"\(.*?\)", "", type_)
+    return "text" if bare == "character varying" else bare
 
 
 def _stamped(column: TargetColumn) -> bool:
