@@ -204,7 +204,13 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def url(self, name: str) -> str:
         return f"postgresql://{self.server.user}@127.0.0.1:{self.port}/{name}?sslmode=disable&gssencmode=disable"
@@ -221,9 +227,14 @@ class Proxy:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._listener.close()
         self.frozen = False
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self.cut()
+        for thread in self._threads:
+            thread.join(5)
+        for one in (self._listener, *self._sockets):
+            one.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -233,30 +244,41 @@ class Proxy:
                 server.connect(f"{self.server.host}/.s.PGSQL.{self.server.port}")
                 self._sockets += [client, server]
                 swallow = threading.Event()
-                threading.Thread(target=self._forward, args=(client, server, swallow), kwargs={"outward": True}, daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, swallow), kwargs={"outward": False}, daemon=True).start()
+                self._start(self._outward, client, server, swallow)
+                self._start(self._inward, client, server, swallow)
 
-    def _forward(self, one: socket.socket, other: socket.socket, swallow: threading.Event, *, outward: bool) -> None:
-        with suppress(OSError):
-            while block := one.recv(65536):
-                while self.frozen:
-                    time.sleep(0.02)
-                if outward and self.when and self.when in block:
+    def _outward(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+        with suppress(OSError), _hung_up(client, server):
+            while block := client.recv(65536):
+                if self.when and self.when in block:
                     self.when = None
-                    self._do(swallow)
+                    if self.then == "cut after":
+                        swallow.set()
+                    self.frozen = self.then == "freeze"
+                    self.happened.set()
                     if self.then == "cut":
-                        break
-                    while self.frozen:
-                        time.sleep(0.02)
-                elif not outward and swallow.is_set():
-                    break  # the server's answer has arrived here, and goes no further
-                other.sendall(block)
-        for end in (one, other):
+                        return
+                self._thaw()
+                server.sendall(block)
+
+    def _inward(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+        with suppress(OSError), _hung_up(client, server):
+            while block := server.recv(65536):
+                self._thaw()
+                if swallow.is_set():
+                    return  # the server's answer has arrived here, and goes no further
+                client.sendall(block)
+
+    def _thaw(self) -> None:
+        while self.frozen:
+            time.sleep(0.02)
+
+
+@contextmanager
+def _hung_up(*ends: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-    def _do(self, swallow: threading.Event) -> None:
-        if self.then == "cut after":
-            swallow.set()
-        self.frozen = self.then == "freeze"
-        self.happened.set()
