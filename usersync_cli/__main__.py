@@ -33,7 +33,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the last word of the process
         from usersync_cli.log import report_bug
 
         report_bug(error)

@@ -10,7 +10,7 @@ from usersync_cli import state
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.model import Job, Step
-from usersync_cli.run import Loading, Reader, World
+from usersync_cli.run import Loading, Reader, StepResult, World
 from usersync_cli.targets.postgres import SETTINGS
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
@@ -43,9 +43,14 @@ def check(job: Job, world: World) -> Iterator[Finding]:
 def _target(tx: Connection, world: World) -> Iterator[Finding]:
     with translated(world.target, "looking at the server"):
         role, database, temp = tx.execute(
-            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')").fetchone() or ("", "", True)
+            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
+        ).fetchone() or ("", "", True)
     version = tx.info.server_version
-    too_old = Drift(f"target: PostgreSQL {_release(version)} is too old", hint="usersync is tested on 15 to 18") if version < OLDEST_TARGET else None
+    too_old = (
+        Drift(f"target: PostgreSQL {_release(version)} is too old", hint="usersync is tested on 15 to 18")
+        if version < OLDEST_TARGET
+        else None
+    )
     yield Finding(f"target: PostgreSQL {_release(version)}, database {database}, role {role}", too_old)
     if not temp:
         grant = f"GRANT TEMPORARY ON DATABASE {identifier(database).as_string(tx)} TO {identifier(role).as_string(tx)};"
@@ -73,7 +78,7 @@ def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         try:
             with translated(world.target, f"step {step.name}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                yield Finding(f"step {step.name}: {Loading(step, readers, tx, world.progress).describe()}")
+                yield Finding(f"step {step.name}: {Loading(step, readers, tx, StepResult(step.name), world.progress).describe()}")
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:

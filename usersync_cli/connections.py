@@ -12,7 +12,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -32,9 +32,8 @@ SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server
 _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
 # Dates as text must not depend on who runs us, or where.
-_SMALL = {
-    "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min", "TimeZone": "UTC", "DateStyle": "ISO, MDY",
-}  # fmt: skip
+_TEXT = {"TimeZone": "UTC", "DateStyle": "ISO, MDY"}
+_SMALL = {**_TEXT, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
 _LONG = {**_SMALL, "statement_timeout": "0", "client_connection_check_interval": "10s"}
 
 
@@ -172,7 +171,7 @@ def transaction(connection: Connection, *, long: bool = False, snapshot: bool = 
     except BaseException:
         rollback(connection)
         raise
-    with connection.stop.held() if connection.stop else suppress():
+    with connection.stop.held() if connection.stop else nullcontext():
         connection.execute("COMMIT")
 
 
@@ -213,7 +212,7 @@ def translated(database: Database, doing: str) -> Iterator[None]:
         raise translate(error, database, doing) from error
 
 
-def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncError:
+def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncError:  # noqa: PLR0911  a table in the form of code
     """The error of ours that says what the operator does next. Values of rows are never part of it.
 
     By SQLSTATE (PostgreSQL manual, appendix A): 08, 40, 53, 55, 57 and 58 pass by themselves; 28 and 3D are the
@@ -246,7 +245,7 @@ def _hint(error: psycopg.Error) -> str:
     if state == "23503":
         return "a record refers to a row that is not there; nothing was written"
     if state.startswith(("22", "23")):
-        return "a value does not fit its column or a cast of the transform; nothing was written. Mend the value at the source, or the transform"
+        return "a value does not fit its column or a cast of the transform; nothing was written. Mend the value, or the transform"
     return "see `usersync check` for the columns on both sides"
 
 
@@ -274,12 +273,16 @@ def _without_state(error: psycopg.Error, where: str) -> UsersyncError:
             f"{where}: no verified TLS connection: {_short(text)}",
             hint="give the server's CA in the URL with sslrootcert=FILE, or say sslmode=require (unverified) if you accept that",
         )
-    if any(word in lowered for word in ("password authentication failed", "no password supplied", "pg_hba.conf", "role \"", "authentication")):
+    if any(
+        word in lowered for word in ("password authentication failed", "no password supplied", "pg_hba.conf", 'role "', "authentication")
+    ):
         return ConfigError(f"{where}: {_short(text)}", hint="mend the user or password in the URL (or the server's pg_hba.conf)")
-    if "database \"" in lowered and "does not exist" in lowered:
+    if 'database "' in lowered and "does not exist" in lowered:
         return ConfigError(f"{where}: {_short(text)}", hint="mend the database in the URL, or create it")
     if isinstance(error, errors.ProgrammingError):
-        return ConfigError(f"{where}: the URL is not one that libpq understands", hint="expected postgresql://user:password@host:port/database")
+        return ConfigError(
+            f"{where}: the URL is not one that libpq understands", hint="expected postgresql://user:password@host:port/database"
+        )
     if "read-only" in lowered or "session is not read" in lowered:
         return ConfigError(f"{where}: the server only reads (a standby?)", hint="point the target's URL at the primary")
     return Unavailable(f"{where}: {_short(text)}", hint="is the server running and reachable from here? the next run tries again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,8 +27,12 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
     if format_ == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
-                    structlog.processors.TimeStamper(fmt="iso", utc=True), renderer],
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -44,14 +49,18 @@ def failure(message: str, hint: str, *, status: int, **facts: Any) -> None:
     if not _for_people:
         get(**facts).error("failed", error=message, hint=hint or None, status=status)
         return
-    print(f"usersync: {message}", file=sys.stderr)
+    _say(f"usersync: {message}")
     for line in hint.splitlines():
-        print(f"  {line}", file=sys.stderr)
+        _say(f"  {line}")
 
 
 def report_bug(error: BaseException) -> None:
     """What a person needs to report a bug: the kind of error and the places, without any value and without the error's
     own text, which may quote rows."""
-    places = [f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    print(f"usersync: internal error: {type(error).__name__} at {' < '.join(reversed(places[-6:]))}", file=sys.stderr)
-    print("  this is a bug: please report this line; what was committed stays, the rest was rolled back", file=sys.stderr)
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    _say(f"usersync: internal error: {type(error).__name__} at {' < '.join(reversed(places[-6:]))}")
+    _say("  this is a bug: please report this line; what was committed stays, the rest was rolled back")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")

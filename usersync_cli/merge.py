@@ -82,8 +82,10 @@ class Merge:
         """t and `other` ("w" or "excluded"), of the same key, hold different values."""
         if not self.values:
             return sql.Composed([sql.SQL("false")])
-        t, o = (_list(sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::text" if f.as_text else "")) for f in self.values)
-                for side in ("t", other))
+        t, o = (
+            _list(sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::text" if f.as_text else "")) for f in self.values)
+            for side in ("t", other)
+        )
         return sql.SQL("(ROW({}) IS DISTINCT FROM ROW({}))").format(t, o)
 
     @property
@@ -111,8 +113,12 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
 
     Raises Drift for rows without a key.
     """
-    (bigger,) = tx.execute(sql.SQL("SELECT reltuples > 4 * %s::float8 FROM pg_catalog.pg_class WHERE oid = {}::regclass").format(
-        sql.Literal(merge.table.as_string(tx))), (max(rows, 1),)).fetchone() or (False,)
+    (bigger,) = tx.execute(
+        sql.SQL("SELECT reltuples > 4 * %s::float8 FROM pg_catalog.pg_class WHERE oid = {}::regclass").format(
+            sql.Literal(merge.table.as_string(tx))
+        ),
+        (max(rows, 1),),
+    ).fetchone() or (False,)
     found = tx.execute(_compare_small(merge) if bigger else _compare_whole(merge)).fetchone()
     assert found is not None  # noqa: S101  an aggregate always has a row
     read, without_key, new, differing, matched, hit = found
@@ -139,7 +145,8 @@ def _compare_whole(merge: Merge) -> sql.Composed:
     So the distinct keys among the matched rows need no sort and no second hash table (0.5 s for a million).
     """
     return sql.SQL("""
-        SELECT c.joined - c.missing, c.without_key, c.joined - c.missing - c.without_key - c.matched, c.differing, c.matched, t.rows - c.missing
+        SELECT c.joined - c.missing, c.without_key, c.joined - c.missing - c.without_key - c.matched,
+               c.differing, c.matched, t.rows - c.missing
           FROM (SELECT count(*) AS joined,
                        count(*) FILTER (WHERE w.{k} IS NULL AND t.{k} IS NOT NULL) AS missing,
                        count(*) FILTER (WHERE {without_key} AND t.{k} IS NULL) AS without_key,
@@ -166,8 +173,14 @@ def _compare_small(merge: Merge) -> sql.Composed:
 
 def _parts(merge: Merge) -> dict[str, sql.Composable]:
     without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key)
-    return {"k": merge.first_key, "without_key": without, "differs": merge.differs,
-            "wanted": merge.wanted, "table": merge.table, "same_key": merge.same_key}
+    return {
+        "k": merge.first_key,
+        "without_key": without,
+        "differs": merge.differs,
+        "wanted": merge.wanted,
+        "table": merge.table,
+        "same_key": merge.same_key,
+    }
 
 
 def _keep_changes(merge: Merge) -> sql.Composed:
@@ -187,7 +200,9 @@ def _count_new(tx: Connection, merge: Merge) -> int:
 
 
 def _count_changes(tx: Connection) -> tuple[int, int]:
-    counts = tx.execute(sql.SQL("SELECT count(*) FILTER (WHERE usersync_is_new), count(*) FILTER (WHERE NOT usersync_is_new) FROM {}").format(CHANGES))
+    counts = tx.execute(
+        sql.SQL("SELECT count(*) FILTER (WHERE usersync_is_new), count(*) FILTER (WHERE NOT usersync_is_new) FROM {}").format(CHANGES)
+    )
     inserted, updated = counts.fetchone() or (0, 0)
     return inserted, updated
 
@@ -197,23 +212,38 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     to its twin only because it is not among the changes. Ties end by the values, so every run decides the same."""
     columns = [sql.SQL("{} AS {}").format(identifier(name), identifier(f"usersync_key_{i}")) for i, name in enumerate(merge.key)]
     keys = _list(identifier(name) for name in merge.key)
-    tx.execute(sql.SQL("CREATE TEMP TABLE usersync_duplicates ON COMMIT DROP AS SELECT {} FROM ({}) AS w GROUP BY {} HAVING count(*) > 1").format(
-        _list(columns), merge.wanted, keys))
-    same = [_and(sql.SQL("d.{} = {}.{}").format(identifier(f"usersync_key_{i}"), sql.SQL(side), identifier(name)) for i, name in enumerate(merge.key))
-            for side in ("c", "w")]
+    tx.execute(
+        sql.SQL("CREATE TEMP TABLE usersync_duplicates ON COMMIT DROP AS SELECT {} FROM ({}) AS w GROUP BY {} HAVING count(*) > 1").format(
+            _list(columns), merge.wanted, keys
+        )
+    )
+    same = [
+        _and(
+            sql.SQL("d.{} = {}.{}").format(identifier(f"usersync_key_{i}"), sql.SQL(side), identifier(name))
+            for i, name in enumerate(merge.key)
+        )
+        for side in ("c", "w")
+    ]
     tx.execute(sql.SQL("DELETE FROM {} AS c USING {} AS d WHERE {}").format(CHANGES, _DUPLICATES, same[0]))
     order = [sql.SQL("w.{}").format(identifier(name)) for name in merge.key]
     decided: list[sql.Composable] = [sql.SQL(merge.order_by)] if merge.order_by else []  # the user's own SQL
     tie = [sql.SQL("w.{}::text").format(f.column) for f in merge.values]
-    tx.execute(sql.SQL("""
+    tx.execute(
+        sql.SQL("""
         INSERT INTO {changes}
         SELECT w.*, t.{k} IS NULL
           FROM (SELECT DISTINCT ON ({order}) w.* FROM ({wanted}) AS w JOIN {duplicates} AS d ON {same} ORDER BY {all}) AS w
           LEFT JOIN {table} AS t ON {same_key}
          WHERE t.{k} IS NULL OR {differs}
-    """).format(changes=CHANGES, order=_list(order), duplicates=_DUPLICATES, same=same[1], all=_list([*order, *decided, *tie]), **_parts(merge)))
+    """).format(
+            changes=CHANGES, order=_list(order), duplicates=_DUPLICATES, same=same[1], all=_list([*order, *decided, *tie]), **_parts(merge)
+        )
+    )
     shown = sql.SQL(" || ',' || ").join(sql.SQL("{}::text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
-    return [row[0] for row in tx.execute(sql.SQL("SELECT {} AS k FROM {} ORDER BY k LIMIT {}").format(shown, _DUPLICATES, sql.Literal(SHOWN_KEYS)))]
+    return [
+        row[0]
+        for row in tx.execute(sql.SQL("SELECT {} AS k FROM {} ORDER BY k LIMIT {}").format(shown, _DUPLICATES, sql.Literal(SHOWN_KEYS)))
+    ]
 
 
 def write(tx: Connection, merge: Merge, outcome: Outcome) -> None:
@@ -234,10 +264,17 @@ def write(tx: Connection, merge: Merge, outcome: Outcome) -> None:
 def _update(tx: Connection, merge: Merge) -> int:
     # Locked in the order of the key, so that two writers which meet on the same rows wait instead of deadlocking.
     keys = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
-    tx.execute(sql.SQL("SELECT count(*) FROM (SELECT FROM {} AS t JOIN {} AS w ON {} WHERE NOT w.usersync_is_new ORDER BY {} FOR NO KEY UPDATE OF t) AS l").format(
-        merge.table, CHANGES, merge.same_key, keys))
-    return tx.execute(sql.SQL("UPDATE {} AS t SET {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
-        merge.table, _assignments(merge, "w"), CHANGES, merge.same_key, merge.differs)).rowcount
+    tx.execute(
+        sql.SQL("""
+            SELECT count(*) FROM (SELECT FROM {} AS t JOIN {} AS w ON {} WHERE NOT w.usersync_is_new
+                                   ORDER BY {} FOR NO KEY UPDATE OF t) AS locked
+        """).format(merge.table, CHANGES, merge.same_key, keys)
+    )
+    return tx.execute(
+        sql.SQL("UPDATE {} AS t SET {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
+            merge.table, _assignments(merge, "w"), CHANGES, merge.same_key, merge.differs
+        )
+    ).rowcount
 
 
 def _assignments(merge: Merge, side: str) -> sql.Composed:
@@ -251,7 +288,8 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> 
     names = _list([*(f.column for f in merge.fields), *(identifier(name) for name, _ in merge.on_insert)])
     values = _list([*(sql.SQL("w.{}").format(f.column) for f in merge.fields), *(sql.SQL(value) for _, value in merge.on_insert)])  # ours
     statement = sql.SQL("INSERT INTO {} AS t ({}) {} SELECT {} FROM ({}) AS w").format(
-        merge.table, names, sql.SQL("OVERRIDING SYSTEM VALUE" if merge.overriding else ""), values, rows)
+        merge.table, names, sql.SQL("OVERRIDING SYSTEM VALUE" if merge.overriding else ""), values, rows
+    )
     if not conflict:
         return statement
     keys = _list(identifier(name) for name in conflict)
@@ -266,11 +304,17 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> 
 
 def _look_again(tx: Connection, merge: Merge) -> None:
     left = sql.SQL("FROM {} AS w LEFT JOIN {} AS t ON {} WHERE t.{} IS NULL OR {}").format(
-        CHANGES, merge.table, merge.same_key, merge.first_key, merge.differs)
+        CHANGES, merge.table, merge.same_key, merge.first_key, merge.differs
+    )
     count = _number(tx, sql.SQL("SELECT count(*) ") + left)
     if count:
         shown = sql.SQL(" || ',' || ").join(sql.SQL("w.{}::text").format(identifier(name)) for name in merge.key)
-        keys = [row[0] for row in tx.execute(sql.SQL("SELECT {} ").format(shown) + left + sql.SQL(" ORDER BY 1 LIMIT {}").format(sql.Literal(SHOWN_KEYS)))]
+        keys = [
+            row[0]
+            for row in tx.execute(
+                sql.SQL("SELECT {} ").format(shown) + left + sql.SQL(" ORDER BY 1 LIMIT {}").format(sql.Literal(SHOWN_KEYS))
+            )
+        ]
         raise VerificationFailed(
             f"{count} rows were written to {merge.table.as_string(tx)} but are not there: keys {', '.join(keys)}",
             hint="a trigger or rule of that table swallows them; nothing was committed",
@@ -279,15 +323,20 @@ def _look_again(tx: Connection, merge: Merge) -> None:
 
 def normalised(tx: Connection, merge: Merge) -> int:
     """How many of the rows just written hold something else now: a trigger of the table changes what we write."""
-    return _number(tx, sql.SQL("SELECT count(*) FROM {} AS w JOIN {} AS t ON {} WHERE {}").format(CHANGES, merge.table, merge.same_key, merge.differs))
+    return _number(
+        tx, sql.SQL("SELECT count(*) FROM {} AS w JOIN {} AS t ON {} WHERE {}").format(CHANGES, merge.table, merge.same_key, merge.differs)
+    )
 
 
 def vacate(tx: Connection, merge: Merge, column: str, placeholder: str) -> None:
     """Take the value of a unique column from every row that gives it up, before anybody takes it: two people who swap
     their names would meet each other otherwise. The update that follows sets it again, in the same transaction."""
     name = identifier(column)
-    tx.execute(sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND t.{} IS DISTINCT FROM w.{}").format(
-        merge.table, name, sql.SQL(placeholder), CHANGES, merge.same_key, name, name))  # ours
+    tx.execute(
+        sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND t.{} IS DISTINCT FROM w.{}").format(
+            merge.table, name, sql.SQL(placeholder), CHANGES, merge.same_key, name, name
+        )
+    )  # ours
 
 
 def _number(tx: Connection, query: sql.Composed) -> int:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from usersync_cli.signals import Stop
 
@@ -153,7 +153,7 @@ class Counts:
         """Whether read = distinct + duplicates and distinct = inserted + updated + unchanged + stale + rejected."""
         return self.distinct == self.inserted + self.updated + self.unchanged + self.stale + self.rejected
 
-    def __iadd__(self, other: Counts) -> Counts:
+    def __iadd__(self, other: Counts) -> Self:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
         return self

@@ -103,9 +103,13 @@ def run(job: Job, world: World, options: Options) -> RunResult:
 def _chosen(job: Job, options: Options) -> Sequence[Step]:
     unknown = set(options.steps) - {step.name for step in job.steps}
     if unknown:
-        raise ConfigError(f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}")
+        raise ConfigError(
+            f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}"
+        )
     if options.streams:
-        raise ConfigError(f"job {job.name} has no streams: its steps read tables and queries, all of them together", hint="choose a step with --step")
+        raise ConfigError(
+            f"job {job.name} has no streams: its steps read tables and queries, all of them together", hint="choose a step with --step"
+        )
     return [step for step in job.steps if not options.steps or step.name in options.steps]
 
 
@@ -123,7 +127,11 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             done.error = lease.verdict(error) if lease else error
         done.seconds = time.monotonic() - began
         if done.error is None:
-            logger.info("step done", dry_run=options.dry_run, **{name: value for name, value in vars(done.counts).items() if value or name == "read"})
+            logger.info(
+                "step done",
+                dry_run=options.dry_run,
+                **{name: value for name, value in vars(done.counts).items() if value or name == "read"},
+            )
         elif isinstance(done.error, (Stopped, Fenced)):
             break
         elif lease:
@@ -136,56 +144,36 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
     try:
         with translated(world.target, f"step {step.name}"), ExitStack() as closing:
             stored = state.cursors(tx, world.tools.job, step.name)
-            readers = [Reader(source, world, step, closing) for source in dict.fromkeys(e.source for e in step.extract.values())]
+            readers = open_sources(step, world, closing)
             for reader in readers:
                 reader.refuse_other_account(stored, options)
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             if lease:
                 lease.attach(tx)
-            load = Loading(step, readers, tx, partial(_moved, world, lease, done))
+            load = Loading(step, readers, tx, done, partial(_moved, world, lease))
             load.extract(direct=lease is not None)
             load.refuse_empty(stored, options)
             with lease.checkpoint(tx) if lease else nullcontext():
                 load.transform_and_load(write=lease is not None)
-                done.counts, done.duplicate_keys = load.counts, load.duplicate_keys
                 if lease:
-                    _record(tx, lease, step, load, readers, stored, done)
-        _warn(world, step, load)
+                    load.record(lease, stored)
+        load.warn(world.tools.job)
     finally:
         rollback(tx)
         tx.close()
 
 
-def _record(
-    tx: Connection, lease: Lease, step: Step, load: Loading, readers: Sequence[Reader], stored: Mapping[str, StoredCursor], done: StepResult,
-) -> None:
-    """Counts and cursors, in the transaction of the rows that they stand for."""
-    if not done.counts.adds_up():
-        raise VerificationFailed(f"step {step.name}: the counts do not add up: {done.counts}", hint="does the transform give other rows each time (random(), LIMIT)?")
-    load.normalised_again = load.normalised > 0 and state.normalised_before(tx, lease.job, step.name)
-    state.count(tx, lease.run_id, step.name, done.counts, bytes_=done.bytes, normalised=load.normalised, done=True)
-    for reader in readers:
-        for stream, cursor in reader.cursors.items():
-            version = stored[stream].version if stream in stored else 0
-            state.advance(tx, lease.job, step.name, stream, cursor, version=version, account=reader.session.account, rows=load.rows[stream])
-
-
-def _warn(world: World, step: Step, load: Loading) -> None:
-    """What went well enough, and should be looked at by day."""
-    logger = log.get(job=world.tools.job, step=step.name)
-    if load.duplicate_keys:
-        logger.warning("key occurred more than once", records=load.counts.duplicates, first_keys=list(load.duplicate_keys), kept=step.load.order_by or "any")
-    if load.normalised_again:
-        logger.warning("a trigger of the target changes what is written, so these rows change in every run", rows=load.normalised, table=step.load.table)
-
-
-def _moved(world: World, lease: Lease | None, done: StepResult, extract: str, size: int) -> None:
+def _moved(world: World, lease: Lease | None, extract: str, size: int) -> None:
     """After each block: the place where a signal, --max-runtime or a lost lease ends the reading."""
     world.tools.stop.check()
     if lease:
         lease.check()
-    done.bytes += size
     world.progress(extract, size)
+
+
+def open_sources(step: Step, world: World, closing: ExitStack) -> list[Reader]:
+    """A reader for each source of the step, in the order in which the step names them."""
+    return [Reader(name, world, step, closing) for name in dict.fromkeys(extract.source for extract in step.extract.values())]
 
 
 class Reader:
@@ -220,14 +208,12 @@ class Reader:
 class Loading:
     """One step on its way into the target: staged, compared, written."""
 
-    def __init__(self, step: Step, readers: Sequence[Reader], tx: Connection, moved: Progress) -> None:
-        self._step, self._readers, self._tx, self._moved = step, readers, tx, moved
+    def __init__(self, step: Step, readers: Sequence[Reader], tx: Connection, done: StepResult, moved: Progress) -> None:
+        self._step, self._readers, self._tx, self._done, self._moved = step, readers, tx, done, moved
         self._target = Target(step.load)
-        self.rows: dict[str, int] = {}
-        self.counts = Counts()
-        self.duplicate_keys: Sequence[str] = ()
-        self.normalised = 0
-        self.normalised_again = False
+        self._rows: dict[str, int] = {}  # of each extract
+        self._normalised = 0
+        self._normalised_again = False
         self._loaded = False
 
     @property
@@ -236,7 +222,7 @@ class Loading:
         text = self._step.transform
         only = next(iter(self._step.extract))
         transform = sql.SQL("\n" + text.rstrip().rstrip(";") + "\n") if text else sql.SQL("SELECT * FROM {}").format(stage.table(only))
-        return Desired(transform, sum(self.rows.values()))
+        return Desired(transform, sum(self._rows.values()))
 
     def extract(self, *, direct: bool) -> None:
         """Read every source into its stages, and close it. What doesn't fit is found before the first row is read.
@@ -248,18 +234,22 @@ class Loading:
             return
         for reader in self._readers:
             for content in reader.pages():
-                self.rows[content.stream] = stage.copy(self._tx, stage.table(content.stream), content, partial(self._moved, content.stream))
+                self._rows[content.stream] = stage.copy(self._tx, stage.table(content.stream), content, partial(self._take, content.stream))
             reader.close()
         if self._step.transform:
-            for name in self.rows:
+            for name in self._rows:
                 self._tx.execute(sql.SQL("ANALYZE {}").format(stage.table(name)))
+
+    def _take(self, extract: str, size: int) -> None:
+        self._done.bytes += size
+        self._moved(extract, size)
 
     def _pass_through(self, reader: Reader) -> bool:
         for content in reader.pages():
-            counts = self._target.copy_into_empty(content, self.desired, self._tx, partial(self._moved, content.stream))
+            counts = self._target.copy_into_empty(content, self.desired, self._tx, partial(self._take, content.stream))
             if counts is None:
                 return False
-            self.counts, self._loaded, self.rows[content.stream] = counts, True, counts.read
+            self._done.counts, self._loaded, self._rows[content.stream] = counts, True, counts.read
         reader.close()
         return True
 
@@ -274,7 +264,7 @@ class Loading:
 
     def refuse_empty(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
         """A source that fell silent is not a source without people: nothing is written over what is there."""
-        for extract, rows in self.rows.items():
+        for extract, rows in self._rows.items():
             before = stored[extract].rows if extract in stored else 0
             if before and not rows and not options.allow_empty:
                 raise Drift(
@@ -290,13 +280,37 @@ class Loading:
             return
         filled = self._target.fill_empty(self.desired, self._tx) if write else None
         if filled:
-            self.counts = filled
+            self._done.counts = filled
             return
         plan = self._target.plan(self.desired, self._tx)
-        self.counts, self.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
+        self._done.counts, self._done.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
         if write:
             self._target.apply(plan, self._tx)
-            self.normalised = self._target.normalised(plan, self._tx)
+            self._normalised = self._target.normalised(plan, self._tx)
+
+    def record(self, lease: Lease, stored: Mapping[str, StoredCursor]) -> None:
+        """Counts and cursors, in the transaction of the rows that they stand for."""
+        counts, step = self._done.counts, self._step.name
+        if not counts.adds_up():
+            raise VerificationFailed(
+                f"step {step}: the counts do not add up: {counts}", hint="does the transform give other rows each time (random(), LIMIT)?"
+            )
+        self._normalised_again = self._normalised > 0 and state.normalised_before(self._tx, lease.job, step)
+        state.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
+        for reader in self._readers:
+            for stream, cursor in reader.cursors.items():
+                version = stored[stream].version if stream in stored else 0
+                account, rows = reader.session.account, self._rows[stream]
+                state.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
+
+    def warn(self, job: str) -> None:
+        """What went well enough, and should be looked at by day."""
+        logger = log.get(job=job, step=self._step.name)
+        if keys := self._done.duplicate_keys:
+            kept = self._step.load.order_by or "any"
+            logger.warning("key occurred more than once", records=self._done.counts.duplicates, first_keys=list(keys), kept=kept)
+        if self._normalised_again:
+            logger.warning("a trigger of the target changes what is written, so these rows change in every run", rows=self._normalised)
 
 
 def line(result: RunResult, step: StepResult) -> str:

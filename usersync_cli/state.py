@@ -21,8 +21,8 @@ from usersync_cli.migrations import VERSION, current, newer, permitted, ready
 from usersync_cli.model import Counts, Cursor
 
 __all__ = [
-    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "inspect", "last_good",
-    "last_runs", "latest", "normalised_before", "permitted", "prune", "ready",
+    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "inspect",
+    "last_good", "last_runs", "latest", "normalised_before", "permitted", "prune", "ready",
 ]  # fmt: skip
 
 COUNTS = tuple(one.name for one in fields(Counts))
@@ -69,8 +69,8 @@ def advance(  # noqa: PLR0913  a cursor has a long name
         )
     else:
         statement = (
-            "UPDATE usersync.cursors SET value = %(value)s, version = version + 1, account = %(account)s, rows = %(rows)s, updated_at = clock_timestamp()"
-            " WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND version = %(version)s"
+            "UPDATE usersync.cursors SET value = %(value)s, version = version + 1, account = %(account)s, rows = %(rows)s,"
+            " updated_at = clock_timestamp() WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND version = %(version)s"
         )
     values = {"job": job, "step": step, "stream": stream, "value": Jsonb(value), "version": version, "account": account, "rows": rows}
     if tx.execute(statement, values).rowcount != 1:
@@ -172,10 +172,13 @@ def inspect(connection: Connection) -> str:
     if found is not None and found > VERSION:
         raise newer(found)
     role, name, may = connection.execute(
-        "SELECT quote_ident(current_user), quote_ident(current_database()), has_database_privilege(current_database(), 'CREATE')").fetchone() or ("", "", True)
+        "SELECT quote_ident(current_user), quote_ident(current_database()), has_database_privilege(current_database(), 'CREATE')"
+    ).fetchone() or ("", "", True)
     if found is None and not may:
-        raise ConfigError("target: no right to create the schema usersync, where runs and cursors are kept",
-                          hint=f"GRANT CREATE ON DATABASE {name} TO {role};\nor an administrator runs the output of `usersync db upgrade --sql`")
+        raise ConfigError(
+            "target: no right to create the schema usersync, where runs and cursors are kept",
+            hint=f"GRANT CREATE ON DATABASE {name} TO {role};\nor an administrator runs the output of `usersync db upgrade --sql`",
+        )
     if found == VERSION:
         return f"usersync's own tables are up to date (version {found})"
     return "usersync's own tables will be " + (f"upgraded from {found} to {VERSION}" if found else "made by the first run")

@@ -17,7 +17,13 @@ Rows = Sequence[Sequence[Any]]
 
 
 def load_rows(
-    tx: Connection, columns: dict[str, str], rows: Rows, load: dict[str, Any], *, transform: str = "SELECT * FROM records", direct: bool = True,
+    tx: Connection,
+    columns: dict[str, str],
+    rows: Rows,
+    load: dict[str, Any],
+    *,
+    transform: str = "SELECT * FROM records",
+    direct: bool = True,
 ) -> tuple[Counts, Sequence[str]]:
     """One sync of these rows into `load`, committed; rolled back when it raises. Returns counts and keys of duplicates."""
     target = Target(Load(**load))
@@ -25,7 +31,9 @@ def load_rows(
     try:
         stage.create(tx, "records", [Column(name, type_) for name, type_ in columns.items()])
         if rows:
-            tx.cursor().executemany(sql.SQL("INSERT INTO pg_temp.records VALUES ({})").format(sql.SQL(", ").join([sql.Placeholder()] * len(columns))), rows)
+            tx.cursor().executemany(
+                sql.SQL("INSERT INTO pg_temp.records VALUES ({})").format(sql.SQL(", ").join([sql.Placeholder()] * len(columns))), rows
+            )
         desired = Desired(sql.SQL("\n" + transform + "\n"), len(rows))
         target.fit(desired, tx)
         if direct and (filled := target.fill_empty(desired, tx)):

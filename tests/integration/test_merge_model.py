@@ -46,8 +46,11 @@ def names_collide(table: Table) -> bool:
 def expected_counts(before: Table, rows: list[tuple[Any, ...]]) -> Counts:
     wanted = winners(rows)
     return Counts(
-        read=len(rows), duplicates=len(rows) - len(wanted), inserted=len(wanted.keys() - before.keys()),
-        updated=sum(key in before and before[key] != value for key, value in wanted.items()), unchanged=sum(before.get(key) == value for key, value in wanted.items()),
+        read=len(rows),
+        duplicates=len(rows) - len(wanted),
+        inserted=len(wanted.keys() - before.keys()),
+        updated=sum(key in before and before[key] != value for key, value in wanted.items()),
+        unchanged=sum(before.get(key) == value for key, value in wanted.items()),
     )
 
 
@@ -61,13 +64,17 @@ def content(tx: psycopg.Connection[Any]) -> Table:
     return {id_: (name, age) for id_, name, age in tx.execute("SELECT id, name, age FROM people")}
 
 
-@pytest.mark.parametrize("ddl", ["name text UNIQUE", "name text UNIQUE DEFERRABLE INITIALLY DEFERRED", "name varchar(40), UNIQUE (name, is_there)"])
+@pytest.mark.parametrize(
+    "ddl", ["name text UNIQUE", "name text UNIQUE DEFERRABLE INITIALLY DEFERRED", "name varchar(40), UNIQUE (name, is_there)"]
+)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories)
 def test_the_table_is_what_the_model_says(tx: Connection, ddl: str, history: list[list[tuple[Any, ...]]]) -> None:
     """Any sequence of source states, with duplicates, NULLs, swapped and passed-on unique names: table and counts equal
     the model's; names that really collide change nothing; the same state again writes nothing."""
-    tx.execute(f"DROP TABLE IF EXISTS people; CREATE TABLE people (id int PRIMARY KEY, age int, is_there bool NOT NULL DEFAULT true, {ddl})")
+    tx.execute(
+        f"DROP TABLE IF EXISTS people; CREATE TABLE people (id int PRIMARY KEY, age int, is_there bool NOT NULL DEFAULT true, {ddl})"
+    )
     model: Table = {}
     for rows in history:
         after = model | winners(rows)

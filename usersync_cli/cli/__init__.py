@@ -71,7 +71,10 @@ def cli() -> None:
 def config_option(command: F) -> F:
     """`--config FILE`: the config file of every command that reads one."""
     return click.option(
-        "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
         help="Config file. Default: $USERSYNC_CONFIG, then ./config.yaml.",
     )(command)
 
@@ -79,7 +82,11 @@ def config_option(command: F) -> F:
 def output_option(command: F) -> F:
     """`--output text|json`: text for people, one versioned JSON document for programs."""
     return click.option(
-        "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the result on stdout.",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How to print the result on stdout.",
     )(command)
 
 

@@ -54,18 +54,33 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
                 _print(job.name, finding)
     status = worst(status_of(finding.error) for _, finding in findings if finding.error)
     if output == "json":
-        write_json("check", {"exit_status": status, "findings": [
-            {"job": job_name, "what": f.what, "ok": f.error is None, "error": f.error and f.error.message, "hint": f.error and f.error.hint} for job_name, f in findings]})
+        write_json(
+            "check",
+            {
+                "exit_status": status,
+                "findings": [
+                    {
+                        "job": job_name,
+                        "what": f.what,
+                        "ok": f.error is None,
+                        "error": f.error and f.error.message,
+                        "hint": f.error and f.error.hint,
+                    }
+                    for job_name, f in findings
+                ],
+            },
+        )
     return status
 
 
 def _print(job: str, finding: Finding) -> None:
     click.echo(f"{'ok  ' if finding.error is None else 'FAIL'} {job}: {finding.error.message if finding.error else finding.what}")
-    for hint in (finding.error.hint.splitlines() if finding.error else ()):
+    for hint in finding.error.hint.splitlines() if finding.error else ():
         click.echo(f"       {hint}")
 
 
 def _print_sql(job: Job) -> None:
     for step in job.steps:
         click.echo(f"-- job {job.name}, step {step.name}, into {step.load.table}")
-        click.echo((step.transform or f"SELECT * FROM {next(iter(step.extract))}").rstrip() + "\n")
+        only = next(iter(step.extract))
+        click.echo((step.transform or f"SELECT * FROM {only}").rstrip() + "\n")  # noqa: S608  shown, not run

@@ -23,7 +23,7 @@ def config() -> None:
       usersync config validate                       every mistake, with its line
       usersync config validate --job auroville       and: is every variable of this job set?
       usersync config schema > config.schema.json    for editors that complete and check YAML
-    """  # noqa: D301  click wants the character
+    """
 
 
 @config.command(epilog=EXIT_STATUSES)
@@ -33,7 +33,7 @@ def schema() -> None:
     \b
     Example:
       usersync config schema > config.schema.json
-    """  # noqa: D301  click wants the character
+    """
     import json
 
     from usersync_cli.config import json_schema
@@ -53,7 +53,7 @@ def validate(ctx: click.Context, config_path: Path | None, job: str | None, outp
     Examples:
       usersync config validate
       usersync config validate --config staging.yaml --job auroville
-    """  # noqa: D301  click wants the character
+    """
     from usersync_cli.config import load
     from usersync_cli.mistakes import Mistakes
 

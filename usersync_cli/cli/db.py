@@ -35,7 +35,7 @@ def db() -> None:
       usersync db shell -- -c 'SELECT * FROM users'  options for psql stand after --
       psql "$(usersync db url)"                      the same, with a client of your own
       usersync db upgrade --sql                      for a DBA: the tables that usersync needs
-    """  # noqa: D301  click wants the character
+    """
 
 
 @db.command(epilog=EXIT_STATUSES)
@@ -50,7 +50,7 @@ def url(name: str | None, config_path: Path | None) -> None:
     Examples:
       usersync db url
       pg_dump "$(usersync db url av_accounts)"
-    """  # noqa: D301
+    """
     found = _libpq_url(_database(_load(config_path), name))
     given = _parsed(found)
     if _take_secrets(given):
@@ -86,7 +86,7 @@ def shell(ctx: click.Context, name: str | None, config_path: Path | None) -> Non
       usersync db shell
       usersync db shell av_accounts < dump.sql
       usersync db shell -- --csv -c 'SELECT id, username FROM users'
-    """  # noqa: D301
+    """
     from psycopg.conninfo import make_conninfo
 
     from usersync_cli import embedded
@@ -116,7 +116,7 @@ def upgrade(config_path: Path | None, *, sql: bool) -> None:
     Examples:
       usersync db upgrade
       usersync db upgrade --sql > usersync.sql       for a database that you may not change
-    """  # noqa: D301
+    """
     from usersync_cli import migrations
 
     if sql:
@@ -143,7 +143,7 @@ def downgrade(config_path: Path | None, *, yes: bool) -> None:
     \b
     Example:
       usersync db downgrade --yes
-    """  # noqa: D301
+    """
     from usersync_cli import migrations
 
     database = _load(config_path).target_database()
@@ -170,7 +170,7 @@ def current(config_path: Path | None, output: str) -> None:
     \b
     Example:
       usersync db current
-    """  # noqa: D301
+    """
     from usersync_cli import migrations
 
     found = _version(_load(config_path).target_database())
@@ -198,7 +198,7 @@ def stop(config_path: Path | None) -> None:
     \b
     Example:
       usersync db stop
-    """  # noqa: D301
+    """
     from usersync_cli import embedded
 
     stopped = embedded.stop(_load(config_path).home)

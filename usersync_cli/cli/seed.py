@@ -20,33 +20,53 @@ if TYPE_CHECKING:
 
 _IDS = [f"00000000-0000-4000-8000-00000000000{i}" for i in (1, 2, 3)]
 _NAMES = ["One", "Two", "Three"]
-_ACCOUNTS = [(id_, f"test-user-{n.lower()}", f"test.user.{n.lower()}@example.org", f"TEST-{n.upper()}") for id_, n in zip(_IDS, _NAMES, strict=True)]
+_ACCOUNTS = [
+    (id_, f"test-user-{n.lower()}", f"test.user.{n.lower()}@example.org", f"TEST-{n.upper()}") for id_, n in zip(_IDS, _NAMES, strict=True)
+]
 # The second profile has no picture, the third account has no profile.
 _PROFILES = [
-    (_IDS[0].replace("-8000-", "-9000-"), "Test User One", "Test Community", "+00 000 0001", "The first test user.", "TEST-ONE", "/test/one.png", _IDS[0]),
+    (
+        _IDS[0].replace("-8000-", "-9000-"),
+        "Test User One",
+        "Test Community",
+        "+00 000 0001",
+        "The first test user.",
+        "TEST-ONE",
+        "/test/one.png",
+        _IDS[0],
+    ),
     (_IDS[1].replace("-8000-", "-9000-"), "Test User Two", "Test Community", None, None, "TEST-TWO", None, _IDS[1]),
 ]
 
 # The tables of the two sources, by the name of the extract that reads them, and their rows.
 _SOURCES: dict[str, tuple[str, str, Sequence[tuple[str | None, ...]]]] = {
-    "accounts": ("""CREATE TABLE IF NOT EXISTS users (
+    "accounts": (
+        """CREATE TABLE IF NOT EXISTS users (
             id uuid PRIMARY KEY, username text, email text, asyncto_id text)""",
-        "INSERT INTO users (id, username, email, asyncto_id) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING", _ACCOUNTS),
-    "profiles": ("""CREATE TABLE IF NOT EXISTS profiles (
+        "INSERT INTO users (id, username, email, asyncto_id) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+        _ACCOUNTS,
+    ),
+    "profiles": (
+        """CREATE TABLE IF NOT EXISTS profiles (
             id uuid PRIMARY KEY, display_name text, community text, phone text, about text, asyncto_id text, profile_picture text,
             auroville_account_id uuid, inserted_at timestamp(0) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
             updated_at timestamp(0) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'))""",
         """INSERT INTO profiles (id, display_name, community, phone, about, asyncto_id, profile_picture, auroville_account_id)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING""", _PROFILES),
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING""",
+        _PROFILES,
+    ),
 }
 # What `create: true` makes of the job's transform; tests/integration holds the two together.
 _TARGET = """CREATE TABLE IF NOT EXISTS {} (
-    id uuid PRIMARY KEY, username text, email text, asyncto_id text, display_name text, community text, phone text, about text, profile_picture text,
+    id uuid PRIMARY KEY, username text, email text, asyncto_id text,
+    display_name text, community text, phone text, about text, profile_picture text,
     inserted_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone NOT NULL DEFAULT now())"""
 
 
 @click.command()
-@click.option("--job", "job_name", default="auroville", show_default=True, metavar="NAME", help="The job whose sources and target get the test users.")
+@click.option(
+    "--job", "job_name", default="auroville", show_default=True, metavar="NAME", help="The job whose sources and target get the test users."
+)
 @config_option
 @click.pass_obj
 def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
@@ -65,10 +85,15 @@ def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
     settings = config.load(config_path)
     job = settings.job(job_name)
     if settings.environment not in config.PLAYGROUNDS:
-        raise ConfigError(f"seed is for development and test; this is environment {settings.environment}", hint="test users must not be able to log in anywhere else")
+        raise ConfigError(
+            f"seed is for development and test; this is environment {settings.environment}",
+            hint="test users must not be able to log in anywhere else",
+        )
     extracts = {name: extract.source for step in job.steps for name, extract in step.extract.items()}
     if not set(_SOURCES) <= set(extracts):
-        raise ConfigError(f"job {job.name} has no extracts named accounts and profiles", hint="seed knows the auroville job of config.example.yaml")
+        raise ConfigError(
+            f"job {job.name} has no extracts named accounts and profiles", hint="seed knows the auroville job of config.example.yaml"
+        )
     for extract, (create, insert, rows) in _SOURCES.items():
         database = settings.source_database(extracts[extract])
         if database.embedded is None:

@@ -80,7 +80,9 @@ class Session:
             oids, typmods = [found.ftype(i) for i in range(found.nfields)], [found.fmod(i) for i in range(found.nfields)]
             types = self._connection.execute(_TYPES, (oids, typmods)).fetchall()
         self._casts[stream.name] = sql.SQL(", ").join(
-            sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(type_)) if cast else sql.SQL("q.{}").format(sql.Identifier(name))
+            sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(type_))
+            if cast
+            else sql.SQL("q.{}").format(sql.Identifier(name))
             for name, (type_, cast) in zip(names, types, strict=True)
         )
         return [Column(name, type_) for name, (type_, _) in zip(names, types, strict=True)]

@@ -11,12 +11,14 @@ from psycopg import errors, sql
 
 from usersync_cli import merge as merging
 from usersync_cli import stage
+from usersync_cli.catalog import Table, TableColumn, describe, has_equality, unique_values
 from usersync_cli.connections import Connection, identifier, relation
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Column, Copy, Counts, Desired, Load
 
-# Of every transaction that loads. For the comparison a million keys fit into one hash table. jit costs more than it gives in statements that run once.
+# Of every transaction that loads. A million keys fit into one hash table then; jit costs more than it gives in
+# statements that run once.
 SETTINGS = {"work_mem": "64MB", "maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
@@ -24,35 +26,6 @@ STAMPS_ON_UPDATE = ("updated_at",)
 _STAMP = {"timestamp with time zone": "now()", "timestamp without time zone": "(now() AT TIME ZONE 'UTC')"}
 _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
-
-
-@dataclass(frozen=True)
-class TargetColumn:
-    """A column of the target table, from the catalog."""
-
-    name: str
-    type: str  # with its length or precision
-    bare: str  # without; "bpchar" and '"bit"', because `character` and `bit` alone would mean a length of 1
-    not_null: bool
-    has_default: bool
-    identity: str  # "", "a" always, "d" by default
-    generated: bool
-    collation: str  # quoted, "" where it is the type's own
-    is_enum: bool
-    equality: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """The target table as it is now."""
-
-    name: sql.Composed
-    oid: int
-    kind: str
-    has_triggers: bool
-    has_rules: bool
-    columns: dict[str, TargetColumn]
-    unique: Sequence[frozenset[str]]  # columns of each usable unique index
 
 
 @dataclass(frozen=True)
@@ -88,7 +61,10 @@ class Target:
         outputs = self._outputs(desired, tx)
         table = describe(tx, self.load.table)
         if table is None and not self.load.create:
-            raise Drift(f"target table {self.load.table} does not exist", hint=f"say `create: true` in the step's load, or:\n{self._create_sql(outputs, tx)}")
+            raise Drift(
+                f"target table {self.load.table} does not exist",
+                hint=f"say `create: true` in the step's load, or:\n{self._create_sql(outputs, tx)}",
+            )
         problems = _Problems(self.load.table)
         loaded = [column for column in outputs if not column.name.startswith("_")]
         for name in self.load.key:
@@ -101,8 +77,12 @@ class Target:
         helpers = [column.name for column in outputs if column.name.startswith("_")]
         self._check_order(desired, tx)
         merge = Merge(
-            table=table.name if table else self._new_name(tx), fields=fields, helpers=helpers, key=self.load.key,
-            transform=desired.transform, order_by=self.load.order_by,
+            table=table.name if table else self._new_name(tx),
+            fields=fields,
+            helpers=helpers,
+            key=self.load.key,
+            transform=desired.transform,
+            order_by=self.load.order_by,
         )
         return (self._with_stamps(merge, table), table) if table else (merge, None)
 
@@ -118,7 +98,9 @@ class Target:
             if names.count(name) > 1:
                 raise Drift(f"the transform has two columns named {name}", hint="name one of them with AS, or leave it out")
         given = [[found.ftype(i) for i in range(found.nfields)], [found.fmod(i) for i in range(found.nfields)]]
-        types = tx.execute("SELECT pg_catalog.format_type(t, m) FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS g(t, m, i) ORDER BY i", given)
+        types = tx.execute(
+            "SELECT pg_catalog.format_type(t, m) FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS g(t, m, i) ORDER BY i", given
+        )
         return [Column(name, type_) for name, (type_,) in zip(names, types, strict=True)]
 
     def _check_order(self, desired: Desired, tx: Connection) -> None:
@@ -127,40 +109,58 @@ class Target:
             try:
                 tx.execute(sql.SQL("SELECT FROM ({}) AS w ORDER BY {} LIMIT 0").format(desired.transform, sql.SQL(self.load.order_by)))
             except psycopg.Error as error:
-                raise ConfigError(f"load.order_by: {error.diag.message_primary}", hint="it may use the columns that the transform gives") from error
+                raise ConfigError(
+                    f"load.order_by: {error.diag.message_primary}", hint="it may use the columns that the transform gives"
+                ) from error
 
     def _field(self, column: Column, table: Table | None, problems: _Problems, tx: Connection) -> Field:
         if table is None:
-            if column.type != "json" and not _scalar(tx, f"SELECT {_EQUALITY.format(type='%s::regtype')}", (column.type,)):
-                problems.add(f"column {column.name} is of type {column.type}, which has no equality", f"cast it in the transform: {column.name}::text")
+            if column.type != "json" and not has_equality(tx, column.type):
+                problems.add(
+                    f"column {column.name} is of type {column.type}, which has no equality",
+                    f"cast it in the transform: {column.name}::text",
+                )
             return Field(column.name, as_text=column.type == "json")
         there = table.columns.get(column.name)
         if there is None:
-            problems.add(f"column {column.name} is missing", f"ALTER TABLE {self._shown()} ADD COLUMN {_quoted(column.name)} {column.type};")
+            problems.add(
+                f"column {column.name} is missing", f"ALTER TABLE {self._shown()} ADD COLUMN {_quoted(column.name)} {column.type};"
+            )
             return Field(column.name)
+        alter = f"ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)}"
         if there.generated:
-            problems.add(f"column {column.name} is generated by the table itself", "leave it out of the transform, or give it a name that begins with _")
+            problems.add(
+                f"column {column.name} is generated by the table itself",
+                "leave it out of the transform, or give it a name that begins with _",
+            )
         if not there.equality and there.bare != "json":
-            problems.add(f"column {column.name} is of type {there.type}, which has no equality",
-                         f"ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)} TYPE text; and cast it in the transform: {column.name}::text")
+            problems.add(
+                f"column {column.name} is of type {there.type}, which has no equality",
+                f"{alter} TYPE text; and cast it in the transform: {column.name}::text",
+            )
             return Field(column.name)
         return Field(column.name, self._cast(column, there, problems, tx), there.collation, there.bare == "json")
 
-    def _cast(self, column: Column, there: TargetColumn, problems: _Problems, tx: Connection) -> str:
+    def _cast(self, column: Column, there: TableColumn, problems: _Problems, tx: Connection) -> str:
         """The type to cast to before comparing, "" for none. Lengths are left to the assignment: a cast would cut silently."""
         if column.type == there.type:
             return ""
         if there.is_enum and column.type.split("(")[0] in _TEXT:
             return f"text::{there.bare}"
         probe = sql.SQL("EXPLAIN INSERT INTO {} ({}) {} SELECT NULL::{}").format(
-            relation_of(self.load.table, tx), identifier(column.name), sql.SQL("OVERRIDING SYSTEM VALUE" if there.identity == "a" else ""), sql.SQL(column.type))
+            relation_of(self.load.table, tx),
+            identifier(column.name),
+            sql.SQL("OVERRIDING SYSTEM VALUE" if there.identity == "a" else ""),
+            sql.SQL(column.type),
+        )
         try:
             with tx.transaction():
                 tx.execute(probe)
         except (errors.DatatypeMismatch, errors.CannotCoerce):
             problems.add(
                 f"column {column.name} is {there.type}, the transform gives {column.type}",
-                f"cast it in the transform: {column.name}::{there.type}; or ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)} TYPE {column.type};",
+                f"cast it in the transform: {column.name}::{there.type}; "
+                f"or ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)} TYPE {column.type};",
             )
             return ""
         return there.bare if there.bare in _MEASURED or there.bare.endswith("[]") else there.type
@@ -179,23 +179,37 @@ class Target:
         for column in table.columns.values():
             filled = column.name in names or column.has_default or column.generated or column.identity or _stamped(column)
             if column.not_null and not filled:
-                problems.add(f"column {column.name} is NOT NULL without a default, and the transform does not give it",
-                             f"ALTER TABLE {shown} ALTER COLUMN {_quoted(column.name)} DROP NOT NULL; or give it in the transform")
+                problems.add(
+                    f"column {column.name} is NOT NULL without a default, and the transform does not give it",
+                    f"ALTER TABLE {shown} ALTER COLUMN {_quoted(column.name)} DROP NOT NULL; or give it in the transform",
+                )
             if column.name in names and column.identity == "a" and column.name not in self.load.key:
-                problems.add(f"column {column.name} is GENERATED ALWAYS AS IDENTITY, so it can't be updated",
-                             f"ALTER TABLE {shown} ALTER COLUMN {_quoted(column.name)} SET GENERATED BY DEFAULT; or leave it out of the transform")
-        missing = [right for right in ("SELECT", "INSERT", "UPDATE") if not _scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))]
+                problems.add(
+                    f"column {column.name} is GENERATED ALWAYS AS IDENTITY, so it can't be updated",
+                    f"ALTER TABLE {shown} ALTER COLUMN {_quoted(column.name)} SET GENERATED BY DEFAULT; or leave it out of the transform",
+                )
+        missing = [
+            right
+            for right in ("SELECT", "INSERT", "UPDATE")
+            if not _scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))
+        ]
         if missing:
             role = _scalar(tx, "SELECT quote_ident(current_user)", ())
-            raise ConfigError(f"target table {self.load.table}: the right to {', '.join(missing)} is missing", hint=f"GRANT {', '.join(missing)} ON {shown} TO {role};")
+            raise ConfigError(
+                f"target table {self.load.table}: the right to {', '.join(missing)} is missing",
+                hint=f"GRANT {', '.join(missing)} ON {shown} TO {role};",
+            )
 
     def _with_stamps(self, merge: Merge, table: Table) -> Merge:
         given = {f.name for f in merge.fields}
         stamps = {name: _STAMP[c.bare] for name, c in table.columns.items() if name not in given and _stamped(c)}
         always = any(table.columns[f.name].identity == "a" for f in merge.fields)
         return replace(
-            merge, on_insert=tuple(stamps.items()), on_update=tuple((n, v) for n, v in stamps.items() if n in STAMPS_ON_UPDATE),
-            overriding=always, has_rules=table.has_rules,
+            merge,
+            on_insert=tuple(stamps.items()),
+            on_update=tuple((n, v) for n, v in stamps.items() if n in STAMPS_ON_UPDATE),
+            overriding=always,
+            has_rules=table.has_rules,
         )
 
     # an empty table
@@ -207,7 +221,7 @@ class Target:
         written then, and the caller stages.
         """
         merge, table = self.fit(desired, tx)
-        if merge.helpers or table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge)):
+        if merge.helpers or (table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge))):
             return None
         try:
             with tx.transaction():
@@ -221,8 +235,10 @@ class Target:
             return None
         except errors.NotNullViolation as error:
             if error.diag.column_name in self.load.key:
-                raise Drift(f"some records have no {error.diag.column_name}, which is the key",
-                            hint="leave them out (WHERE ... IS NOT NULL), or choose a key that every record has") from error
+                raise Drift(
+                    f"some records have no {error.diag.column_name}, which is the key",
+                    hint="leave them out (WHERE ... IS NOT NULL), or choose a key that every record has",
+                ) from error
             raise
         return Counts(read=rows, inserted=rows)
 
@@ -289,7 +305,7 @@ class Target:
 
     def _vacate(self, plan: Plan, tx: Connection) -> None:
         assert plan.table is not None  # noqa: S101  plan() made the table
-        for (name,) in tx.execute(_UNIQUE_VALUES, (plan.table.oid, [f.name for f in plan.merge.values])).fetchall():
+        for name in unique_values(tx, plan.table, [f.name for f in plan.merge.values]):
             column = plan.table.columns[name]
             if not column.not_null:
                 merging.vacate(tx, plan.merge, name, "NULL")
@@ -305,7 +321,9 @@ class Target:
         loaded = [c for c in columns if not c.name.startswith("_")]
         names = {c.name for c in loaded}
         definitions = [sql.SQL("{} {}").format(identifier(c.name), stage.type_sql(_storable(c.type))) for c in loaded]
-        stamps = [name for name in ("inserted_at", "updated_at") if name not in names and not (name == "inserted_at" and "created_at" in names)]
+        stamps = [
+            name for name in ("inserted_at", "updated_at") if name not in names and not (name == "inserted_at" and "created_at" in names)
+        ]
         definitions += [sql.SQL("{} timestamp with time zone NOT NULL DEFAULT now()").format(identifier(name)) for name in stamps]
         if with_key:
             definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.SQL(", ").join(identifier(name) for name in merge.key)))
@@ -316,7 +334,9 @@ class Target:
         return self._create(merge, outputs, with_key=True).as_string(tx) + ";"
 
     def _add_key(self, merge: Merge) -> sql.Composed:
-        return sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(merge.table, sql.SQL(", ").join(identifier(name) for name in merge.key))
+        return sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
+            merge.table, sql.SQL(", ").join(identifier(name) for name in merge.key)
+        )
 
     def _new_name(self, tx: Connection) -> sql.Composed:
         """Where a table without a schema is made: the first schema of the role's search path that exists."""
@@ -343,18 +363,10 @@ class _Problems:
 
     def complain(self) -> None:
         if self._found:
-            raise Drift(f"target table {self._table}: " + "; ".join(what for what, _ in self._found), hint="\n".join(help_ for _, help_ in self._found))
-
-
-def describe(tx: Connection, name: str) -> Table | None:
-    """The table of this name as the role sees it (its own search path), or None."""
-    row = tx.execute(_TABLE, (relation(name).as_string(tx),)).fetchone()
-    if row is None:
-        return None
-    oid, schema, relname, kind, has_triggers, has_rules = row
-    columns = {c[0]: TargetColumn(*c) for c in tx.execute(_COLUMNS, (oid,)).fetchall()}
-    unique = [frozenset(names) for (names,) in tx.execute(_UNIQUE, (oid,)).fetchall()]
-    return Table(sql.SQL("{}.{}").format(identifier(schema), identifier(relname)), oid, kind, has_triggers, has_rules, columns, unique)
+            raise Drift(
+                f"target table {self._table}: " + "; ".join(what for what, _ in self._found),
+                hint="\n".join(help_ for _, help_ in self._found),
+            )
 
 
 def relation_of(name: str, tx: Connection) -> sql.Composed:
@@ -382,7 +394,7 @@ def _format(type_: str) -> str:
     return "text" if bare == "character varying" else bare
 
 
-def _stamped(column: TargetColumn) -> bool:
+def _stamped(column: TableColumn) -> bool:
     return column.name in STAMPS_ON_INSERT and column.bare in _STAMP and not column.generated
 
 
@@ -397,54 +409,3 @@ def _quoted(name: str) -> str:
 def _scalar(tx: Connection, query: object, parameters: Sequence[object]) -> object:
     (value,) = tx.execute(query, parameters or None).fetchone() or (None,)  # type: ignore[call-overload]
     return value
-
-
-_TABLE = """
-    SELECT c.oid, n.nspname, c.relname, c.relkind::text,
-           EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
-           EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
-      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.oid = pg_catalog.to_regclass(%s)
-"""
-
-# An operator class for hash or btree is what IS DISTINCT FROM needs; for an array, that of its elements.
-_EQUALITY = """EXISTS (
-    SELECT FROM pg_catalog.pg_type y
-      JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN y.typcategory = 'A' AND y.typelem <> 0 THEN y.typelem WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END
-     WHERE y.oid = {type}
-       AND (e.typtype IN ('e', 'r', 'm', 'c', 'd') OR EXISTS (
-            SELECT FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod AND m.amname IN ('btree', 'hash')
-             WHERE o.opcdefault AND (o.opcintype = e.oid OR EXISTS (
-                   SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = e.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))))"""
-
-_COLUMNS = f"""
-    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
-           a.attnotnull, a.atthasdef, a.attidentity::text, a.attgenerated <> '',
-           CASE WHEN a.attcollation <> t.typcollation
-                THEN (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname)
-                        FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace WHERE l.oid = a.attcollation)
-                ELSE '' END,
-           t.typtype = 'e', {_EQUALITY.format(type="a.atttypid")}
-      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-     WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
-     ORDER BY a.attnum
-"""
-
-# Unique, complete, immediate: what ON CONFLICT can use.
-_UNIQUE = """
-    SELECT array_agg(a.attname::text)
-      FROM pg_catalog.pg_index i
-      JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord) ON k.ord <= i.indnkeyatts
-      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-     WHERE i.indrelid = %s AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-     GROUP BY i.indexrelid
-"""
-
-# Columns that any unique or exclusion index depends on, expressions and predicates included.
-_UNIQUE_VALUES = """
-    SELECT DISTINCT a.attname::text
-      FROM pg_catalog.pg_index i
-      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY (i.indkey::int2[]) OR EXISTS (
-           SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
-     WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion) AND a.attname = ANY (%s)
-"""

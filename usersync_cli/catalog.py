@@ -1,0 +1,116 @@
+"""What PostgreSQL's catalog says of a table: columns, unique indexes, whatever decides how it can be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from usersync_cli.connections import Connection, identifier, relation
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column of the target table, from the catalog."""
+
+    name: str
+    type: str  # with its length or precision
+    bare: str  # without; "bpchar" and '"bit"', because `character` and `bit` alone would mean a length of 1
+    not_null: bool
+    has_default: bool
+    identity: str  # "", "a" always, "d" by default
+    generated: bool
+    collation: str  # quoted, "" where it is the type's own
+    is_enum: bool
+    equality: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """The target table as it is now."""
+
+    name: sql.Composed
+    oid: int
+    kind: str
+    has_triggers: bool
+    has_rules: bool
+    columns: dict[str, TableColumn]
+    unique: Sequence[frozenset[str]]  # columns of each usable unique index
+
+
+def describe(tx: Connection, name: str) -> Table | None:
+    """The table of this name as the role sees it (its own search path), or None."""
+    row = tx.execute(_TABLE, (relation(name).as_string(tx),)).fetchone()
+    if row is None:
+        return None
+    oid, schema, relname, kind, has_triggers, has_rules = row
+    columns = {c[0]: TableColumn(*c) for c in tx.execute(_COLUMNS, (oid,)).fetchall()}
+    unique = [frozenset(names) for (names,) in tx.execute(_UNIQUE, (oid,)).fetchall()]
+    return Table(sql.SQL("{}.{}").format(identifier(schema), identifier(relname)), oid, kind, has_triggers, has_rules, columns, unique)
+
+
+def has_equality(tx: Connection, type_: str) -> bool:
+    """Whether values of this type can be compared with IS DISTINCT FROM."""
+    query = f"SELECT {_EQUALITY.format(type='%s::regtype')}"
+    return tx.execute(query.encode(), (type_,)).fetchone() == (True,)
+
+
+def unique_values(tx: Connection, table: Table, names: Sequence[str]) -> list[str]:
+    """Which of these columns any unique or exclusion index depends on, by expressions and predicates too."""
+    return [name for (name,) in tx.execute(_UNIQUE_VALUES, (table.oid, list(names))).fetchall()]
+
+
+_TABLE = """
+    SELECT c.oid, n.nspname, c.relname, c.relkind::text,
+           EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+           EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.oid = pg_catalog.to_regclass(%s)
+"""
+
+# An operator class for hash or btree is what IS DISTINCT FROM needs; for an array, that of its elements.
+_EQUALITY = """EXISTS (
+    SELECT FROM pg_catalog.pg_type y
+      JOIN pg_catalog.pg_type e
+        ON e.oid = CASE WHEN y.typcategory = 'A' AND y.typelem <> 0 THEN y.typelem WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END
+     WHERE y.oid = {type}
+       AND (e.typtype IN ('e', 'r', 'm', 'c', 'd') OR EXISTS (
+            SELECT FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod AND m.amname IN ('btree', 'hash')
+             WHERE o.opcdefault AND (o.opcintype = e.oid OR EXISTS (
+                   SELECT FROM pg_catalog.pg_cast k
+                    WHERE k.castsource = e.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))))"""
+
+_COLUMNS = f"""
+    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
+           a.attnotnull, a.atthasdef, a.attidentity::text, a.attgenerated <> '',
+           CASE WHEN a.attcollation <> t.typcollation
+                THEN (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname)
+                        FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+                       WHERE l.oid = a.attcollation)
+                ELSE '' END,
+           t.typtype = 'e', {_EQUALITY.format(type="a.atttypid")}
+      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+     WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY a.attnum
+"""  # noqa: S608  our own text
+
+# Unique, complete, immediate: what ON CONFLICT can use.
+_UNIQUE = """
+    SELECT array_agg(a.attname::text)
+      FROM pg_catalog.pg_index i
+      JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, ord) ON k.ord <= i.indnkeyatts
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+     WHERE i.indrelid = %s AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+     GROUP BY i.indexrelid
+"""
+
+# Columns that any unique or exclusion index depends on, expressions and predicates included.
+_UNIQUE_VALUES = """
+    SELECT DISTINCT a.attname::text
+      FROM pg_catalog.pg_index i
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY (i.indkey::int2[]) OR EXISTS (
+           SELECT FROM pg_catalog.pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
+     WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion) AND a.attname = ANY (%s)
+"""
