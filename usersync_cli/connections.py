@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -257,7 +258,7 @@ def _said(error: psycopg.Error) -> str:
     diag = error.diag
     state = error.sqlstate or ""
     if state[:2] in {"22", "23", "21", "P0", "2D", "44"}:
-        words = type(error).__name__
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
         parts = [("column", diag.column_name), ("constraint", diag.constraint_name), ("table", diag.table_name)]
         named = ", ".join(f"{kind} {name}" for kind, name in parts if name)
         return f"{words}{f' ({named})' if named else ''} [{state}]"
