@@ -178,6 +178,13 @@ class Lease:
             return error
         return error if held else self._fenced()
 
+    def _fenced_behind(self, error: BaseException | None) -> UsersyncError | None:
+        """Fenced, when that is why psycopg lost a connection that nobody was translating."""
+        if not isinstance(error, psycopg.OperationalError):
+            return None
+        verdict = self.verdict(connections.translate(error, self._control.database, "running"))
+        return verdict if isinstance(verdict, Fenced) else None
+
     def attach(self, tx: connections.Connection) -> None:
         """Write down the backend of a transaction that was just begun; before `checkpoint`, never inside.
 
@@ -319,15 +326,23 @@ class Lease:
         with self._control.lock, connections.translated(self._control.database, "forgetting old runs"):
             state.prune(self._control.connection(), self.job)
 
-    def _leave(self, error: BaseException | None) -> None:
-        """Release, whatever happened; a server that does not answer must not keep us, so on a thread with a limit."""
+    def _leave(self, error: BaseException | None) -> UsersyncError | None:
+        """Release, whatever happened; gives the verdict on an error of ours.
+
+        A server that does not answer must not keep us, so this is done on a thread, with a limit.
+        """
         self._ended.set()
-        leaver = threading.Thread(target=self._release, args=(error,), daemon=True)
+        said: list[UsersyncError] = []
+        leaver = threading.Thread(target=self._release, args=(error, said), daemon=True)
         leaver.start()
         leaver.join(RELEASE_SECONDS)
+        return said[0] if said else None
 
-    def _release(self, error: BaseException | None) -> None:
-        ours = error if isinstance(error, UsersyncError) else None
+    def _release(self, error: BaseException | None, said: list[UsersyncError]) -> None:
+        ours = self.verdict(error) if isinstance(error, UsersyncError) else self._fenced_behind(error)
+        if ours:
+            error = ours
+            said.append(ours)
         with suppress(UsersyncError, psycopg.Error):
             if not self._finished:
                 self.finish(exit_status=status_of(error) if error else 0, error=ours)
@@ -363,14 +378,11 @@ def hold(database: Database, job: str, *, lease: timedelta, stop: Stop, full: bo
     threading.Thread(target=held._keep, name=f"lease of {job}", daemon=True).start()  # noqa: SLF001  its other half
     try:
         yield held
-    except UsersyncError as error:
-        held._leave(verdict := held.verdict(error))  # noqa: SLF001
-        if verdict is error:
+    except BaseException as error:
+        verdict = held._leave(error)  # noqa: SLF001
+        if verdict is None or verdict is error:
             raise
         raise verdict from error
-    except BaseException as error:
-        held._leave(error)  # noqa: SLF001
-        raise
     held._leave(None)  # noqa: SLF001
 
 
