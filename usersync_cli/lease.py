@@ -96,9 +96,10 @@ class _Control:
         self._job = job
         self._connection: connections.Connection | None = None
 
-    def connection(self) -> connections.Connection:
+    def connection(self, stop: Stop | None = None) -> connections.Connection:
+        """`stop` may interrupt, also while a new connection is made: only where nothing is held yet."""
         if self._connection is None or self._connection.closed:
-            self._connection = connections.connect(self.database, job=self._job, read_write=True)
+            self._connection = connections.connect(self.database, job=self._job, stop=stop, read_write=True)
             self._connection.silence_seconds = SILENCE_SECONDS
             self._connection.alive = self._silent
         return self._connection
@@ -401,6 +402,11 @@ SELECT owner, lease_until, backend_pid, backend_xact_start,
        (SELECT started_at FROM usersync.runs r WHERE r.job = l.job AND r.epoch = l.epoch ORDER BY id DESC LIMIT 1)
   FROM usersync.job_locks l WHERE job = %(job)s
 """
+# ON CONFLICT alone would wait for whoever is in a checkpoint, as long as that takes.
+_ROW = """
+INSERT INTO usersync.job_locks (job)
+SELECT %(job)s WHERE NOT EXISTS (SELECT FROM usersync.job_locks WHERE job = %(job)s) ON CONFLICT DO NOTHING
+"""
 _TAKE = """
 UPDATE usersync.job_locks
    SET owner = %(me)s, epoch = epoch + 1, lease_until = clock_timestamp() + %(length)s, backend_pid = NULL, backend_xact_start = NULL
@@ -419,11 +425,10 @@ VALUES (%(job)s, 'running', %(epoch)s, %(me)s, %(version)s, %(full)s) RETURNING 
 
 
 def _acquire(control: _Control, held: Lease, stop: Stop, *, full: bool) -> None:
-    connection = control.connection()
+    connection = control.connection(stop)
     state.ready(connection, control.database, held.job)
     with state.permitted(connection, control.database, "taking the job"):
-        connection.stop = stop
-        connection.execute("INSERT INTO usersync.job_locks (job) VALUES (%s) ON CONFLICT DO NOTHING", (held.job,))
+        connection.execute(_ROW.encode(), {"job": held.job})
         try:
             before = _take(connection, held, full=full)
         except errors.LockNotAvailable:

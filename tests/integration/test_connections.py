@@ -207,10 +207,10 @@ def test_what_keeps_us_from_connecting(
 @pytest.mark.parametrize(
     ("statement", "kind", "says"),
     [
-        ("SELECT 'Test User One'::int", Drift, "InvalidTextRepresentation [22P02]"),
-        ("INSERT INTO t VALUES (1, 'Test User One')", Drift, "UniqueViolation (constraint t_pkey, table t) [23505]"),
-        ("INSERT INTO t VALUES (NULL, 'Test User One')", Drift, "NotNullViolation (column id, table t) [23502]"),
-        ("DO $$ BEGIN RAISE 'Test User One'; END $$", Drift, "RaiseException [P0001]"),
+        ("SELECT 'Test User One'::int", Drift, "invalid text representation [22P02]"),
+        ("INSERT INTO t VALUES (1, 'Test User One')", Drift, "unique violation (constraint t_pkey, table t) [23505]"),
+        ("INSERT INTO t VALUES (NULL, 'Test User One')", Drift, "not null violation (column id, table t) [23502]"),
+        ("DO $$ BEGIN RAISE 'Test User One'; END $$", Drift, "raise exception [P0001]"),
         ("SELECT * FROM missing", Drift, 'relation "missing" does not exist [42P01]'),
         ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1), 'Test User One'", Unavailable, "statement timeout [57014]"),
         ("SELECT pg_terminate_backend(pg_backend_pid())", Unavailable, "terminating connection"),
