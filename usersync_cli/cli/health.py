@@ -1,0 +1,130 @@
+"""`usersync health`: is every scheduled job well? For probes and monitoring; it only reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import click
+
+from usersync_cli.cli import config_option, output_option, write_json
+from usersync_cli.cli.ledger import JobStatus, read, seconds, told
+from usersync_cli.cli.status import ago, moment, plural, when
+
+if TYPE_CHECKING:
+    from usersync_cli.config import Config
+
+_MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
+_TEMPORARY = 4
+
+
+_EXIT_STATUSES = """\b
+Exit status: 0 all well; otherwise that of the last run (the worst of several jobs);
+4 for a job that never ran, is overdue, crashed or was stopped, and when the
+target cannot be reached; 2 usage or config, also when no job has a schedule."""
+
+
+@click.command(epilog=_EXIT_STATUSES)
+@click.option("--job", "job_name", metavar="NAME", help="Only this job, with or without a schedule.")
+@config_option
+@output_option
+@click.pass_context
+def health(ctx: click.Context, job_name: str | None, config_path: Path | None, output: str) -> None:
+    """Exit 0 when every scheduled job is well; for probes and monitoring.
+
+    A job is well when its last run ended with 0 and its last good run is recent: not more than two starts of its
+    schedule have passed since, not counting the time that the job usually takes. The schedule is read in UTC.
+
+    \b
+    Examples:
+      usersync health
+      usersync health --job auroville --output json
+    """
+    from usersync_cli import log
+    from usersync_cli.config import load
+    from usersync_cli.errors import worst
+
+    log.configure(quiet=True)
+    config = load(config_path)
+    if job_name is None:
+        _refuse_nothing(config)
+    report = read(config, job_name)
+    verdicts = [judge(job, report.at) for job in report.jobs if job_name or job.schedule]
+    status = worst(verdict.status for verdict in verdicts)
+    if output == "json":
+        write_json("health", {"exit_status": status, "jobs": [vars(verdict) for verdict in verdicts]})
+    else:
+        _print(verdicts)
+    ctx.exit(status)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a job, since when, and what to do; status 0 when it is well."""
+
+    job: str
+    status: int
+    what: str
+    todo: str = ""
+
+
+def judge(job: JobStatus, at: datetime) -> Verdict:
+    """One job at this moment."""
+    if job.finished is None:
+        if job.holder:
+            return Verdict(job.name, 0, "running for the first time")
+        return Verdict(job.name, _TEMPORARY, "never ran", f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
+    if job.failures:
+        return _failed(job, at)
+    if job.schedule and job.good and (missed := overdue(job, at)):
+        return Verdict(
+            job.name,
+            _TEMPORARY,
+            f"overdue: the last good run began {when(job.good.started_at, at)},"
+            f" {_MISSED + 1} scheduled starts have passed since, the third at {moment(missed)}",
+            f"is cron running? a run that cannot begin leaves no trace here: usersync check --job {job.name}",
+        )
+    return Verdict(job.name, 0, f"last good run {ago(at - job.finished.started_at)}")
+
+
+def _failed(job: JobStatus, at: datetime) -> Verdict:
+    newest, first = job.failures[0], job.failures[-1]
+    message, hint = told(newest)
+    # A probe that itself ended with 130 or 143 would look as if it had been stopped.
+    status = newest.exit_status if newest.exit_status is not None and newest.exit_status < 128 else _TEMPORARY
+    how = "crashed" if newest.exit_status is None else f"exit status {newest.exit_status}"
+    what = f"{how} since {when(first.started_at, at)}, {plural(len(job.failures), 'run')}: {message}"
+    return Verdict(job.name, status, what, "; ".join(line.strip() for line in hint.splitlines()))
+
+
+def overdue(job: JobStatus, at: datetime) -> datetime | None:
+    """The scheduled start by which a job should have run again, once a run of the usual length from then would be over."""
+    from cronsim import CronSim
+
+    if job.schedule is None or job.good is None:
+        return None
+    usual = timedelta(seconds=median([seconds(run) or 0 for run in job.runs if run.status == "ok"] or [0]))
+    starts = CronSim(job.schedule, (job.good.started_at + usual).astimezone(UTC))
+    missed = list(islice(starts, _MISSED + 1))
+    # Fewer: a schedule such as 30 February.
+    return missed[-1] if len(missed) > _MISSED and missed[-1] + usual < at else None
+
+
+def _refuse_nothing(config: Config) -> None:
+    """What nobody looked at is not well."""
+    from usersync_cli.errors import ConfigError
+
+    if not any(job.schedule for job in config.jobs.values()):
+        raise ConfigError(f"{config.path}: no job has a schedule, so none can be judged", hint="give it one, or name a job with --job")
+
+
+def _print(verdicts: list[Verdict]) -> None:
+    for verdict in verdicts:
+        if verdict.status:
+            click.echo(f"{verdict.job}: {verdict.what}" + (f"; {verdict.todo}" if verdict.todo else ""))
+    if not any(verdict.status for verdict in verdicts):
+        click.echo("; ".join(f"{verdict.job}: ok, {verdict.what}" for verdict in verdicts))

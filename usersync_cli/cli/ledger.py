@@ -1,0 +1,159 @@
+"""What the ledger in the target says of each job, beside what the config file says. Only reads; nothing is upgraded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usersync_cli.config import Config
+    from usersync_cli.model import Database
+    from usersync_cli.state import Connection, Holder, Run, StepRun, StoredCursor
+
+_RECENT = 20  # runs of a job to look at first
+_KEPT = 1000  # as many as the ledger keeps of a job
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job as the config file and the ledger have it."""
+
+    name: str
+    configured: bool
+    schedule: str | None
+    holder: Holder | None
+    runs: Sequence[Run]  # newest first; all that are kept, when none of the last 20 is good
+    good: Run | None
+    cursors: Sequence[StoredCursor]
+
+    @property
+    def last(self) -> Run | None:
+        """The last run, which may be under way."""
+        return self.runs[0] if self.runs else None
+
+    @property
+    def finished(self) -> Run | None:
+        """The last run that ended, however."""
+        return next((run for run in self.runs if run.status != "running"), None)
+
+    @property
+    def failures(self) -> Sequence[Run]:
+        """The runs since the last good one that ended otherwise, newest first."""
+        return [run for run in self.runs if run.status != "running" and (self.good is None or run.id > self.good.id)]
+
+    @property
+    def steps(self) -> Sequence[StepRun]:
+        """The last that is known of each step: a run may have done some of them only."""
+        found: dict[str, StepRun] = {}
+        for run in self.runs:
+            for step in run.steps:
+                found.setdefault(step.step, step)
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """All jobs, at one moment of the target's clock."""
+
+    at: datetime
+    jobs: Sequence[JobStatus]
+
+
+def read(config: Config, only: str | None = None) -> Report:
+    """Every job of the config file, and those that the ledger alone still knows; or the one that was asked for.
+
+    Raises ConfigError for a name that neither knows, and for a missing right to read.
+    """
+    from usersync_cli import connections
+
+    database = config.target_database()
+    with (
+        connections.connect(database, job="status") as connection,
+        _readable(connection, database),
+        connections.transaction(connection, snapshot=True),
+    ):
+        return _read(config, connection, only)
+
+
+def _read(config: Config, connection: Connection, only: str | None) -> Report:
+    from usersync_cli import migrations, state
+
+    found = state.current(connection)
+    if found is not None and found > state.VERSION:
+        raise migrations.newer(found)
+    good, held = state.last_good(connection), state.holders(connection)
+    jobs = []
+    for name in _names(config, list(state.latest(connection)), only):
+        configured = config.jobs.get(name)
+        jobs.append(
+            JobStatus(
+                name,
+                configured is not None,
+                configured.schedule if configured else None,
+                held.get(name),
+                _history(connection, name),
+                good.get(name),
+                state.all_cursors(connection, name),
+            )
+        )
+    (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    return Report(at, jobs)  # type: ignore[arg-type]  # a SELECT always has a row
+
+
+def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:
+    every = list(dict.fromkeys([*config.jobs, *ran]))
+    if only is None:
+        return every
+    if only not in every:
+        from usersync_cli.errors import ConfigError
+        from usersync_cli.mistakes import suggestion
+
+        raise ConfigError(f'{config.path}: there is no job "{only}"{suggestion(only, every)}')
+    return [only]
+
+
+def _history(connection: Connection, job: str) -> Sequence[Run]:
+    from usersync_cli import state
+
+    runs = state.last_runs(connection, job, _RECENT)
+    return runs if len(runs) < _RECENT or any(run.status == "ok" for run in runs) else state.last_runs(connection, job, _KEPT)
+
+
+@contextmanager
+def _readable(connection: Connection, database: Database) -> Iterator[None]:
+    """Errors of Postgres become ours; where a right is missing, those which reading takes are printed, not all of a run's."""
+    from psycopg import errors, sql
+
+    from usersync_cli.connections import translated
+    from usersync_cli.errors import ConfigError
+
+    with translated(database, "reading usersync's own tables"):
+        try:
+            yield
+        except errors.InsufficientPrivilege as error:
+            role = sql.Identifier(connection.info.user).as_string(None)
+            raise ConfigError(
+                f"{database.name}: the right to read usersync's own tables is missing",
+                hint=f"their owner runs: GRANT USAGE ON SCHEMA usersync TO {role};"
+                f" GRANT SELECT ON ALL TABLES IN SCHEMA usersync TO {role};",
+            ) from error
+
+
+def seconds(run: Run) -> float | None:
+    """How long a run took; None for one that did not end by itself."""
+    if run.finished_at is None or run.exit_status is None:
+        return None
+    return (run.finished_at - run.started_at).total_seconds()
+
+
+def told(run: Run) -> tuple[str, str]:
+    """What went wrong and what to do next. A crashed run could not say it itself."""
+    if run.exit_status is None:
+        return (
+            "the run ended without a word: killed, or its machine went away",
+            "what it had committed stays, and the next run goes on by itself; out of memory? a time limit of whatever starts it?",
+        )
+    return run.error or "no error was written down", run.error_hint or ""

@@ -1,0 +1,236 @@
+"""`usersync status`: what the ledger in the target says of each job. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from usersync_cli.cli import config_option, output_option, write_json
+from usersync_cli.cli.ledger import seconds, told
+
+if TYPE_CHECKING:
+    from usersync_cli.cli.ledger import JobStatus
+    from usersync_cli.state import Holder, Run, StepRun, StoredCursor
+
+_EXIT_STATUSES = """\b
+Exit status: 0 also when the last run failed (`usersync health` judges),
+2 usage or config, 4 the target cannot be reached, 7 newer tables than this program knows."""
+
+
+@click.command(epilog=_EXIT_STATUSES)
+@click.option("--job", "job_name", metavar="NAME", help="Only this job.")
+@config_option
+@output_option
+def status(job_name: str | None, config_path: Path | None, output: str) -> None:
+    """Show each job's last runs, freshness and cursors.
+
+    Only reads: SELECT rights on the schema usersync are enough.
+
+    \b
+    Examples:
+      usersync status
+      usersync status --job auroville
+      usersync status --output json | jq '.jobs[].last_good.age_seconds'
+    """
+    from usersync_cli import log
+    from usersync_cli.cli.ledger import read
+    from usersync_cli.config import load
+
+    log.configure(quiet=True)
+    report = read(load(config_path), job_name)
+    if output == "json":
+        write_json("status", {"at": _iso(report.at), "jobs": [_document(job, report.at) for job in report.jobs]})
+    else:
+        click.echo("\n\n".join("\n".join(_lines(job, report.at)) for job in report.jobs))
+
+
+# as text
+
+
+def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
+    yield job.name + ("" if job.configured else " (no longer in the config file)")
+    yield _row("schedule", f"{job.schedule} (cron)" if job.schedule else "none")
+    if job.holder:
+        yield _row("running", f"now, held by {owner(job.holder)}, lease until {moment(job.holder.lease_until)}")
+    if job.finished is None:
+        yield _row("last run", "under way, the first one" if job.holder else "never run")
+        return
+    yield _row("last run", f"{when(job.finished.started_at, at)}: {outcome(job.finished)}")
+    if job.good is None:
+        yield _row("last good", "never")
+    elif job.good is not job.finished and job.good.id != job.finished.id:
+        yield _row("last good", f"{when(job.good.started_at, at)}, took {_took(job.good)}")
+    yield from _failing(job, at)
+    for step in job.steps:
+        yield _row(f"step {step.step}", _counted(step))
+    for cursor in job.cursors:
+        yield _row(f"read {cursor.stream}", _position(cursor, at))
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<15} {text}"
+
+
+def _failing(job: JobStatus, at: datetime) -> Iterator[str]:
+    if not job.failures:
+        return
+    first, newest = job.failures[-1], job.failures[0]
+    yield _row("failing", f"{plural(len(job.failures), 'run')}, since {when(first.started_at, at)}")
+    message, hint = told(newest)
+    yield _row("error", message)
+    for line in hint.splitlines():
+        yield _row("", line)
+
+
+def _counted(step: StepRun) -> str:
+    if step.status != "ok":
+        return f"{step.status}: {step.error}" if step.error else step.status
+    counts = step.counts
+    parts = [f"{counts.inserted:,} new", f"{counts.updated:,} changed", f"{counts.unchanged:,} the same", f"{counts.gone:,} gone"]
+    more = {"duplicate": counts.duplicates, "older than what is there": counts.stale, "rejected": counts.rejected}
+    return f"{counts.read:,} read: " + ", ".join([*parts, *(f"{number:,} {word}" for word, number in more.items() if number)])
+
+
+def _position(cursor: StoredCursor, at: datetime) -> str:
+    as_of = _read_at(cursor)
+    shown = f"as of {when(as_of, at)}" if as_of else f"cursor moved {when(cursor.updated_at, at)}" if cursor.updated_at else "cursor moved"
+    return f"{plural(cursor.rows, 'row')} {shown}, from {cursor.account}, version {cursor.version}"
+
+
+def _read_at(cursor: StoredCursor) -> datetime | None:
+    """When the source's snapshot was taken, by its own clock, if its cursor says so."""
+    given = cursor.value.get("read_at")
+    try:
+        found = datetime.fromisoformat(given) if isinstance(given, str) else None
+    except ValueError:
+        return None
+    return found if found and found.tzinfo else None
+
+
+def outcome(run: Run) -> str:
+    """How a run ended, in words."""
+    from usersync_cli.errors import STATUSES
+
+    if run.status == "running":
+        return "under way"
+    if run.exit_status is None:
+        return "crashed"
+    meaning = STATUSES.get(run.exit_status, run.status)
+    return f"{meaning}, took {_took(run)}" if run.exit_status == 0 else f"exit status {run.exit_status} ({meaning}), took {_took(run)}"
+
+
+def owner(holder: Holder) -> str:
+    """Which process holds a job, and whether it is known to have ended."""
+    from usersync_cli.lease import Owner
+
+    found = Owner.parse(holder.owner)
+    return f"{found} (that process has ended: the next run takes over)" if found.dead() else str(found)
+
+
+def when(moment_: datetime, at: datetime) -> str:
+    return f"{moment(moment_)} ({ago(at - moment_)})"
+
+
+def moment(moment_: datetime) -> str:
+    return moment_.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def ago(age: timedelta) -> str:
+    """About how long: `40 s ago`, `12 min ago`, `3 h ago`, `5 days ago`. Clocks differ: never negative."""
+    passed = max(0, int(age.total_seconds()))
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if passed >= 2 * length:
+            return f"{passed // length} {unit} ago"
+    return f"{passed} s ago"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _took(run: Run) -> str:
+    took = seconds(run)
+    return "an unknown time" if took is None else f"{took:.1f} s"
+
+
+# as JSON
+
+
+def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
+    failures = job.failures
+    return {
+        "job": job.name,
+        "configured": job.configured,
+        "schedule": job.schedule,
+        "running": job.holder and {"owner": owner(job.holder), "epoch": job.holder.epoch, "lease_until": _iso(job.holder.lease_until)},
+        "last_run": job.last and _run(job.last, at),
+        "last_good": job.good and _run(job.good, at),
+        "failing": {"runs": len(failures), "since": _iso(failures[-1].started_at), **_error(failures[0])} if failures else None,
+        "steps": [_step(step) for step in job.steps],
+        "cursors": [_cursor(cursor, at) for cursor in job.cursors],
+    }
+
+
+def _run(run: Run, at: datetime) -> dict[str, Any]:
+    from usersync_cli.errors import STATUSES
+
+    took = seconds(run)
+    return {
+        "run": run.id,
+        "status": run.status,
+        "exit_status": run.exit_status,
+        "meaning": None if run.exit_status is None else STATUSES.get(run.exit_status),
+        "started_at": _iso(run.started_at),
+        "finished_at": _iso(run.finished_at),
+        "age_seconds": _age(run.started_at, at),
+        "seconds": None if took is None else round(took, 3),
+        "full": run.full,
+        "usersync_version": run.usersync_version,
+        "summary": run.summary,
+    }
+
+
+def _error(run: Run) -> dict[str, str]:
+    message, hint = told(run)
+    return {"error": message, "hint": hint}
+
+
+def _step(step: StepRun) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "run": step.run_id,
+        "status": step.status,
+        "started_at": _iso(step.started_at),
+        "finished_at": _iso(step.finished_at),
+        **vars(step.counts),
+        "bytes": step.bytes,
+        "normalised": step.normalised,
+        "error": step.error,
+    }
+
+
+def _cursor(cursor: StoredCursor, at: datetime) -> dict[str, Any]:
+    as_of = _read_at(cursor)
+    return {
+        "step": cursor.step,
+        "stream": cursor.stream,
+        "account": cursor.account,
+        "rows": cursor.rows,
+        "version": cursor.version,
+        "as_of": _iso(as_of),
+        "age_seconds": _age(as_of or cursor.updated_at, at),
+        "moved_at": _iso(cursor.updated_at),
+        "value": cursor.value,
+    }
+
+
+def _age(moment_: datetime | None, at: datetime) -> float | None:
+    return None if moment_ is None else round(max(0.0, (at - moment_).total_seconds()), 1)
+
+
+def _iso(moment_: datetime | None) -> str | None:
+    return None if moment_ is None else moment_.astimezone(UTC).isoformat(timespec="milliseconds")
