@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import psycopg
@@ -42,6 +43,10 @@ _LONG = {**_SMALL, "statement_timeout": "0", "client_connection_check_interval":
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
+# Whose connection is being made: psycopg makes it before there is an object that could say so.
+_connects_for: ContextVar[Stop | None] = ContextVar("_connects_for", default=None)
+
+
 class Connection(psycopg.Connection[TupleRow]):
     """A connection whose waits end when the run has to end, or when the server is found to be frozen.
 
@@ -59,6 +64,22 @@ class Connection(psycopg.Connection[TupleRow]):
         except (Stopped, Unavailable):
             self.abandon()
             raise
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Generator[Any, Any, Connection]:
+        """What psycopg connects with; woken ten times a second, it ends when the run has to."""
+        gen = super()._connect_gen(conninfo)
+        stop = _connects_for.get()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready == Ready.NONE and stop:
+                    stop.check()
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            connection: Connection = end.value
+            return connection
 
     def _watched(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         since = time.monotonic()
@@ -102,7 +123,11 @@ def connect(database: Database, *, job: str, stop: Stop | None = None, read_writ
     url = _url(database)
     with translated(database, "connecting"):
         parameters = _parameters(url, job, read_write=read_write)
-        connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+        given = _connects_for.set(stop)
+        try:
+            connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+        finally:
+            _connects_for.reset(given)
     connection.stop = stop
     connection.alive = lambda: _ask(database, url, parameters)
     return connection
