@@ -115,7 +115,8 @@ def _running(folder: Path) -> _Server | None:
         if len(lines) < 8 or lines[7].strip() != "ready":
             return None
         server = _Server(pid=int(lines[0]), port=int(lines[3]), sockets=Path(lines[4]))
-        os.kill(server.pid, 0)  # its orphaned children may hold the socket open for a moment
+        if _ended(server.pid):  # its orphaned children may hold the socket open for a moment
+            return None
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(5)
             probe.connect(str(server.sockets / f".s.PGSQL.{server.port}"))
@@ -124,6 +125,17 @@ def _running(folder: Path) -> _Server | None:
     except (OSError, ValueError):
         return None
     return server
+
+
+def _ended(pid: int) -> bool:
+    """Whether no such process runs; a zombie, whose parent has not noticed yet, does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # somebody else's, or a system without /proc
 
 
 def _not_ours(folder: Path) -> ConfigError:

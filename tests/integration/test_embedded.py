@@ -86,7 +86,7 @@ def test_it_comes_back_after_kill_9(home: Path) -> None:
         connection.execute("CREATE TABLE t AS SELECT 42 AS a")
     killed = postmaster(home)
     os.kill(killed, signal.SIGKILL)
-    servers.until(lambda: not embedded._is_postmaster(killed, home / "postgres"))
+    servers.until(lambda: embedded._ended(killed))
 
     assert 42 == ask(embedded.url(home, "kept"), "SELECT a FROM t")
     assert killed != postmaster(home)
