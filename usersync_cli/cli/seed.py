@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from psycopg import sql
 
-from usersync_cli.cli import config_option
+from usersync_cli.cli import EXIT_STATUSES, config_option
 from usersync_cli.connections import Connection, connect, relation, transaction, translated
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop
@@ -63,14 +63,14 @@ _TARGET = """CREATE TABLE IF NOT EXISTS {} (
     inserted_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone NOT NULL DEFAULT now())"""
 
 
-@click.command()
+@click.command(epilog=EXIT_STATUSES)
 @click.option(
     "--job", "job_name", default="auroville", show_default=True, metavar="NAME", help="The job whose sources and target get the test users."
 )
 @config_option
 @click.pass_obj
 def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
-    """Put three test users into the target and into the embedded sources. Safe to repeat.
+    """Put three test users into the target and the embedded sources. Safe to repeat.
 
     Their ids are fixed, so that somebody can log in as them in development. Sources that are not embedded are left
     alone; outside development and test the command refuses.
