@@ -165,6 +165,7 @@ class Desired:
 
     transform: sql.Composable
     rows: int
+    before: sql.Composable | None = None  # what we put before the user's own text in `transform`; None: nothing
 
 
 class Plan(Protocol):

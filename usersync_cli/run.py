@@ -150,13 +150,13 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             if lease:
                 lease.attach(tx)
-            load = Loading(step, readers, tx, done, partial(_moved, world, lease))
+            load = Loading(step, readers, stored, tx, done, partial(_moved, world, lease))
             load.extract(direct=lease is not None)
-            load.refuse_empty(stored, options)
+            load.refuse_empty(options)
             with lease.checkpoint(tx) if lease else nullcontext():
                 load.transform_and_load(write=lease is not None)
                 if lease:
-                    load.record(lease, stored)
+                    load.record(lease)
         load.warn(world.tools.job)
     finally:
         rollback(tx)
@@ -208,8 +208,11 @@ class Reader:
 class Loading:
     """One step on its way into the target: staged, compared, written."""
 
-    def __init__(self, step: Step, readers: Sequence[Reader], tx: Connection, done: StepResult, moved: Progress) -> None:
-        self._step, self._readers, self._tx, self._done, self._moved = step, readers, tx, done, moved
+    def __init__(  # noqa: PLR0913, PLR0917  all that a step is
+        self, step: Step, readers: Sequence[Reader], stored: Mapping[str, StoredCursor], tx: Connection, done: StepResult, moved: Progress
+    ) -> None:
+        self._step, self._readers, self._stored, self._tx, self._done, self._moved = step, readers, stored, tx, done, moved
+        self._stages: dict[str, stage.Stage] = {}
         self._target = Target(step.load)
         self._rows: dict[str, int] = {}  # of each extract
         self._normalised = 0
@@ -219,10 +222,7 @@ class Loading:
     @property
     def desired(self) -> Desired:
         """What the target should hold, as a SELECT over the stages."""
-        text = self._step.transform
-        only = next(iter(self._step.extract))
-        transform = sql.SQL("\n" + text.rstrip().rstrip(";") + "\n") if text else sql.SQL("SELECT * FROM {}").format(stage.table(only))
-        return Desired(transform, sum(self._rows.values()))
+        return stage.desired(self._step.transform, list(self._stages.values()), sum(self._rows.values()))
 
     def extract(self, *, direct: bool) -> None:
         """Read every source into its stages, and close it. What doesn't fit is found before the first row is read.
@@ -234,11 +234,12 @@ class Loading:
             return
         for reader in self._readers:
             for content in reader.pages():
-                self._rows[content.stream] = stage.copy(self._tx, stage.table(content.stream), content, partial(self._take, content.stream))
+                into = self._stages[content.stream].table
+                self._rows[content.stream] = stage.copy(self._tx, into, content, partial(self._take, content.stream), freeze=True)
             reader.close()
         if self._step.transform:
             for name in self._rows:
-                self._tx.execute(sql.SQL("ANALYZE {}").format(stage.table(name)))
+                self._tx.execute(sql.SQL("ANALYZE {}").format(self._stages[name].table))
 
     def _take(self, extract: str, size: int) -> None:
         self._done.bytes += size
@@ -257,15 +258,16 @@ class Loading:
         """Whether the transform's columns go into the target, without reading a row."""
         for reader in self._readers:
             for stream in reader.streams:
-                stage.create(self._tx, stream.name, reader.session.columns(stream))
+                before = self._stored[stream.name].rows if stream.name in self._stored else 0
+                self._stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream), rows=before)
         merge, table = self._target.fit(self.desired, self._tx)
         name = merge.table.as_string(self._tx)
         return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
 
-    def refuse_empty(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
+    def refuse_empty(self, options: Options) -> None:
         """A source that fell silent is not a source without people: nothing is written over what is there."""
         for extract, rows in self._rows.items():
-            before = stored[extract].rows if extract in stored else 0
+            before = self._stored[extract].rows if extract in self._stored else 0
             if before and not rows and not options.allow_empty:
                 raise Drift(
                     f"extract {extract} is empty; the last run read {before} rows; nothing was written",
@@ -276,8 +278,11 @@ class Loading:
 
     def transform_and_load(self, *, write: bool) -> None:
         """Behind the fence: write what differs, or only find out what would be written."""
-        if self._loaded:
-            return
+        if not self._loaded:
+            self._merge(write=write)
+        stage.drop(self._tx, list(self._stages.values()))
+
+    def _merge(self, *, write: bool) -> None:
         filled = self._target.fill_empty(self.desired, self._tx) if write else None
         if filled:
             self._done.counts = filled
@@ -288,7 +293,7 @@ class Loading:
             self._target.apply(plan, self._tx)
             self._normalised = self._target.normalised(plan, self._tx)
 
-    def record(self, lease: Lease, stored: Mapping[str, StoredCursor]) -> None:
+    def record(self, lease: Lease) -> None:
         """Counts and cursors, in the transaction of the rows that they stand for."""
         counts, step = self._done.counts, self._step.name
         if not counts.adds_up():
@@ -299,7 +304,7 @@ class Loading:
         state.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
         for reader in self._readers:
             for stream, cursor in reader.cursors.items():
-                version = stored[stream].version if stream in stored else 0
+                version = self._stored[stream].version if stream in self._stored else 0
                 account, rows = reader.session.account, self._rows[stream]
                 state.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
 

@@ -91,7 +91,7 @@ class Target:
         try:
             found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
         except psycopg.Error as error:
-            raise _transform_error(error, desired.transform.as_string(tx)) from error
+            raise _transform_error(error, desired, tx) from error
         assert found is not None  # noqa: S101  a SELECT always has a result
         names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
         for name in names:
@@ -375,12 +375,14 @@ def relation_of(name: str, tx: Connection) -> sql.Composed:
     return table.name if table else relation(name)
 
 
-def _transform_error(error: psycopg.Error, text: str) -> ConfigError | Drift:
+def _transform_error(error: psycopg.Error, desired: Desired, tx: Connection) -> ConfigError | Drift:
     """What is wrong with a transform, and where: the statement's text is the user's own, so it may be said."""
     message = error.diag.message_primary or "it can't be parsed"
     where = ""
     if error.diag.statement_position:
-        before = text[1 : max(1, int(error.diag.statement_position) - len("SELECT * FROM (\n"))]  # the text begins with a newline of ours
+        ours = len("SELECT * FROM (") + (len(desired.before.as_string(tx)) if desired.before else 0) + 1  # and a newline
+        text = sql.SQL("SELECT * FROM ({}").format(desired.transform).as_string(tx)
+        before = text[ours : max(ours, int(error.diag.statement_position) - 1)]
         where = f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
     hint = error.diag.message_hint or "the names after FROM are those of the step's extracts; their columns are those that the queries give"
     if (error.sqlstate or "").startswith("42601"):
