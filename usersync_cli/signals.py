@@ -58,9 +58,10 @@ class Stop:
             self._held -= 1
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not past a signal or the limit."""
+        """Wait, but not past a signal or the limit. Who waits on purpose is alive."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.check()
+            self.heard = time.monotonic()
             if self.event.wait(min(left, 0.5)) and self._held:
                 time.sleep(min(left, 0.05))
