@@ -1,0 +1,89 @@
+"""What a sample gives the contract suites: a live instance of a source or target, with rows that are known.
+
+`tests/contract/sources/<name>.py` has `live(request) -> LiveSource`, `tests/contract/targets/<name>.py` has
+`live(request) -> LiveTarget`, where `<name>` is the file in `usersync_cli/sources` or `targets`; `request` is pytest's, for
+the fixtures of tests/conftest.py. A new source or target is tested by adding that one file.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from usersync_cli.connections import Connection
+from usersync_cli.model import Copy, Desired, Documents, Stream, Target
+
+SECRET = "a-secret-to-look-for"
+PERSON = "Test User"
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """A source that can be read. Each record's key is its first column, as text, or its `Record.key`."""
+
+    settings: Mapping[str, Any]  # what the config file says of it, without `type`; SECRET where a password or token stands
+    streams: Sequence[Stream]  # at least two
+    keys: Mapping[str, Sequence[str]]  # of each of these streams: more than one page, or more than one block of COPY
+    missing: Stream  # the source has no such stream
+    broken: Stream  # its last record cannot be read; its names begin with PERSON
+    slow: Stream  # takes a minute, and gives something every now and then
+    silent: Stream  # gives nothing for a minute
+    at: Callable[[int], Mapping[str, Any]]  # the settings, but with everything at this port of 127.0.0.1
+    connections: Callable[[], int]  # how many connections the source's server sees of us
+    cut: Callable[[], None]  # the server drops these connections
+
+
+@dataclass(frozen=True)
+class LiveTarget:
+    """A target that can be written to. Rows are (id, name)."""
+
+    target: Callable[[], Target[Any]]  # made new for each plan, as each step does
+    misfit: Callable[[], Target[Any]]  # one that does not fit what is desired
+    begin: Callable[[], Connection]  # a transaction of the target's database, with the settings of a step
+    desired: Callable[[Connection, Sequence[tuple[int, str]]], Desired]  # staged in this transaction
+    rows: Callable[[], Sequence[tuple[int, str]]]  # what is there, as somebody else sees it, by id
+    fill: Callable[[Sequence[tuple[int, str]]], None]  # exactly these rows from now on
+    written: Callable[[Connection], int]  # rows that this transaction has written so far, its own temp tables aside
+    fingerprint: Callable[[], object]  # changes with any write whatsoever that was committed
+
+
+def modules(package: ModuleType, name: str) -> list[str]:
+    """The files of a package that define this name."""
+    found = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+    return [one for one in found if hasattr(import_module(f"{package.__name__}.{one}"), name)]
+
+
+def sample(kind: str, name: str) -> Any:
+    """The sample of a source or target, by file name."""
+    return import_module(f"tests.contract.{kind}.{name}")
+
+
+def keys(content: Copy | Documents) -> list[str]:
+    """The key of each record, in the order in which they came. Reads a Copy to its end."""
+    if isinstance(content, Documents):
+        return [record.key for record in content.records]
+    return first_column(b"".join(bytes(block) for block in content.blocks))
+
+
+def first_column(data: bytes) -> list[str]:
+    """The first field of each row in binary COPY format, as text; fails on whatever is not that format, whole."""
+    assert data[:11] == b"PGCOPY\n\xff\r\n\0"
+    (extension,) = struct.unpack_from("!i", data, 15)
+    at, found = 19 + extension, []
+    while True:
+        (fields,) = struct.unpack_from("!h", data, at)
+        at += 2
+        if fields == -1:
+            assert at == len(data), "something stands behind the end of the rows"
+            return found
+        for field in range(fields):
+            (size,) = struct.unpack_from("!i", data, at)
+            at += 4
+            if field == 0:
+                found.append(data[at : at + size].decode())
+            at += max(size, 0)

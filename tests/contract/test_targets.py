@@ -1,0 +1,206 @@
+"""What every target promises (model.py: Target, Plan, Counts), held against a live one. A new target brings a sample, see live.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from tests.contract.live import LiveTarget, modules, sample
+from usersync_cli import targets
+from usersync_cli.connections import Connection
+from usersync_cli.errors import Drift
+from usersync_cli.model import Counts
+
+Rows = Sequence[tuple[int, str]]
+
+NAMES = modules(targets, "Target")
+BEFORE = [(1, "one"), (2, "two"), (3, "three")]
+# One changed, one new, one the same, one that the source no longer has, and one twice.
+AFTER = [(1, "one"), (2, "TWO"), (4, "four"), (4, "four")]
+
+
+@pytest.fixture(params=NAMES)
+def live(request: pytest.FixtureRequest) -> LiveTarget:
+    found: LiveTarget = sample("targets", request.param).live(request)
+    found.fill(BEFORE)
+    return found
+
+
+@pytest.fixture
+def planned(live: LiveTarget) -> Callable[[Rows], tuple[Any, Any, Connection]]:
+    """A target and its plan for these rows, in a transaction of its own."""
+
+    def plan(rows: Rows) -> tuple[Any, Any, Connection]:
+        tx, target = live.begin(), live.target()
+        return target, target.plan(live.desired(tx, rows), tx), tx
+
+    return plan
+
+
+@pytest.fixture
+def load(planned: Callable[[Rows], tuple[Any, Any, Connection]]) -> Callable[[Rows], Counts]:
+    """Plan, apply, commit: what a step does."""
+
+    def run(rows: Rows) -> Counts:
+        target, plan, tx = planned(rows)
+        if not target.in_checkpoint:
+            tx.execute("COMMIT")
+        counts: Counts = target.apply(plan, tx)
+        if target.in_checkpoint:
+            tx.execute("COMMIT")
+        return counts
+
+    return run
+
+
+Planned = Callable[[Rows], tuple[Any, Any, Connection]]
+Loads = Callable[[Rows], Counts]
+
+
+def test_every_target_can_be_tested() -> None:
+    """
+    Each file in targets/ has a Target and a sample here; without one, nothing would hold it to the contract.
+    """
+    import pkgutil
+
+    assert sorted(module.name for module in pkgutil.iter_modules(targets.__path__) if not module.name.startswith("_")) == NAMES
+    assert NAMES
+    for name in NAMES:
+        assert callable(sample("targets", name).live), name
+
+
+def test_it_says_whether_it_stands_in_the_checkpoint(live: LiveTarget) -> None:
+    """
+    `in_checkpoint` is True or False: the engine decides by it where COMMIT goes.
+    """
+    assert isinstance(live.target().in_checkpoint, bool)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(live: LiveTarget) -> None:
+    """
+    A plan that doesn't fit raises Drift with what would help, and nothing was written, not even in the transaction.
+    """
+    before = live.fingerprint()
+    tx = live.begin()
+    desired = live.desired(tx, AFTER)
+    with pytest.raises(Drift) as error:
+        live.misfit().plan(desired, tx)
+
+    assert error.value.hint
+    assert 0 == live.written(tx)
+    tx.execute("COMMIT")
+    assert before == live.fingerprint()
+
+
+def test_a_plan_writes_nothing_outside_its_transaction(live: LiveTarget, planned: Planned) -> None:
+    """
+    Rolled back, a plan has left nothing: the target is byte for byte what it was. That is a dry run.
+    """
+    before = live.fingerprint()
+    _, plan, tx = planned(AFTER)
+    during = live.fingerprint()
+    written = live.written(tx)
+    tx.execute("ROLLBACK")
+
+    assert plan.counts.inserted
+    assert 0 == written
+    assert [before, before] == [during, live.fingerprint()]
+
+
+def test_apply_does_what_was_planned(live: LiveTarget, load: Loads) -> None:
+    """
+    Afterwards the target holds what was desired; what the source does not mention stays.
+    """
+    load(AFTER)
+
+    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(live.rows())
+
+
+@pytest.mark.parametrize("rows", [AFTER, BEFORE, [], [(9, "nine")], [(2, "x"), (2, "x"), (2, "x")]], ids=repr)
+def test_counts_add_up(live: LiveTarget, load: Loads, rows: Rows) -> None:
+    """
+    read = distinct + duplicates, and distinct = inserted + updated + unchanged + stale + rejected, none of them negative.
+    """
+    there = dict(BEFORE)
+    desired = dict(rows)
+    counts = load(rows)
+
+    assert counts.adds_up()
+    assert (len(rows), len(desired)) == (counts.read, counts.distinct)
+    assert len(desired.keys() - there.keys()) == counts.inserted
+    assert len([key for key in desired.keys() & there.keys() if desired[key] != there[key]]) == counts.updated
+    assert min(asdict(counts).values()) >= 0
+
+
+def test_a_dry_run_has_the_numbers_of_the_real_one(planned: Planned, load: Loads) -> None:
+    """
+    The counts of a plan that was rolled back are those of the same plan, applied.
+    """
+    _, plan, tx = planned(AFTER)
+    tx.execute("ROLLBACK")
+
+    assert asdict(load(AFTER)) == asdict(plan.counts)
+
+
+def test_twice_is_once(live: LiveTarget, load: Loads) -> None:
+    """
+    The same rows again: nothing is inserted, updated or gone, and the target is the same.
+    """
+    first = load(AFTER)
+    before = live.fingerprint()
+    again = load(AFTER)
+
+    assert (1, 1) == (first.inserted, first.updated)
+    assert (0, 0, 0, 3) == (again.inserted, again.updated, again.gone, again.unchanged)
+    assert before == live.fingerprint()
+
+
+def test_applying_a_plan_twice_is_once(live: LiveTarget, planned: Planned) -> None:
+    """
+    Who does not know whether a plan was applied, applies it again.
+    """
+    target, plan, tx = planned(AFTER)
+    first = target.apply(plan, tx)
+    target.apply(plan, tx)
+    tx.execute("COMMIT")
+
+    assert asdict(plan.counts) == asdict(first)
+    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(live.rows())
+
+
+def test_unchanged_writes_nothing(live: LiveTarget, planned: Planned) -> None:
+    """
+    Where nothing differs, no row is inserted, updated or deleted: no table, no index, no log.
+    """
+    target, plan, tx = planned(BEFORE)
+    counts = target.apply(plan, tx)
+
+    assert (3, 0) == (counts.unchanged, live.written(tx))
+    tx.execute("COMMIT")
+
+
+def test_only_what_differs_is_written(live: LiveTarget, planned: Planned) -> None:
+    """
+    As many rows are written as are new or changed.
+    """
+    target, plan, tx = planned(AFTER)
+    counts = target.apply(plan, tx)
+
+    assert counts.inserted + counts.updated + counts.gone == live.written(tx)
+    tx.execute("COMMIT")
+
+
+def test_a_rolled_back_apply_left_nothing(live: LiveTarget, planned: Planned) -> None:
+    """
+    Where apply stands in the checkpoint, rolling that back takes the rows with it.
+    """
+    target, plan, tx = planned(AFTER)
+    if not target.in_checkpoint:
+        return
+    target.apply(plan, tx)
+    tx.execute("ROLLBACK")
+
+    assert BEFORE == list(live.rows())
