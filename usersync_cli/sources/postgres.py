@@ -6,20 +6,23 @@ would hide people is an error and not a shorter list. Standbys and roles that ma
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
-from usersync_cli.connections import Connection, connect, readable, relation, transaction, translated
-from usersync_cli.errors import Drift, Unavailable
+from usersync_cli.connections import Connection, connect, readable, relation, transaction, translate, translated
+from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream, Tools
 
 KIND = "tabular"
+
+_REFUSED = re.compile(r"permission denied for ([a-z ]+?) (\S+)")
 
 # psycopg hands out one message for each row; the stage wants writes of this size.
 BLOCK_BYTES = 128 * 1024
@@ -70,7 +73,7 @@ class Session:
         Raises Drift for a missing table or column, and for two columns of one name.
         """
         doing = f"looking at {_what(stream)}"
-        with translated(self._database, doing), transaction(self._connection, row_security="off"):
+        with translated(self._database, doing), self._permitted(doing, stream), transaction(self._connection, row_security="off"):
             found = self._connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_select(stream))).pgresult
             assert found is not None  # noqa: S101  a SELECT always has a result
             names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
@@ -86,6 +89,15 @@ class Session:
             for name, (type_, cast) in zip(names, types, strict=True)
         )
         return [Column(name, type_) for name, (type_, _) in zip(names, types, strict=True)]
+
+    @contextmanager
+    def _permitted(self, doing: str, stream: Stream) -> Iterator[None]:
+        """A right that is missing is told with the statement that gives it."""
+        try:
+            yield
+        except errors.InsufficientPrivilege as error:
+            grant = _grant(error.diag.message_primary or "", stream, self._connection.info.user)
+            raise ConfigError(translate(error, self._database, doing).message, hint=grant) from error
 
     def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
         """One page a stream, complete: every row of one snapshot. `since` is not used: `updated_at > cursor` loses the
@@ -136,6 +148,19 @@ def _select(stream: Stream) -> sql.Composable:
     if stream.table is not None:
         return sql.SQL("SELECT * FROM {}").format(relation(stream.table))
     return sql.SQL("\n{}\n").format(sql.SQL((stream.query or "").strip().rstrip(";")))
+
+
+def _grant(said: str, stream: Stream, user: str) -> str:
+    """What an administrator of the source has to run. Only the server's own words say which table of a query it is."""
+    role = sql.Identifier(user).as_string(None)
+    if "row-level security" in said:
+        return f"a policy would hide rows from this role; an administrator runs: ALTER ROLE {role} BYPASSRLS;"
+    if not (refused := _REFUSED.fullmatch(said)):
+        return f"the role {role} needs SELECT on all that is read, and USAGE on its schema"
+    kind, name = refused.groups()
+    right = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION"}.get(kind, "SELECT ON")
+    whole = relation(stream.table) if stream.table and right == "SELECT ON" else sql.Identifier(name)
+    return f"GRANT {right} {whole.as_string(None)} TO {role};"
 
 
 def _what(stream: Stream) -> str:
