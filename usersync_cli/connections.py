@@ -253,6 +253,8 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
         return ConfigError(what, hint="mend the user, password or database in the URL (or the server's pg_hba.conf)")
     if state == "42501":
         return ConfigError(what, hint="`usersync check` prints the GRANT that would help")
+    if state == "42601":
+        return ConfigError(what, hint="mend the SQL in the config file; `usersync db shell` is a place to try it")
     if state == "25006":
         return ConfigError(what, hint="this server or role only reads; point the target's URL at the primary")
     if state == "53100":
@@ -264,15 +266,19 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
 
 def _hint(error: psycopg.Error) -> str:
     state = error.sqlstate or ""
-    if state == "42P01":
-        return "is it spelt right, and is this the right database? `usersync check` looks at each part"
+    if state in {"42P01", "42703", "3F000"}:
+        return "is it spelt right, and is this the right database? If it was renamed, mend the config file, or bring it back"
     if state in {"23505", "23P01"}:
         return "two records want what only one may have, or a row that the source no longer has still holds it; nothing was written"
     if state == "23503":
         return "a record refers to a row that is not there; nothing was written"
     if state.startswith(("22", "23")):
         return "a value does not fit its column or a cast of the transform; nothing was written. Mend the value, or the transform"
-    return "see `usersync check` for the columns on both sides"
+    if state.startswith(("42", "0A")):
+        return (
+            "mend the SQL or the names in the config file; `usersync check` looks at each part, `usersync db shell` is a place to try SQL"
+        )
+    return "`usersync check` looks at each part; nothing was written"
 
 
 def _said(error: psycopg.Error) -> str:

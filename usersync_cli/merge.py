@@ -7,7 +7,7 @@ differs are those rows kept in a temp table, decided among duplicates, and writt
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from psycopg import sql
@@ -18,6 +18,7 @@ from usersync_cli.errors import Drift, VerificationFailed
 CHANGES = sql.SQL("pg_temp.usersync_changes")
 _DUPLICATES = sql.SQL("pg_temp.usersync_duplicates")
 SHOWN_KEYS = 5
+ATTEMPTS = 3  # to compare and keep the changes while somebody else writes
 
 
 @dataclass(frozen=True)
@@ -119,23 +120,35 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
         ),
         (max(rows, 1),),
     ).fetchone() or (False,)
-    found = tx.execute(_compare_small(merge) if bigger else _compare_whole(merge)).fetchone()
-    assert found is not None  # noqa: S101  an aggregate always has a row
-    read, without_key, new, differing, matched, hit = found
-    if without_key:
-        raise Drift(
-            f"{without_key} of {read} records have no {' or '.join(merge.key)}, which is the key",
-            hint="leave them out in the transform (WHERE ... IS NOT NULL), or choose a key that every record has",
-        )
-    if not new and not differing and matched == hit:
-        return Outcome(read, hit, 0, 0)
-    tx.execute(_keep_changes(merge))
+    for _ in range(ATTEMPTS):
+        found = tx.execute(_compare_small(merge) if bigger else _compare_whole(merge)).fetchone()
+        assert found is not None  # noqa: S101  an aggregate always has a row
+        read, without_key, new, differing, matched, hit = found
+        if without_key:
+            raise Drift(
+                f"{without_key} of {read} records have no {' or '.join(merge.key)}, which is the key",
+                hint="leave them out in the transform (WHERE ... IS NOT NULL), or choose a key that every record has",
+            )
+        if not new and not differing and matched == hit:
+            return Outcome(read, hit, 0, 0)
+        tx.execute(_keep_changes(merge))
+        if _count_changes(tx) == (new, differing):
+            return _decided(tx, merge, Outcome(read, hit, new, differing), duplicates=matched > hit)
+        tx.execute(sql.SQL("DROP TABLE {}").format(CHANGES))  # somebody else wrote in between; look again
+    raise VerificationFailed(
+        "what has to be written was another thing each time it was looked at",
+        hint="does the transform give other rows each time (random(), LIMIT without ORDER BY), or does something else write them too?",
+    )
+
+
+def _decided(tx: Connection, merge: Merge, found: Outcome, *, duplicates: bool) -> Outcome:
+    """The outcome with winners only; `distinct` of `found` leaves the new rows out."""
     new_distinct = _count_new(tx, merge)
-    if new_distinct == new and matched == hit:
-        return Outcome(read, hit + new, new, differing)
+    if new_distinct == found.inserted and not duplicates:
+        return replace(found, distinct=found.distinct + new_distinct)
     keys = _decide_duplicates(tx, merge)
     inserted, updated = _count_changes(tx)
-    return Outcome(read, hit + new_distinct, inserted, updated, keys)
+    return Outcome(found.read, found.distinct + new_distinct, inserted, updated, keys)
 
 
 def _compare_whole(merge: Merge) -> sql.Composed:

@@ -150,8 +150,9 @@ class Counts:
         return self.read - self.duplicates
 
     def adds_up(self) -> bool:
-        """Whether read = distinct + duplicates and distinct = inserted + updated + unchanged + stale + rejected."""
-        return self.distinct == self.inserted + self.updated + self.unchanged + self.stale + self.rejected
+        """Whether read = distinct + duplicates and distinct = inserted + updated + unchanged + stale + rejected, none below 0."""
+        accounted = self.inserted + self.updated + self.unchanged + self.stale + self.rejected
+        return self.distinct == accounted and min(vars(self).values()) >= 0
 
     def __iadd__(self, other: Counts) -> Self:
         for name, value in vars(other).items():

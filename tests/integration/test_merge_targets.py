@@ -306,6 +306,18 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     assert [(1, "source"), (2, "same")] == rows_of(tx, "SELECT * FROM people ORDER BY id")
 
 
+def test_a_transform_that_gives_other_rows_each_time_is_refused(tx: Connection) -> None:
+    """Counts of rows that change while they are looked at would be made up: exit 8, and nothing is written."""
+    tx.execute("CREATE TABLE people (id int PRIMARY KEY, name text); CREATE SEQUENCE looked")
+
+    with pytest.raises(VerificationFailed, match="another thing each time it was looked at"):
+        load_rows(
+            tx, COLUMNS, [(i, "a") for i in range(10)], LOAD, transform="SELECT * FROM records WHERE nextval('looked') < 15", direct=False
+        )
+
+    assert [] == rows_of(tx, "SELECT * FROM people")
+
+
 # what does not fit is told with what would help, and nothing is written
 
 MISFITS = [

@@ -20,6 +20,7 @@ from usersync_cli.model import Column, Copy, Counts, Desired, Load
 # Of every transaction that loads. A million keys fit into one hash table then; jit costs more than it gives in
 # statements that run once.
 SETTINGS = {"work_mem": "64MB", "maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
+_OURS = re.compile(r"usersync_(is_new|key_[0-9]+)")
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
 # In UTC whatever the zone of the session; Ecto's are `timestamp(0) NOT NULL` without a default.
@@ -67,6 +68,9 @@ class Target:
             )
         problems = _Problems(self.load.table)
         loaded = [column for column in outputs if not column.name.startswith("_")]
+        for column in outputs:
+            if _OURS.fullmatch(column.name):
+                problems.add(f"column {column.name} has a name that usersync uses itself", "name it otherwise with AS")
         for name in self.load.key:
             if name not in {column.name for column in loaded}:
                 problems.add(f"the key {name} is not a column of the transform", "add it to the SELECT")
