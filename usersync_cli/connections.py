@@ -87,9 +87,9 @@ class Connection(psycopg.Connection[TupleRow]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
+                if self.stop:
+                    self.stop.check()
                 if ready == Ready.NONE:
-                    if self.stop:
-                        self.stop.check()
                     if time.monotonic() - since > self.silence_seconds:
                         self.alive()
                         since = self._heard()
@@ -211,7 +211,7 @@ def begin(connection: Connection, *, long: bool = False, snapshot: bool = False,
 
 def rollback(connection: Connection) -> None:
     """ROLLBACK; where that is not possible any more, hang up, which does the same."""
-    if connection.closed:
+    if connection.closed or connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
         return
     if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
         connection.abandon()

@@ -429,6 +429,9 @@ def _acquire(control: _Control, held: Lease, stop: Stop, *, full: bool) -> None:
     state.ready(connection, control.database, held.job)
     with state.permitted(connection, control.database, "taking the job"):
         connection.execute(_ROW.encode(), {"job": held.job})
+        holder = _look(connection, held.job)
+        if holder.owner and holder.owner.dead():  # killed in a checkpoint, it may still lock the row
+            _terminate(control, holder.backend)
         try:
             before = _take(connection, held, full=full)
         except errors.LockNotAvailable:

@@ -42,7 +42,8 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Looked up for each line: while a progress bar is shown, sys.stderr is another.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 

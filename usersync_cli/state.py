@@ -8,7 +8,7 @@ Reading needs SELECT rights only, and finds nothing where the schema does not ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -192,8 +192,10 @@ def last_good(connection: Connection) -> dict[str, Run]:
 
 def _with_steps(connection: Connection, runs: Sequence[Run]) -> list[Run]:
     query = "SELECT * FROM usersync.run_steps WHERE run_id = ANY(%(ids)s) ORDER BY run_id, started_at"
-    steps = _read(connection, StepRun, query, ids=[run.id for run in runs]) if runs else []
-    return [Run(**{**vars(run), "steps": tuple(one for one in steps if one.run_id == run.id)}) for run in runs]
+    of: dict[int, list[StepRun]] = {run.id: [] for run in runs}
+    for step in _read(connection, StepRun, query, ids=list(of)) if of else []:
+        of[step.run_id].append(step)
+    return [replace(run, steps=tuple(of[run.id])) for run in runs]
 
 
 @dataclass(frozen=True)

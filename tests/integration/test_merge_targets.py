@@ -311,9 +311,8 @@ def test_a_transform_that_gives_other_rows_each_time_is_refused(tx: Connection) 
     tx.execute("CREATE TABLE people (id int PRIMARY KEY, name text); CREATE SEQUENCE looked")
 
     with pytest.raises(VerificationFailed, match="another thing each time it was looked at"):
-        load_rows(
-            tx, COLUMNS, [(i, "a") for i in range(10)], LOAD, transform="SELECT * FROM records WHERE nextval('looked') % 4 < 3", direct=False
-        )
+        rows = [(i, "a") for i in range(10)]
+        load_rows(tx, COLUMNS, rows, LOAD, transform="SELECT * FROM records WHERE nextval('looked') % 4 < 3", direct=False)
 
     assert [] == rows_of(tx, "SELECT * FROM people")
 
