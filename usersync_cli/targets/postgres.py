@@ -17,9 +17,9 @@ from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Column, Copy, Counts, Desired, Load
 
-# Of every transaction that loads. A million keys fit into one hash table then; jit costs more than it gives in
-# statements that run once.
-SETTINGS = {"work_mem": "64MB", "maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
+# Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
+# with 64 MB, a hash join of a million rows took 15 % longer than with the default 4 MB, whose pieces fit into the caches.
+SETTINGS = {"maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
 _OURS = re.compile(r"usersync_(is_new|key_[0-9]+)")
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
