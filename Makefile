@@ -48,6 +48,7 @@ $(VENV)/.embedded $(VENV)/.dev: $(VENV)/.%: requirements/%.lock pyproject.toml |
 	@echo "Installing what requirements/$*.lock lists"
 	@$(PIP) install --require-hashes -r requirements/$*.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q usersync_cli # where Python may not write bytecode later, each run would pay 0.1 s
 	@touch $@
 
 # Python 3.11, the oldest: what only newer ones can leave out must be in the lock. dev is solved first and holds everything;
