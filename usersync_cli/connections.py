@@ -203,7 +203,9 @@ def transaction(connection: Connection, *, long: bool = False, snapshot: bool = 
 
 def begin(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> None:
     """BEGIN and the settings of this transaction, which end with it."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN")
+    # DEFAULT is what the role or the database is set to; behind a pooler somebody else's SET may still be in the session.
+    how = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
+    connection.execute(f"{how}; SET LOCAL search_path TO DEFAULT".encode())
     every = {**(_LONG if long else _SMALL), **settings}
     names, values = list(every), list(every.values())
     connection.execute("SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS s(name, value)", (names, values))

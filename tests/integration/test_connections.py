@@ -281,3 +281,17 @@ def test_names_are_quoted() -> None:
     """
     assert '"a""; DROP TABLE t; --"' == connections.identifier('a"; DROP TABLE t; --').as_string()
     assert '"app"."users"' == connections.relation("app.users").as_string()
+
+
+def test_what_somebody_left_in_the_session_does_not_count(database: Database) -> None:
+    """Behind a pooler another client's SET may be there: ours is the search path of the role, dates and zone of our own."""
+    with connections.connect(database, job="test") as connection:
+        connection.execute("ALTER ROLE CURRENT_USER IN DATABASE " + connection.info.dbname + " SET search_path = mine, public")
+    with connections.connect(database, job="test") as connection:
+        connection.execute("SET search_path = theirs; SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'German'; SET row_security = off")
+        with connections.transaction(connection):
+            inside = [connection.execute(f"SHOW {name}".encode()).fetchone() for name in ("search_path", "TimeZone", "DateStyle")]
+        after = connection.execute("SHOW search_path").fetchone()
+
+    assert [("mine, public",), ("UTC",), ("ISO, MDY",)] == inside
+    assert ("theirs",) == after
