@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+
+import psycopg
 
 from usersync_cli import state
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.model import Job, Step
-from usersync_cli.run import Loading, Reader, StepResult, World
+from usersync_cli.run import Loading, Options, Reader, StepResult, World
 from usersync_cli.targets.postgres import SETTINGS
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
@@ -63,11 +65,15 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
 
 
 def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+    stored: dict[str, state.StoredCursor] = {}
     with ExitStack() as closing:
         readers: list[Reader] = []
+        with suppress(psycopg.Error):  # `_target` has told what is wrong with them
+            stored = state.cursors(tx, world.tools.job, step.name)
         for source in dict.fromkeys(extract.source for extract in step.extract.values()):
             try:
                 reader = Reader(source, world, step, closing)
+                reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
                     columns = reader.session.columns(stream)
                     yield Finding(f"step {step.name}: extract {stream.name} from source {source}: {len(columns)} columns")
@@ -76,7 +82,7 @@ def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(f"step {step.name}: source {source}", error)
                 return
         try:
-            with translated(world.target, f"step {step.name}"):
+            with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
                 yield Finding(f"step {step.name}: {Loading(step, readers, {}, tx, StepResult(step.name), world.progress).describe()}")
         except UsersyncError as error:

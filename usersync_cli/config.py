@@ -113,11 +113,7 @@ class Config:
     @cached_property
     def home(self) -> Path:
         """The folder of the private server: $USERSYNC_HOME, else the user's data directory."""
-        if given := self._reader.environ.get("USERSYNC_HOME"):
-            return Path(given).expanduser().absolute()
-        from platformdirs import user_data_path
-
-        return user_data_path("usersync")
+        return default_home(self._reader.environ)
 
     def _used(self, job: Job) -> list[str]:
         names = {extract.source for step in job.steps for extract in step.extract.values()}
@@ -161,10 +157,24 @@ class _Sources(Mapping[str, "BaseModel"]):
         return len(self._names)
 
 
+def default_home(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the private server is kept when there is no config file, whose .env may say otherwise."""
+    if given := (os.environ if environ is None else environ).get("USERSYNC_HOME"):
+        return Path(given).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("usersync")
+
+
+def default_path(environ: Mapping[str, str] | None = None) -> Path:
+    """The config file when none is named: $USERSYNC_CONFIG, then ./config.yaml."""
+    return Path((os.environ if environ is None else environ).get("USERSYNC_CONFIG") or "config.yaml")
+
+
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Reads a config file. Raises ConfigError with all its mistakes."""
     environ = os.environ if environ is None else environ
-    file = path or Path(environ.get("USERSYNC_CONFIG") or "config.yaml")
+    file = path or default_path(environ)
     text = _text(file, is_default=path is None)
     reader = Reader(yaml_file.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
     contents, settings = reader.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -113,7 +114,8 @@ class Stopped(UsersyncError):
     """SIGINT or SIGTERM arrived; what was committed stays, the rest was rolled back."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}; what was committed stays, the rest was rolled back")
+        how = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        super().__init__(f"stopped by {how}; what was committed stays, the rest was rolled back", hint="run it again when you like")
         self.signum = signum
 
     @property

@@ -488,7 +488,7 @@ def _busy(job: str, row: _Row) -> Busy:
     until = f"; its lease runs until {_utc(row.lease_until)} unless it is renewed" if row.lease_until else ""
     return Busy(
         f"{job}: another run holds the job: {row.owner or 'an owner that just let go'}{since}{until}",
-        hint="wait for it; if that process is gone, the job is free when the lease has run out",
+        hint="wait for it; if that process is gone, a run on its host takes over at once, any other when the lease has run out",
     )
 
 

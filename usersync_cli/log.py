@@ -22,12 +22,13 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 _for_people = True
+_quiet = False
 
 
 def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False) -> None:
     """`format_` is auto, console or json; quiet leaves nothing but failures, in plain text; verbosity 1 adds debug events."""
-    global _for_people  # noqa: PLW0603  one process, one stderr
-    _for_people = quiet or format_ != "json"
+    global _for_people, _quiet
+    _quiet, _for_people = quiet, quiet or format_ != "json"
     if format_ == "auto":
         format_ = "console" if sys.stderr.isatty() else "json"
     level = "error" if quiet else "debug" if verbosity else "info"
@@ -51,6 +52,14 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
 def get(**bound: Any) -> Any:
     """A logger with these facts bound to it."""
     return structlog.get_logger(**bound)
+
+
+def once(event: str, **facts: Any) -> None:
+    """A warning that comes once and not every night: quiet runs tell it too, because not all went well."""
+    if not _quiet:
+        get().warning(event, **facts)
+        return
+    _say(f"usersync: {event} ({', '.join(f'{name} {value}' for name, value in facts.items())})")
 
 
 def failure(message: str, hint: str, *, status: int, **facts: Any) -> None:

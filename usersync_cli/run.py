@@ -92,7 +92,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
         if lease.crashed:
-            log.get(job=job.name).warning("an earlier run ended without a word", runs=lease.crashed)
+            log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
         _run_steps(steps, world, options, lease, result)
         result.seconds = time.monotonic() - began
         first = next((step.error for step in result.steps if step.error and status_of(step.error) == result.exit_status), None)
@@ -142,7 +142,7 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
     """Extract, transform, load and cursor of one step, in one transaction of the target."""
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
-        with translated(world.target, f"step {step.name}"), ExitStack() as closing:
+        with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
             stored = state.cursors(tx, world.tools.job, step.name)
             readers = open_sources(step, world, closing)
             for reader in readers:
@@ -274,7 +274,7 @@ class Loading:
                     hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
                 )
             if rows * 2 < before:
-                log.get(step=self._step.name).warning("extract shrank to less than half", extract=extract, rows=rows, before=before)
+                log.once("extract shrank to less than half", step=self._step.name, extract=extract, rows=rows, before=before)
 
     def transform_and_load(self, *, write: bool) -> None:
         """Behind the fence: write what differs, or only find out what would be written."""
@@ -321,6 +321,8 @@ class Loading:
 def line(result: RunResult, step: StepResult) -> str:
     """What a step did, in people's words: `auroville: 412 members: 2 new, 1 changed, 409 the same, 0 gone (0.4 s)`."""
     name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
+    if isinstance(step.error, Stopped):
+        return f"{name}: stopped, nothing of this step was written ({step.seconds:.1f} s)"
     if step.error:
         return f"{name}: failed, nothing of this step was written ({step.seconds:.1f} s)"
     c = step.counts

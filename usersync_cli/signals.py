@@ -44,8 +44,8 @@ class Stop:
             raise Stopped(self.signum)
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise Unavailable(
-                "the run took longer than --max-runtime; what was committed stays",
-                hint="the next run goes on from there; raise --max-runtime if this happens every time",
+                "the run took longer than --max-runtime; what was committed stays, the rest was rolled back",
+                hint="the next run does the rest; raise --max-runtime if this happens every time",
             )
 
     @contextmanager

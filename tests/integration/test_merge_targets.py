@@ -410,3 +410,11 @@ def test_a_table_of_our_own(tx: Connection, sync: Sync) -> None:
         tx,
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_name = 'people' ORDER BY ordinal_position",
     )
+
+
+def test_a_misspelt_column_is_guessed(tx: Connection, sync: Sync) -> None:
+    """Before somebody adds a column that only has a typo in its name."""
+    tx.execute("CREATE TABLE people (id int PRIMARY KEY, email text)")
+
+    with pytest.raises(Drift, match=r'column e_mail is missing \(did you mean "email"\?\)'):
+        sync([(1, "a")], {"id": "integer", "e_mail": "text"})

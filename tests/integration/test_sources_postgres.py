@@ -402,6 +402,8 @@ def test_another_database(job: Job, new_database: NewDatabase) -> None:
     execute(other.url, "CREATE TABLE people_at_source AS SELECT 1 AS id, 'Test User Other' AS name")
     job.write(source=other.url)
     drifts(job, "the rows in the target came from", "--accept-account")
+    check = job.usersync("check")
+    assert (7, True) == (check.status, "the rows in the target came from" in check.stdout)
 
     assert 1 == loads(job, "--accept-account")["updated"]
     assert 1 == loads(job)["unchanged"]
@@ -415,3 +417,17 @@ def test_check_writes_nothing_to_a_source(job: Job) -> None:
     job.people("One")
 
     assert 0 == clean(job.usersync("check", "--job", "copy", timeout=30)).status
+
+
+def test_quiet_runs_tell_what_comes_once(job: Job) -> None:
+    """
+    With -q a warning that will not come again is told, in plain words; the next quiet run says nothing.
+    """
+    job.people(*("One", "Two", "Three", "Four", "Five"))
+    loads(job)
+    job.at_source("DELETE FROM people_at_source WHERE id > 2")
+    shrunk, after = job.run("-q"), job.run("-q")
+
+    assert (0, "", "usersync: extract shrank to less than half (step people, extract records, rows 2, before 5)\n") == (
+        shrunk.status, shrunk.stdout, shrunk.stderr)  # fmt: skip
+    assert (0, "", "") == (after.status, after.stdout, after.stderr)

@@ -200,8 +200,10 @@ def stop(config_path: Path | None) -> None:
       usersync db stop
     """
     from usersync_cli import embedded
+    from usersync_cli.config import default_home, default_path
 
-    stopped = embedded.stop(_load(config_path).home)
+    home = default_home() if config_path is None and not default_path().exists() else _load(config_path).home
+    stopped = embedded.stop(home)
     click.echo("the embedded PostgreSQL was stopped" if stopped else "the embedded PostgreSQL was not running")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import psycopg
 from psycopg import errors, sql
@@ -128,7 +129,8 @@ class Target:
         there = table.columns.get(column.name)
         if there is None:
             problems.add(
-                f"column {column.name} is missing", f"ALTER TABLE {self._shown()} ADD COLUMN {_quoted(column.name)} {column.type};"
+                f"column {column.name} is missing{_meant(column.name, table)}",
+                f"ALTER TABLE {self._shown()} ADD COLUMN {_quoted(column.name)} {column.type};",
             )
             return Field(column.name)
         alter = f"ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)}"
@@ -392,6 +394,11 @@ def _transform_error(error: psycopg.Error, desired: Desired, tx: Connection) -> 
     if (error.sqlstate or "").startswith("42601"):
         return ConfigError(f"transform{where}: {message}", hint=hint)
     return Drift(f"transform{where}: {message}", hint=hint)
+
+
+def _meant(name: str, table: Table) -> str:
+    near = get_close_matches(name, table.columns, n=1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
 
 
 def _format(type_: str) -> str:
