@@ -137,7 +137,7 @@ def unchanged(bench: Bench, rounds: int) -> Part:
     again = bench.usersync("existing")
     measure.run(bench.server, again)
     bench.people.settle("accounts")
-    measure.run(bench.server, again)  # the first reader sets hint bits: protocols, "0 bytes"
+    measure.run(bench.server, again)  # the first reader after a checkpoint sets hint bits
     written = bench.people.written("accounts")
     typed = bench.typed("typed into psql", {})
     generous = bench.typed(f"typed, {WORK_MEM}", {"PGOPTIONS": f"-c {WORK_MEM}"})

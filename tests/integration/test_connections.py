@@ -1,4 +1,4 @@
-"""Connections: their waits end when they have to, they leave nothing behind, and their errors say what to do next (protocols 1)."""
+"""Connections: their waits end when they have to, they leave nothing behind, and their errors say what to do next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run per job: who holds it, who takes it over, and that who was replaced writes nothing (protocols 2)."""
+"""One run per job: who holds it, who takes it over, and that who was replaced writes nothing."""
 
 from __future__ import annotations
 

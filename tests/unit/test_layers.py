@@ -1,4 +1,4 @@
-"""Who may import whom, and where a line lives (DESIGN, layout): read from the source, not from what happens to be imported."""
+"""Who may import whom, and where a line lives: read from the source, not from what happens to be imported."""
 
 from __future__ import annotations
 
