@@ -33,7 +33,7 @@ class Table:
     name: sql.Composed
     oid: int
     kind: str
-    has_triggers: bool
+    has_triggers: bool  # the table or one of its partitions
     has_rules: bool
     columns: dict[str, TableColumn]
     unique: Sequence[frozenset[str]]  # columns of each usable unique index
@@ -63,7 +63,9 @@ def unique_values(tx: Connection, table: Table, names: Sequence[str]) -> list[st
 
 _TABLE = """
     SELECT c.oid, n.nspname, c.relname, c.relkind::text,
-           EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+           EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                    WHERE (g.tgrelid = c.oid OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))
+                      AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
            EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = pg_catalog.to_regclass(%s)

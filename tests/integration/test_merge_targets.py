@@ -418,3 +418,17 @@ def test_a_misspelt_column_is_guessed(tx: Connection, sync: Sync) -> None:
 
     with pytest.raises(Drift, match=r'column e_mail is missing \(did you mean "email"\?\)'):
         sync([(1, "a")], {"id": "integer", "e_mail": "text"})
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_trigger_of_one_partition_that_swallows_rows_is_found_out(tx: Connection, *, direct: bool) -> None:
+    """Also where the trigger stands on a partition only, and the table is empty: nothing is lost without a word."""
+    tx.execute("""CREATE TABLE people (id int PRIMARY KEY, name text) PARTITION BY HASH (id);
+        CREATE TABLE people_0 PARTITION OF people FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 2 THEN RETURN NULL; END IF; RETURN new; END $$;
+        CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON people_0 FOR EACH ROW EXECUTE FUNCTION swallow()""")
+
+    with pytest.raises(VerificationFailed, match=r"1 rows were written .* but are not there: keys 2"):
+        load_rows(tx, COLUMNS, [(1, "a"), (2, "b")], LOAD, direct=direct)
+
+    assert [] == rows_of(tx, "SELECT * FROM people")
