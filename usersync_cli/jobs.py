@@ -12,13 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from usersync_cli.mistakes import Misfit, suggestion
 from usersync_cli.variables import UNSET
 
-OnMissing: TypeAlias = Literal["keep"]
-"""What may be done with rows that the source no longer has."""
-_LATER = ("mark", "delete")
+OnMissing: TypeAlias = Literal["keep", "mark", "delete"]
+"""What may be done with rows that the source no longer has: nothing, set their deleted_at, delete them."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([smhd]?)")
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # PostgreSQL's words that cannot stand for a table in FROM without quotes (pg_get_keywords, catcode R and T).
@@ -101,15 +101,32 @@ def _short_text(value: str) -> str:
 
 
 def _on_missing(value: object) -> object:
-    if value in _LATER:
-        raise Misfit(f'"{value}" comes with a later release of usersync; for now it can only be {_either(get_args(OnMissing))}')
     if value not in get_args(OnMissing):
         raise Misfit(f"must be {_either(get_args(OnMissing))}")
     return value
 
 
 def _either(words: tuple[str, ...]) -> str:
-    return " or ".join(f'"{word}"' for word in words)
+    *first, last = (f'"{word}"' for word in words)
+    return f"{', '.join(first)} or {last}"
+
+
+def share(value: object) -> float:
+    """`5%` as 0.05; more than half is never removed without a person. Raises ValueError."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    match = _SHARE.fullmatch(text)
+    if not match or not 0 <= float(match[1]) <= 50:
+        raise Misfit("must be a share such as 5%, from 0% to 50%")
+    return float(match[1]) / 100
+
+
+def ping_address(value: str) -> str:
+    """An address to call before and after a run, as healthchecks.io gives it."""
+    if value.startswith(UNSET):
+        return value
+    if not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", value):
+        raise Misfit("must be an http(s) address without ? or #, such as https://hc-ping.com/<uuid>")
+    return value.rstrip("/")
 
 
 def cron_schedule(value: str) -> str:
@@ -134,6 +151,8 @@ def cron_schedule(value: str) -> str:
 _CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
+Share = Annotated[float, BeforeValidator(share)]
+PingUrl = Annotated[str, AfterValidator(ping_address)]
 Name = Annotated[str, AfterValidator(plain_name)]
 ColumnName = Annotated[str, AfterValidator(column_name)]
 ExtractName = Annotated[str, AfterValidator(extract_name)]
@@ -181,6 +200,8 @@ class Load(Model):
     table: Annotated[str, AfterValidator(loaded_table_name)]
     key: list[ColumnName]
     on_missing: Annotated[OnMissing, BeforeValidator(_on_missing)] = "keep"
+    max_missing: Share = 0.05  # of the rows seen before; more go only with --approve-deletes (10 rows always may, half never)
+    adopt_existing: bool = False  # rows that were there before us may go too, once, behind the same guard
     create: bool = False  # make the table when it does not exist
     order_by: Sql | None = None  # over the transform's columns: of several rows with one key, the first wins
     target: str = "target"  # a name under `targets:`, or the one Postgres
@@ -193,6 +214,12 @@ class Load(Model):
         if len(set(value)) < len(value):
             raise Misfit("names a column twice")
         return value
+
+    @model_validator(mode="after")
+    def _adopts_for_a_reason(self) -> Load:
+        if self.adopt_existing and self.on_missing == "keep":
+            raise Misfit('has an effect only where on_missing is "mark" or "delete"', ("adopt_existing",))
+        return self
 
     @field_validator("target")
     @classmethod
@@ -235,6 +262,19 @@ class Step(Model):
         return self
 
 
+class OnFailure(Model):
+    """What to start when a run did not end well."""
+
+    command: str  # for the shell; the run's JSON is its stdin
+
+    @field_validator("command")
+    @classmethod
+    def _is_something(cls, value: str) -> str:
+        if not value.strip():
+            raise Misfit("must not be empty")
+        return value
+
+
 class Job(Model):
     """Steps that run in turn, one run at a time."""
 
@@ -244,6 +284,8 @@ class Job(Model):
     environments: tuple[Name, ...] | None = None  # refused in any other
     lease: Duration = timedelta(seconds=60)
     max_runtime: Duration | None = None
+    on_failure: OnFailure | None = None
+    ping_url: PingUrl | None = None  # healthchecks.io conventions: /start, then the exit status
     steps: tuple[Step, ...]
 
     @field_validator("environments")

@@ -67,7 +67,9 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     assert migrations.current(connection) is None
 
     ready(database)
-    assert {"alembic_version", "job_locks", "runs", "run_steps", "cursors"} == tables(connection)
+    state = {"job_locks", "runs", "run_steps", "cursors"}
+    people = {"seen_streams", "seen", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
+    assert {"alembic_version", *state, *people} == tables(connection)
     assert migrations.VERSION == migrations.current(connection)
 
     migrations.downgrade(database)
