@@ -84,7 +84,9 @@ def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         try:
             with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                yield Finding(f"step {step.name}: {Loading(step, readers, {}, tx, StepResult(step.name), world.progress).describe()}")
+                yield Finding(
+                    f"step {step.name}: {Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), world.progress).describe()}"
+                )
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:

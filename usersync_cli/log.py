@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # structlog imports rich when it finds it, for tracebacks that we never print: 50 ms and 6 MB of every run. None is how an
 # import is told that there is no such module.
@@ -34,7 +34,7 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
     level = "error" if quiet else "debug" if verbosity else "info"
     renderer: Any = structlog.processors.JSONRenderer()
     if format_ == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
+        renderer = structlog.dev.ConsoleRenderer(colors=coloured(sys.stderr))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -47,6 +47,11 @@ def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False)
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether what is written there may have colours: on a terminal, unless NO_COLOR (no-color.org) is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def get(**bound: Any) -> Any:

@@ -49,6 +49,8 @@ class Merge:
     on_update: Sequence[tuple[str, str]] = ()
     overriding: bool = False  # an identity column GENERATED ALWAYS is given a value
     has_rules: bool = False  # ON CONFLICT is refused on a table with rules
+    marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
+    sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
 
     @cached_property
     def wanted(self) -> sql.Composed:
@@ -81,13 +83,15 @@ class Merge:
 
     def differs_from(self, other: str) -> sql.Composed:
         """t and `other` ("w" or "excluded"), of the same key, hold different values."""
+        marked = sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")
         if not self.values:
-            return sql.Composed([sql.SQL("false")])
+            return sql.Composed([marked])
         t, o = (
             _list(sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::text" if f.as_text else "")) for f in self.values)
             for side in ("t", other)
         )
-        return sql.SQL("(ROW({}) IS DISTINCT FROM ROW({}))").format(t, o)
+        differs = sql.SQL("(ROW({}) IS DISTINCT FROM ROW({}))").format(t, o)
+        return sql.SQL("({} OR {})").format(differs, marked) if self.marks else differs
 
     @property
     def first_key(self) -> sql.Identifier:
@@ -103,6 +107,10 @@ class Outcome:
     inserted: int
     updated: int
     duplicate_keys: Sequence[str] = field(default=(), repr=False)
+    matched: tuple[int, int] = (
+        0,
+        0,
+    )  # the table's rows that were read, and the checksum of their keys (`Merge.sums`); unknown where keys recur
 
     @property
     def unchanged(self) -> int:
@@ -123,17 +131,18 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
     for _ in range(ATTEMPTS):
         found = tx.execute(_compare_small(merge) if bigger else _compare_whole(merge)).fetchone()
         assert found is not None  # noqa: S101  an aggregate always has a row
-        read, without_key, new, differing, matched, hit = found
+        read, without_key, new, differing, matched, hit, checksum = found
         if without_key:
             raise Drift(
                 f"{without_key} of {read} records have no {' or '.join(merge.key)}, which is the key",
                 hint="leave them out in the transform (WHERE ... IS NOT NULL), or choose a key that every record has",
             )
         if not new and not differing and matched == hit:
-            return Outcome(read, hit, 0, 0)
+            return Outcome(read, hit, 0, 0, matched=(hit, int(checksum)))
         tx.execute(_keep_changes(merge))
         if _count_changes(tx) == (new, differing):
-            return _decided(tx, merge, Outcome(read, hit, new, differing), duplicates=matched > hit)
+            sums = (hit, int(checksum)) if matched == hit else (0, 0)
+            return _decided(tx, merge, Outcome(read, hit, new, differing, matched=sums), duplicates=matched > hit)
         tx.execute(sql.SQL("DROP TABLE {}").format(CHANGES))  # somebody else wrote in between; look again
     raise VerificationFailed(
         "what has to be written was another thing each time it was looked at",
@@ -167,9 +176,10 @@ def _compare_whole(merge: Merge) -> sql.Composed:
                keyed - there - incomplete,
                differing,
                staged + there - keyed,
-               (SELECT count(*) FROM {table}) + staged - keyed
+               (SELECT count(*) FROM {table}) + staged - keyed,
+               checksum
           FROM (SELECT count(*) AS joined, count(w.{k}) AS staged, count(t.{k}) AS there, count(COALESCE(w.{k}, t.{k})) AS keyed,
-                       {incomplete} AS incomplete,
+                       {incomplete} AS incomplete, {checksum} AS checksum,
                        count(*) FILTER (WHERE w.{k} IS NOT NULL AND t.{k} IS NOT NULL AND {differs}) AS differing
                   FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}) AS c
     """).format(incomplete=incomplete, **_parts(merge))
@@ -184,14 +194,28 @@ def _compare_small(merge: Merge) -> sql.Composed:
                count(*) FILTER (WHERE t.{k} IS NULL) - count(*) FILTER (WHERE {without_key}),
                count(*) FILTER (WHERE t.{k} IS NOT NULL AND {differs}),
                count(t.{k}),
-               count(DISTINCT ({hit})) FILTER (WHERE t.{k} IS NOT NULL)
+               count(DISTINCT ({hit})) FILTER (WHERE t.{k} IS NOT NULL),
+               {checksum}
           FROM ({wanted}) AS w LEFT JOIN {table} AS t ON {same_key}
     """).format(hit=hit, **_parts(merge))
 
 
+def key_text(key: Sequence[str], side: str = "t") -> sql.Composed:
+    """A row's key as text, in the types of the table: the one column, or a record of all of them."""
+    columns = [sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) for name in key]
+    whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::text").format(_list(columns))
+    return sql.SQL('({} COLLATE "C")').format(whole)
+
+
 def _parts(merge: Merge) -> dict[str, sql.Composable]:
     without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key)
+    checksum: sql.Composable = sql.SQL("0")
+    if merge.sums:
+        checksum = sql.SQL("COALESCE(sum(hashtextextended({}, 0)) FILTER (WHERE w.{} IS NOT NULL AND t.{} IS NOT NULL), 0)").format(
+            key_text(merge.key), merge.first_key, merge.first_key
+        )
     return {
+        "checksum": checksum,
         "k": merge.first_key,
         "without_key": without,
         "differs": merge.differs,
@@ -298,7 +322,8 @@ def _update(tx: Connection, merge: Merge) -> int:
 def _assignments(merge: Merge, side: str) -> sql.Composed:
     own = [sql.SQL("{0} = {1}.{0}").format(f.column, sql.SQL(side)) for f in merge.values]  # "w" or "excluded"
     stamps = [sql.SQL("{} = {}").format(identifier(name), sql.SQL(value)) for name, value in merge.on_update]  # ours
-    return _list([*own, *stamps])
+    back = [sql.SQL("{} = NULL").format(identifier(merge.marks[0]))] if merge.marks else []
+    return _list([*own, *stamps, *back])
 
 
 def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> sql.Composed:
@@ -314,7 +339,7 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> 
     statement += sql.SQL(" ORDER BY {}").format(_list(sql.SQL("w.{}").format(identifier(name)) for name in conflict))
     if merge.has_rules:
         return statement
-    if not merge.values:
+    if not merge.values and not merge.marks:
         return statement + sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(keys)
     assignments, differs = _assignments(merge, "excluded"), merge.differs_from("excluded")
     return statement + sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {} WHERE {}").format(keys, assignments, differs)
@@ -344,6 +369,33 @@ def normalised(tx: Connection, merge: Merge) -> int:
     return _number(
         tx, sql.SQL("SELECT count(*) FROM {} AS w JOIN {} AS t ON {} WHERE {}").format(CHANGES, merge.table, merge.same_key, merge.differs)
     )
+
+
+def changed(merge: Merge) -> sql.Composed:
+    """Each row of CHANGES, by key: whether it is new, its key, what the table holds and what it will hold, as arrays of text.
+
+    The key is the table's own where there is a row: an update leaves it as it is written there.
+    """
+    keys, names = [identifier(name) for name in merge.key], [f.column for f in merge.fields]
+
+    marks = [identifier(merge.marks[0])] if merge.marks else []
+    return sql.SQL("""
+        SELECT t.{k} IS NULL, CASE WHEN t.{k} IS NULL THEN {new_key} ELSE {key} END, {before}, {after}
+          FROM {changes} AS w LEFT JOIN {table} AS t ON {same_key} ORDER BY {order}
+    """).format(
+        new_key=texts("w", keys),
+        key=texts("t", keys),
+        before=texts("t", [*names, *marks]),
+        after=sql.SQL("{} || NULL::text").format(texts("w", names)) if marks else texts("w", names),
+        changes=CHANGES,
+        order=_list(sql.SQL("w.{}").format(name) for name in keys),
+        **_parts(merge),
+    )
+
+
+def texts(side: str, columns: Iterable[sql.Identifier]) -> sql.Composed:
+    """The values of these columns as an array of text."""
+    return sql.SQL("ARRAY[{}]").format(_list(sql.SQL("{}.{}::text").format(sql.SQL(side), name) for name in columns))
 
 
 def vacate(tx: Connection, merge: Merge, column: str, placeholder: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
 from usersync_cli.signals import Stop
 
@@ -167,6 +167,22 @@ class Desired:
     transform: sql.Composable
     rows: int
     before: sql.Composable | None = None  # what we put before the user's own text in `transform`; None: nothing
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a run would do to one row, in a preview. Values are as PostgreSQL writes them; None is NULL.
+
+    `key` is that of the row, by column. An insert has `after` alone, a delete or mark `before` alone: the columns that the
+    step loads. An update has both, of the columns that change. A reject has its reason and no values.
+    """
+
+    step: str
+    kind: Literal["insert", "update", "delete", "mark", "reject"]
+    key: Mapping[str, str | None] = field(repr=False)
+    before: Mapping[str, str | None] = field(repr=False, default_factory=dict)
+    after: Mapping[str, str | None] = field(repr=False, default_factory=dict)
+    reason: str = ""
 
 
 class Plan(Protocol):

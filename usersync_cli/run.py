@@ -6,24 +6,26 @@ touches nothing shared, however long it takes; then the fence, which says that t
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
 from psycopg import sql
 
-from usersync_cli import log, stage, state
+from usersync_cli import log, stage, state, sweep
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import ConfigError, Drift, Fenced, Stopped, UsersyncError, VerificationFailed, status_of, worst
+from usersync_cli.errors import ConfigError, Drift, Fenced, GuardRefused, Stopped, UsersyncError, VerificationFailed, status_of, worst
 from usersync_cli.lease import Lease, hold
-from usersync_cli.model import Copy, Counts, Cursor, Database, Desired, Job, Source, Step, Stream, TabularSession, Tools
+from usersync_cli.model import Change, Copy, Counts, Cursor, Database, Desired, Job, Source, Step, Stream, TabularSession, Tools
 from usersync_cli.state import StoredCursor
 from usersync_cli.targets.postgres import SETTINGS, Target
 
 Progress = Callable[[str, int], None]  # extract, bytes
+Diff = Callable[[Change], bool]
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Options:
     dry_run: bool = False
     allow_empty: bool = False
     accept_account: bool = False
+    approve_deletes: int | None = None  # the run whose list of rows may go
+    diff: Diff | None = None  # of a dry run: told each change; False when it has heard enough of this step
 
 
 @dataclass
 class StepResult:
-    """How one step ended. `error` is None when it is done."""
+    """How one step ended. `error` is None when it is done; with `written`, what the error says was left out, and the rest was done."""
 
     name: str
     counts: Counts = field(default_factory=Counts)
@@ -48,6 +52,7 @@ class StepResult:
     bytes: int = 0
     duplicate_keys: Sequence[str] = field(default=(), repr=False)
     error: UsersyncError | None = None
+    written: bool = False
 
 
 @dataclass
@@ -86,11 +91,13 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
+        _check_approval(job, world, options)
         _run_steps(steps, world, options, None, result)
         result.seconds = time.monotonic() - began
         return result
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
+        _check_approval(job, world, options)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
         _run_steps(steps, world, options, lease, result)
@@ -111,6 +118,13 @@ def _chosen(job: Job, options: Options) -> Sequence[Step]:
             f"job {job.name} has no streams: its steps read tables and queries, all of them together", hint="choose a step with --step"
         )
     return [step for step in job.steps if not options.steps or step.name in options.steps]
+
+
+def _check_approval(job: Job, world: World, options: Options) -> None:
+    """A list that can't be approved is said before anything is read."""
+    if options.approve_deletes is not None:
+        with connect(world.target, job=job.name, stop=world.tools.stop) as connection, translated(world.target, "looking for the list"):
+            sweep.check_approval(connection, job.name, options.approve_deletes)
 
 
 def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lease | None, result: RunResult) -> None:
@@ -135,7 +149,7 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
         elif isinstance(done.error, (Stopped, Fenced)):
             break
         elif lease:
-            lease.finish_step(step.name, "failed", error=done.error)
+            lease.finish_step(step.name, "partial" if done.written else "failed", error=done.error)
 
 
 def _run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
@@ -150,14 +164,16 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             if lease:
                 lease.attach(tx)
-            load = Loading(step, readers, stored, tx, done, partial(_moved, world, lease))
+            load = Loading(world.tools.job, step, readers, stored, tx, done, partial(_moved, world, lease))
             load.extract(direct=lease is not None)
             load.refuse_empty(options)
             with lease.checkpoint(tx) if lease else nullcontext():
-                load.transform_and_load(write=lease is not None)
+                load.transform_and_load(options, lease)
                 if lease:
                     load.record(lease)
-        load.warn(world.tools.job)
+            done.written = lease is not None
+        done.error = load.refusal
+        load.warn()
     finally:
         rollback(tx)
         tx.close()
@@ -209,9 +225,17 @@ class Loading:
     """One step on its way into the target: staged, compared, written."""
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a step is
-        self, step: Step, readers: Sequence[Reader], stored: Mapping[str, StoredCursor], tx: Connection, done: StepResult, moved: Progress
+        self,
+        job: str,
+        step: Step,
+        readers: Sequence[Reader],
+        stored: Mapping[str, StoredCursor],
+        tx: Connection,
+        done: StepResult,
+        moved: Progress,
     ) -> None:
-        self._step, self._readers, self._stored, self._tx, self._done, self._moved = step, readers, stored, tx, done, moved
+        self._job, self._step, self._readers, self._stored, self._tx, self._done, self._moved = job, step, readers, stored, tx, done, moved
+        self.refusal: GuardRefused | None = None
         self._stages: dict[str, stage.Stage] = {}
         self._target = Target(step.load)
         self._rows: dict[str, int] = {}  # of each extract
@@ -276,22 +300,46 @@ class Loading:
             if rows * 2 < before:
                 log.once("extract shrank to less than half", step=self._step.name, extract=extract, rows=rows, before=before)
 
-    def transform_and_load(self, *, write: bool) -> None:
-        """Behind the fence: write what differs, or only find out what would be written."""
+    def transform_and_load(self, options: Options, lease: Lease | None) -> None:
+        """Behind the fence: write what differs and remove who has left; without a lease only find out, and tell `options.diff`."""
+        if not self._loaded and lease and (filled := self._target.fill_empty(self.desired, self._tx)):
+            self._done.counts, self._loaded = filled, True
         if not self._loaded:
-            self._merge(write=write)
+            self._merge(options, lease)
+        elif self._step.load.on_missing != "keep":
+            merge, _ = self._target.fit(self.desired, self._tx)
+            sweep.filled(self._tx, self._scope(lease), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
 
-    def _merge(self, *, write: bool) -> None:
-        filled = self._target.fill_empty(self.desired, self._tx) if write else None
-        if filled:
-            self._done.counts = filled
-            return
+    def _merge(self, options: Options, lease: Lease | None) -> None:
         plan = self._target.plan(self.desired, self._tx)
+        if self._step.load.on_missing != "keep":
+            swept = sweep.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome)
+            sweep.decide(self._tx, swept, options.approve_deletes)
+            plan = replace(plan, sweep=swept)
+            self.refusal = swept.refusal
         self._done.counts, self._done.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
-        if write:
+        if lease:
             self._target.apply(plan, self._tx)
             self._normalised = self._target.normalised(plan, self._tx)
+            if plan.sweep:
+                sweep.finish(self._tx, plan.sweep, plan.merge)
+        elif options.diff:
+            with closing(self._target.changes(plan, self._step.name, self._tx)) as changes:
+                all(options.diff(change) for change in changes)  # until it has heard enough
+
+    def _scope(self, lease: Lease | None) -> sweep.Scope:
+        """What the memory of this step is filed under, and what makes it another step."""
+        load = self._step.load
+        text = repr((self._step.extract, self._step.transform, load))
+        return sweep.Scope(
+            job=self._job,
+            step=self._step.name,
+            run_id=lease.run_id if lease else None,
+            target=f"{load.table} ({', '.join(load.key)})",
+            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+            account=", ".join(reader.session.account for reader in self._readers),
+        )
 
     def record(self, lease: Lease) -> None:
         """Counts and cursors, in the transaction of the rows that they stand for."""
@@ -308,9 +356,9 @@ class Loading:
                 account, rows = reader.session.account, self._rows[stream]
                 state.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
 
-    def warn(self, job: str) -> None:
+    def warn(self) -> None:
         """What went well enough, and should be looked at by day."""
-        logger = log.get(job=job, step=self._step.name)
+        logger = log.get(job=self._job, step=self._step.name)
         if keys := self._done.duplicate_keys:
             kept = self._step.load.order_by or "any"
             logger.warning("key occurred more than once", records=self._done.counts.duplicates, first_keys=list(keys), kept=kept)
@@ -323,15 +371,17 @@ def line(result: RunResult, step: StepResult) -> str:
     name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
     if isinstance(step.error, Stopped):
         return f"{name}: stopped, nothing of this step was written ({step.seconds:.1f} s)"
-    if step.error:
+    if step.error and not isinstance(step.error, GuardRefused):
         return f"{name}: failed, nothing of this step was written ({step.seconds:.1f} s)"
     c = step.counts
     parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
     if c.duplicates:
         parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
     told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"
+    if step.error:
+        told += ", who is missing was kept"
     if result.dry_run:
         return f"{told}: dry run, nothing was written ({step.seconds:.1f} s)"
-    if not (c.inserted or c.updated or c.gone):
+    if not step.error and not (c.inserted or c.updated or c.gone):
         told += ": nothing changed"
     return f"{told} ({step.seconds:.1f} s)"

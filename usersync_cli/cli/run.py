@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
+from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.run import Progress, RunResult
+    from usersync_cli.model import Change
+    from usersync_cli.run import Diff, RunResult
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -30,8 +32,23 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Extract, stage and compare for real, then roll back: the numbers are true, nothing is written."
 )
+@click.option(
+    "--diff", is_flag=True, help="With --dry-run: print each row that would be inserted, changed or removed, with old and new values."
+)
+@click.option(
+    "--diff-limit",
+    type=click.IntRange(min=0),
+    metavar="ROWS",
+    help=f"Rows that --diff prints; 0 for all. Default: {TERMINAL_ROWS} on a terminal, all elsewhere.",
+)
 @click.option("--max-runtime", metavar="TIME", help="Stop at the next safe point after this long, such as 50m; exit status 4.")
 @click.option("--allow-empty", is_flag=True, help="Accept, once, that an extract which had rows is empty now.")
+@click.option(
+    "--approve-deletes",
+    type=int,
+    metavar="RUN",
+    help="Remove the rows of this run's list, which a guard kept (`usersync approvals show RUN`).",
+)
 @click.option("--accept-account", is_flag=True, help="Accept, once, that a source is another database or account now.")
 @output_option
 @click.option(
@@ -53,8 +70,11 @@ def run(  # noqa: PLR0913  each option is one
     *,
     full: bool,
     dry_run: bool,
+    diff: bool,
+    diff_limit: int | None,
     max_runtime: str | None,
     allow_empty: bool,
+    approve_deletes: int | None,
     accept_account: bool,
     output: str,
     log_format: str,
@@ -67,6 +87,7 @@ def run(  # noqa: PLR0913  each option is one
     Examples:
       usersync run --job auroville
       usersync run --job auroville --dry-run
+      usersync run --job auroville --dry-run --diff        what would change, row by row
       usersync run --job auroville -q                      for cron: silent when all is well
       usersync run --job auroville --output json           one JSON document on stdout
     """
@@ -75,20 +96,52 @@ def run(  # noqa: PLR0913  each option is one
     from usersync_cli.run import Options
     from usersync_cli.run import run as run_job
 
+    _check_diff(dry_run=dry_run, diff=diff, diff_limit=diff_limit, output=output)
     log.configure(log_format, verbosity=verbose, quiet=quiet)
     settings = config.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
     limit = _duration(max_runtime) if max_runtime else job.max_runtime
     stop.limit(limit.total_seconds() if limit else None)
-    with _progress(shown=sys.stderr.isatty() and not quiet and output == "text") as progress:
-        result = run_job(
-            job,
-            world(settings, job, stop, progress),
-            Options(steps, streams, full=full, dry_run=dry_run, allow_empty=allow_empty, accept_account=accept_account),
-        )
-    _print(result, output, quiet=quiet)
+    options = Options(
+        steps,
+        streams,
+        full=full,
+        dry_run=dry_run,
+        allow_empty=allow_empty,
+        accept_account=accept_account,
+        approve_deletes=approve_deletes,
+    )
+    with _printer(output, diff=diff, diff_limit=diff_limit) as printer:
+        with _progress(shown=sys.stderr.isatty() and not quiet and output == "text") as bar:
+            told = replace(options, diff=bar.aside(printer)) if printer else options
+            result = run_job(job, world(settings, job, stop, bar.advance), told)
+        _print(result, output, printer, quiet=quiet)
     return result.exit_status
+
+
+def _check_diff(*, dry_run: bool, diff: bool, diff_limit: int | None, output: str) -> None:
+    if diff and not dry_run:
+        raise click.UsageError("--diff shows what a run would do, before it does it: add --dry-run.")
+    if diff_limit is not None and not diff:
+        raise click.UsageError("--diff-limit is for --dry-run --diff.")
+    if diff_limit is not None and output == "json":
+        raise click.UsageError("--output json has every change: leave --diff-limit out.")
+
+
+@contextmanager
+def _printer(output: str, *, diff: bool, diff_limit: int | None) -> Iterator[Lines | Document | None]:
+    """Where the changes go; stdout as it is now, because a progress bar puts something else there."""
+    from usersync_cli.log import coloured
+
+    if not diff:
+        yield None
+    elif output == "json":
+        with Document(sys.stdout) as document:
+            yield document
+    else:
+        limit = TERMINAL_ROWS if diff_limit is None and sys.stdout.isatty() else diff_limit
+        yield Lines(sys.stdout, limit=limit or None, coloured=coloured(sys.stdout))
 
 
 def _duration(text: str) -> timedelta:
@@ -100,14 +153,18 @@ def _duration(text: str) -> timedelta:
         raise click.BadParameter(str(error), param_hint="--max-runtime") from None
 
 
-def _print(result: RunResult, output: str, *, quiet: bool) -> None:
+def _print(result: RunResult, output: str, printer: Lines | Document | None, *, quiet: bool) -> None:
     from usersync_cli.errors import status_of
     from usersync_cli.log import failure
     from usersync_cli.run import line
 
-    if output == "json":
+    if isinstance(printer, Document):
+        printer.finish(document(result))
+    elif output == "json":
         write_json("run", document(result))
-    elif not (quiet and result.exit_status == 0):
+    if isinstance(printer, Lines):
+        printer.finish(result)
+    if output == "text" and not (quiet and result.exit_status == 0):
         for step in result.steps:
             click.echo(line(result, step))
     for step in result.steps:
@@ -143,23 +200,42 @@ def document(result: RunResult) -> dict[str, Any]:
     }
 
 
+class _Bar:
+    """No progress bar at all."""
+
+    def advance(self, extract: str, size: int) -> None:
+        """So many bytes more were read."""
+
+    def aside(self, diff: Diff) -> Diff:
+        """The same, with the bar out of the way while it prints."""
+        return diff
+
+
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Progress]:
+def _progress(*, shown: bool) -> Iterator[_Bar]:
     """A line a stage with the megabytes so far, on a terminal only: how much is to come isn't known."""
     if not shown:
-        yield lambda _extract, _size: None
+        yield _Bar()
         return
     from rich.console import Console
-    from rich.progress import DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
-        def advance(extract: str, size: int) -> None:
-            if extract not in tasks:
-                tasks[extract] = bar.add_task(f"reading {extract}", total=None)
-            bar.advance(tasks[extract], size)
+        class Shown(_Bar):
+            def advance(self, extract: str, size: int) -> None:
+                bar.start()
+                if extract not in tasks:
+                    tasks[extract] = bar.add_task(f"reading {extract}", total=None)
+                bar.advance(tasks[extract], size)
 
-        yield advance
+            def aside(self, diff: Diff) -> Diff:
+                def told(change: Change) -> bool:
+                    bar.stop()
+                    return diff(change)
+
+                return told
+
+        yield Shown()
