@@ -26,10 +26,7 @@ VERSION = "0002"
 
 _LOCK = 0x7573657273796E63  # "usersync"; which migration runs, of whatever database
 
-GRANTS = (
-    "GRANT USAGE ON SCHEMA usersync TO {role}; "
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role};"
-)
+GRANTS = "GRANT USAGE ON SCHEMA usersync TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role};"
 
 
 def current(connection: psycopg.Connection[Any]) -> str | None:
