@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 # From the top down; a module imports from its own layer and those below. A new module has to be put somewhere.
 LAYERS = [
     ["__main__", "cli"],
-    ["config", "config_file", "config_schema"],
+    ["config", "config_file", "config_schema", "config_template"],
     ["run", "check", "sources", "targets"],
     ["sweep", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],

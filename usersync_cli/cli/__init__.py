@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 # command: (module, what `usersync --help` says). The module's function of the same name is the command; tests/cli holds the two together.
 COMMANDS = {
+    "init": ("init", "Ask a few questions, try the answers, write config.yaml and .env."),
     "run": ("run", "Run a job: extract, transform, load, then exit."),
     "status": ("status", "Show each job's last runs, freshness and cursors."),
     "check": ("check", "Try a job's config, connections, rights and columns; write nothing."),
