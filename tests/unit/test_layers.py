@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["run", "check", "sources", "targets"],
+    ["run", "check", "verify", "sources", "targets"],
     ["sweep", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": ("run", "Run a job: extract, transform, load, then exit."),
     "status": ("status", "Show each job's last runs, freshness and cursors."),
     "check": ("check", "Try a job's config, connections, rights and columns; write nothing."),
+    "verify": ("verify", "Compare a job's tables with its sources, row by row; write nothing."),
     "health": ("health", "Exit 0 when every scheduled job is well; for probes and monitoring."),
     "approvals": ("approvals", "Show the rows that wait for a person's word before they are removed."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
