@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["run", "check", "verify", "sources", "targets"],
+    ["run", "check", "verify", "notify", "sources", "targets"],
     ["sweep", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
@@ -27,6 +27,7 @@ ENVIRONMENT: dict[str, set[str]] = {
     "log.py": {"NO_COLOR"},  # before there is a config
     "connections.py": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
     "cli/db.py": {"?"},  # hands the environment on to psql
+    "notify.py": {"?"},  # hands a few on to the program of on_failure
     "embedded.py": {"?"},  # hands the environment on to PostgreSQL's programs
 }
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "base", "core", "misc"}
