@@ -1,0 +1,110 @@
+"""Records that can't be loaded are set aside with their reason; all others are loaded; nothing vanishes."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from usersync_cli import migrations, rejects
+from usersync_cli.errors import Drift, NotFound
+from usersync_cli.model import Database
+from usersync_cli.rejects import Limits, Reject, Stored
+
+HERE = ("copy", "people", "")
+
+
+# where they wait
+
+
+def test_a_reject_waits_once(database: Database, connection: psycopg.Connection) -> None:
+    """
+    The same bad document is one row however often it is met; a changed one waits again; what was dropped stays so until then.
+    """
+    assert [] == rejects.waiting(connection)
+    migrations.upgrade(database)
+    bad, keyless = Reject("7", "not_null_violation", "column name", b'{"id": 7}', "v1"), Reject(None, "no_key", "", b"{}")
+
+    assert Stored(new=2) == rejects.store(connection, *HERE, 1, [bad, keyless])
+    assert Stored(known=2) == rejects.store(connection, *HERE, 2, [keyless, bad, bad])
+    first, second = rejects.waiting(connection, "copy")
+    assert ("7", 2, "waiting", "column name", "v1") == (first.key, first.run_id, first.status, first.detail, first.version)
+    assert "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" == second.key
+    assert b'{"id": 7}' == rejects.document(connection, first.id)
+
+    assert 1 == rejects.drop(connection, [first.id])
+    assert Stored(dropped=1) == rejects.store(connection, *HERE, 3, [bad])
+    assert {("copy", "people"): 1} == rejects.count_waiting(connection)
+    assert Stored(new=1) == rejects.store(connection, *HERE, 4, [Reject("7", "not_null_violation", "column name", b'{"id": 7, "x": 1}')])
+    assert {("copy", "people"): 2} == rejects.count_waiting(connection, "copy", step="people")
+
+    assert 1 == rejects.resolve_unmet(connection, *HERE, 4)
+    assert 1 == rejects.resolve(connection, *HERE, ["7", "8"])
+    assert [] == rejects.waiting(connection, dropped=True)
+
+
+def test_documents_are_forgotten_after_30_days(database: Database, connection: psycopg.Connection) -> None:
+    """
+    Then the row has its reason and key left; when the record is met again, the document is back.
+    """
+    migrations.upgrade(database)
+    bad = Reject("7", "not_null_violation", "", b"{}")
+    rejects.store(connection, *HERE, 1, [bad])
+    assert 0 == rejects.prune(connection, "copy")
+    connection.execute("UPDATE usersync.rejects SET last_at = now() - interval '31 days'")
+
+    assert 1 == rejects.prune(connection, "copy")
+
+    (kept,) = rejects.chosen(connection, [1], "copy")
+    assert not kept.has_document
+    assert Stored(known=1) == rejects.store(connection, *HERE, 2, [bad])
+    assert b"{}" == rejects.document(connection, 1)
+    with pytest.raises(NotFound, match="no reject 5, 6"):
+        rejects.chosen(connection, [1, 6, 5])
+
+
+@pytest.mark.parametrize(
+    ("records", "bad", "stops"),
+    [
+        (100_000, 1000, False), (100_000, 1001, True), (1000, 50, False), (1000, 51, True),
+        (4, 2, False), (6, 3, True), (7, 3, False), (2, 2, False), (3, 3, True),
+    ],
+)  # fmt: skip
+def test_too_many_rejects_stop_the_step(records: int, bad: int, *, stops: bool) -> None:
+    """
+    More than 50 and more than 1 % of the records, or half of them from the third on.
+    """
+    limits = Limits("people")
+    limits.add(records - bad)
+    counted = {("not_null_violation", "column email"): bad}
+
+    if stops:
+        with pytest.raises(Drift, match=rf"{bad:,} of {records:,} records of step people .* not_null_violation \(column email\)"):
+            limits.count(bad, counted)
+    else:
+        limits.count(bad, counted)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("INSERT INTO t VALUES (NULL, 'Test User One')", ("not_null_violation", "column id, table t")),
+        ("INSERT INTO t VALUES (1, 'Test User One')", ("check_violation", "constraint short, table t")),
+        ("SELECT 'Test User One'::int", ("invalid_text_representation", "")),
+        ("SELECT 99999999999::int", ("numeric_value_out_of_range", "")),
+        ("INSERT INTO t (id, code) VALUES (1, 'Test User One')", ("string_data_right_truncation", "")),
+        ("SELECT '2026-02-30'::date", ("datetime_field_overflow", "")),
+    ],
+)
+def test_reasons_name_no_values(connection: psycopg.Connection, statement: str, expected: tuple[str, str]) -> None:
+    """
+    The condition's name and those of column, constraint and table; never what the server quotes of the row.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS t (id int NOT NULL, name text CONSTRAINT short CHECK (length(name) < 5), code varchar(3))"
+    )
+
+    with pytest.raises(psycopg.Error) as error:
+        connection.execute(statement.encode())
+
+    assert rejects.is_about_data(error.value)
+    assert expected == rejects.reason(error.value)

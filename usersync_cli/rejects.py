@@ -1,0 +1,276 @@
+"""Records that were set aside with their reason: where they wait, and how many a run may have.
+
+One row for each record in `usersync.rejects`, written in the transaction of the records that were loaded. Documents hold
+people's data: they stay in the database that holds the same people anyway, and are never logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import class_row
+
+from usersync_cli.errors import Drift, NotFound
+from usersync_cli.migrations import current
+
+NO_KEY = "no_key"
+NOT_JSON = "not_json"
+NOT_AN_OBJECT = "not_an_object"
+KEPT = timedelta(days=30)  # a document, after its record was last met; its row stays
+# Of a run's records: more than both of these, or half of them from the third on, and it is not the records that are wrong.
+FEW = 50
+SHARE = 0.01
+HALF_FROM = 3
+DATA_CLASSES = ("22", "23", "21")  # SQLSTATEs that speak of a record; all others of the server, or of the SQL
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that can't be loaded, as it came. `detail` names columns and constraints, never a value."""
+
+    key: str | None  # None: filed under the hash of its document
+    reason: str
+    detail: str = ""
+    document: bytes = field(repr=False, default=b"")
+    version: str | None = None
+
+    @property
+    def filed_as(self) -> str:
+        """The key under which it waits."""
+        return self.key if self.key is not None else f"sha256:{hashlib.sha256(self.document).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of the rejects of a page: new ones (also a known record whose document changed), known ones, dropped ones."""
+
+    new: int = 0
+    known: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A reject as the table has it, without its document. `status`: waiting or dropped."""
+
+    id: int
+    job: str
+    step: str
+    stream: str
+    key: str
+    status: str
+    reason: str
+    detail: str
+    version: str | None
+    run_id: int
+    first_at: datetime
+    last_at: datetime
+    has_document: bool
+
+
+# storing
+
+
+def store(tx: Connection, job: str, step: str, stream: str, run_id: int, rejects: Sequence[Reject]) -> Stored:  # noqa: PLR0913, PLR0917  a reject has a long name
+    """Set these aside, in the transaction of the page that they came with; twice is once. Of one key, the last counts.
+
+    A document that was met before only moves `last_at`; a dropped one stays dropped. A changed document waits again.
+    """
+    if not rejects:
+        return Stored()
+    given = {one.filed_as: one for one in rejects}
+    columns = {
+        "keys": list(given),
+        "reasons": [one.reason for one in given.values()],
+        "details": [one.detail for one in given.values()],
+        "documents": [one.document for one in given.values()],
+        "versions": [one.version for one in given.values()],
+    }
+    rows = sql.SQL(
+        "SELECT * FROM unnest(%(keys)s::text[], %(reasons)s::text[], %(details)s::text[], %(documents)s::bytea[], %(versions)s::text[])"
+        " AS g(key, reason, detail, document, version)"
+    )
+    return store_rows(tx, job, step, stream, run_id, rows, columns)
+
+
+def store_rows(  # noqa: PLR0913, PLR0917  a reject has a long name
+    tx: Connection, job: str, step: str, stream: str, run_id: int, rows: sql.Composable, values: Mapping[str, Any]
+) -> Stored:
+    """`store` for the rows of a query (key, reason, detail, document bytea, version), each key once."""
+    found = tx.execute(sql.SQL(_STORE).format(rows=rows), {**values, "job": job, "step": step, "stream": stream, "run": run_id}).fetchone()
+    return Stored(*(found or ()))
+
+
+def resolve(tx: Connection, job: str, step: str, stream: str, keys: Collection[str]) -> int:
+    """Forget the rejects of records that were loaded now, dropped ones too; gives how many there were."""
+    statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    return tx.execute(statement, (job, step, stream, list(keys))).rowcount if keys else 0
+
+
+def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int) -> int:
+    """Forget the rejects that a run which read everything did not meet; gives how many there were."""
+    statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND run_id <> %s"
+    return tx.execute(statement, (job, step, stream, run_id)).rowcount
+
+
+def prune(connection: Connection, job: str) -> int:
+    """Forget the documents that were not met for 30 days; reason, key and hash stay."""
+    statement = "UPDATE usersync.rejects SET document = NULL WHERE job = %s AND document IS NOT NULL AND last_at < clock_timestamp() - %s"
+    return connection.execute(statement, (job, KEPT)).rowcount
+
+
+# reading
+
+
+def waiting(
+    connection: Connection, job: str | None = None, *, step: str | None = None, dropped: bool = False, ids: Sequence[int] | None = None
+) -> list[Waiting]:
+    """The rejects that wait (with `dropped`, those too), by job, step and age. Empty where the table is not there yet."""
+    if not _there(connection):
+        return []
+    with connection.cursor(row_factory=class_row(Waiting)) as cursor:
+        values = {"job": job, "step": step, "dropped": dropped, "ids": None if ids is None else list(ids)}
+        return cursor.execute(_WAITING.encode(), values).fetchall()
+
+
+def count_waiting(connection: Connection, job: str | None = None, *, step: str | None = None) -> dict[tuple[str, str], int]:
+    """How many wait, by job and step. Empty where the table is not there yet."""
+    if not _there(connection):
+        return {}
+    rows = connection.execute(_COUNT_WAITING.encode(), {"job": job, "step": step}).fetchall()
+    return {(one_job, one_step): number for one_job, one_step, number in rows}
+
+
+def document(connection: Connection, id_: int) -> bytes | None:
+    """The document of a reject, as it came; None when it has been forgotten."""
+    row = connection.execute("SELECT document FROM usersync.rejects WHERE id = %s", (id_,)).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
+
+
+def chosen(connection: Connection, ids: Sequence[int], job: str | None = None) -> list[Waiting]:
+    """The rejects of these numbers, dropped ones too. Raises NotFound for a number that none has (in this job)."""
+    found = waiting(connection, job, dropped=True, ids=ids)
+    if missing := sorted(set(ids) - {one.id for one in found}):
+        of = f" in job {job}" if job else ""
+        raise NotFound(
+            f"there is no reject {', '.join(map(str, missing))}{of}",
+            hint="`usersync rejects list` shows those that wait; one whose record was loaded since is gone. Nothing was changed",
+        )
+    return found
+
+
+def drop(tx: Connection, ids: Sequence[int]) -> int:
+    """A person has looked: these count no more, until their document changes. Gives how many waited before."""
+    statement = "UPDATE usersync.rejects SET status = 'dropped' WHERE id = ANY(%s) AND status = 'waiting'"
+    return tx.execute(statement, (list(ids),)).rowcount
+
+
+def _there(connection: Connection) -> bool:
+    return (current(connection) or "") >= "0002"
+
+
+# judging
+
+
+class Limits:
+    """How many records of one run of a step may be bad. Told as they come."""
+
+    def __init__(self, step: str, *, expected: int = 0) -> None:
+        """`expected` is about how many records will come, where that is known before."""
+        self.records = 0
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        self._step, self._expected = step, expected
+
+    def add(self, records: int, rejects: Iterable[Reject] = ()) -> None:
+        """So many more records, and which of them are rejects. Raises Drift when it is too many."""
+        self.count(records, Counter((one.reason, one.detail) for one in rejects))
+
+    def count(self, records: int, reasons: Mapping[tuple[str, str], int]) -> None:
+        """The same with the rejects as numbers, by reason and detail."""
+        self.records += records
+        self.rejected.update(reasons)
+        bad, of = self.rejected.total(), self.records
+        if bad <= allowed(max(of, self._expected)) and not (bad >= HALF_FROM and bad * 2 >= of):
+            return
+        (reason_, detail), most = self.rejected.most_common(1)[0]
+        named = f"{reason_} ({detail})" if detail else reason_
+        raise Drift(
+            f"{bad:,} of {of:,} records of step {self._step} can't be loaded, most of them ({most:,}) because of {named};"
+            " the step stopped, and its cursor stays",
+            hint="this many are not set aside: has the source, the transform or the target table changed? Mend it and run again",
+        )
+
+
+def allowed(records: int) -> int:
+    """How many rejects so many records may have at most (half of them stops a step sooner)."""
+    return max(FEW, int(records * SHARE))
+
+
+def is_about_data(error: psycopg.Error) -> bool:
+    """Whether a record may be to blame: SQLSTATE class 22, 23 or 21. All others are the server's, or the SQL's."""
+    return (error.sqlstate or "")[:2] in DATA_CLASSES
+
+
+def reason(error: psycopg.Error) -> tuple[str, str]:
+    """Code and detail of a reject: PostgreSQL's name of the condition, and the names of column, constraint and table."""
+    diag = error.diag
+    return condition(error.sqlstate or ""), detail(diag.column_name, diag.constraint_name, diag.table_name)
+
+
+def condition(sqlstate: str) -> str:
+    """The condition's name in PostgreSQL's manual, appendix A: 23502 is not_null_violation."""
+    classes = {"22": "data_exception", "23": "integrity_constraint_violation", "21": "cardinality_violation"}
+    try:
+        name = errors.lookup(sqlstate).__name__
+    except KeyError:
+        return classes.get(sqlstate[:2], f"sqlstate_{sqlstate}")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def detail(column: str | None = None, constraint: str | None = None, table: str | None = None) -> str:
+    """`column email, table people`: whatever is known of where."""
+    parts = [("column", column), ("constraint", constraint), ("table", table)]
+    return ", ".join(f"{kind} {name}" for kind, name in parts if name)
+
+
+_STORE = """
+WITH given AS (SELECT key, reason, detail, document, sha256(document) AS hash, version FROM ({rows}) AS r),
+before AS (
+    SELECT r.key, r.hash, r.status FROM usersync.rejects AS r JOIN given AS g ON g.key = r.key
+     WHERE r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s
+),
+kept AS (
+    INSERT INTO usersync.rejects AS r (job, step, stream, key, reason, detail, document, hash, version, run_id)
+    SELECT %(job)s, %(step)s, %(stream)s, key, reason, detail, document, hash, version, %(run)s FROM given ORDER BY key
+    ON CONFLICT (job, step, stream, key) DO UPDATE
+       SET status = CASE WHEN r.hash = excluded.hash THEN r.status ELSE 'waiting' END,
+           reason = excluded.reason, detail = excluded.detail, version = excluded.version,
+           document = excluded.document, hash = excluded.hash, run_id = excluded.run_id, last_at = clock_timestamp()
+)
+SELECT count(*) FILTER (WHERE b.hash IS DISTINCT FROM g.hash),
+       count(*) FILTER (WHERE b.hash = g.hash AND b.status = 'waiting'),
+       count(*) FILTER (WHERE b.hash = g.hash AND b.status = 'dropped')
+  FROM given AS g LEFT JOIN before AS b ON b.key = g.key
+"""
+_WAITING = """
+SELECT id, job, step, stream, key, status, reason, detail, version, run_id, first_at, last_at, document IS NOT NULL AS has_document
+  FROM usersync.rejects
+ WHERE (%(job)s::text IS NULL OR job = %(job)s) AND (%(step)s::text IS NULL OR step = %(step)s)
+   AND (status = 'waiting' OR %(dropped)s) AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s))
+ ORDER BY job, step, stream, id
+"""
+_COUNT_WAITING = """
+SELECT job, step, count(*) FROM usersync.rejects
+ WHERE status = 'waiting' AND (%(job)s::text IS NULL OR job = %(job)s) AND (%(step)s::text IS NULL OR step = %(step)s)
+ GROUP BY job, step ORDER BY job, step
+"""
