@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -265,12 +266,16 @@ class Step(Model):
 class OnFailure(Model):
     """What to start when a run did not end well."""
 
-    command: str  # for the shell; the run's JSON is its stdin
+    command: str  # in words as a shell splits them, but without one; the run's JSON is its stdin
 
     @field_validator("command")
     @classmethod
     def _is_something(cls, value: str) -> str:
-        if not value.strip():
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            raise Misfit("has a quote that is not closed, or a \\ at its end") from None
+        if not words:
             raise Misfit("must not be empty")
         return value
 
@@ -285,7 +290,7 @@ class Job(Model):
     lease: Duration = timedelta(seconds=60)
     max_runtime: Duration | None = None
     on_failure: OnFailure | None = None
-    ping_url: PingUrl | None = None  # healthchecks.io conventions: /start, then the exit status
+    ping_url: PingUrl | None = Field(None, repr=False)  # healthchecks.io conventions: /start, then the exit status; a secret
     steps: tuple[Step, ...]
 
     @field_validator("environments")
