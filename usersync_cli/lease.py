@@ -327,6 +327,18 @@ class Lease:
         with self._control.lock, connections.translated(self._control.database, "forgetting old runs"):
             state.prune(self._control.connection(), self.job)
 
+    def failing(self) -> tuple[datetime, int] | None:
+        """Since when the job has not ended well any more, and in how many runs, after `finish`; None when it did, or nobody can tell."""
+        query = (
+            "SELECT min(started_at), count(*) FROM usersync.runs WHERE job = %(job)s AND status <> 'running'"
+            " AND id > coalesce((SELECT max(id) FROM usersync.runs WHERE job = %(job)s AND status = 'ok'), 0)"
+        )
+        try:
+            ((since, runs),) = self._control.execute(query, self._mine)
+        except UsersyncError:
+            return None
+        return (since, runs) if runs else None
+
     def _leave(self, error: BaseException | None) -> UsersyncError | None:
         """Release, whatever happened; gives the verdict on an error of ours.
 
