@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from tests import servers
 from usersync_cli.model import Database
 
 ROOT = Path(__file__).parent.parent
-_numbers = itertools.count(1)
+_databases = servers.Databases()
 
 NewDatabase = Callable[..., Database]
 
@@ -37,21 +36,20 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def new_database(server: servers.Server) -> Iterator[NewDatabase]:
-    """Makes empty databases: `new_database()` or `new_database("source av_accounts")`; dropped after the test.
+    """Makes empty databases: `new_database()` or `new_database("source av_accounts")`; emptied after the test.
 
     `on=` takes another server of the fixtures below (postgres15, ...).
     """
     made: list[tuple[servers.Server, str]] = []
 
     def make(called: str = "target", *, on: servers.Server = server) -> Database:
-        name = f"test_{next(_numbers)}"
-        on.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
+        name = _databases.take(on)
         made.append((on, name))
         return Database(on.url(name), called)
 
     yield make
     for on, name in made:
-        on.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        _databases.give_back(on, name)
 
 
 @pytest.fixture
@@ -116,8 +114,13 @@ class Command:
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
         """A process that the test talks to, signals or kills; pipes on stdin, stdout and stderr."""
         return subprocess.Popen(
-            [sys.executable, "-m", "usersync_cli", *map(str, arguments)], cwd=self.folder, env={**self.environment, **variables}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "usersync_cli", *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.environment, **variables},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def __call__(self, *arguments: str | Path, stdin: str = "", timeout: float = 60, **variables: str) -> Result:

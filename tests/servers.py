@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import pwd
 import shutil
@@ -21,7 +23,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from usersync_cli import embedded
+from usersync_cli import embedded, migrations
+from usersync_cli.model import Database
 
 POSTGRES15 = Path(os.environ.get("POSTGRES15_BIN", "/usr/lib/postgresql/15/bin"))
 
@@ -204,6 +207,82 @@ def pgbouncer_before(server: Server) -> Iterator[Server]:
             log.close()
 
 
+class Databases:
+    """Empty databases, which the next test takes when one test is done: making one copies a thousand files."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._empty: dict[str, list[str]] = {}
+
+    def take(self, server: Server) -> str:
+        """The name of an empty database of this server."""
+        if empty := self._empty.get(server.url()):
+            return empty.pop()
+        name = f"test_{next(self._numbers)}"
+        server.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
+        return name
+
+    def give_back(self, server: Server, name: str) -> None:
+        """Empty it for the next test; one in which anything is left is dropped."""
+        server.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'")
+        try:
+            (untouched,) = server.execute(_UNTOUCHED.format(name=name))[0]
+            if untouched and server.execute(_EMPTY, name) == [] and server.execute(_LEFT, name) == []:
+                self._empty.setdefault(server.url(), []).append(name)
+                return
+        except psycopg.Error:
+            pass  # a database that can't be entered any more
+        server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def migrate(database: Database) -> None:
+    """usersync's own tables, without Alembic's half second."""
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        if connection.execute("SELECT to_regnamespace('usersync')").fetchone() == (None,):
+            connection.execute(_upgrade_sql())
+
+
+@functools.cache
+def _upgrade_sql() -> bytes:
+    return migrations.upgrade_sql().encode()
+
+
+_UNTOUCHED = """
+SELECT EXISTS (SELECT FROM pg_database d WHERE datname = '{name}' AND datacl IS NULL AND datallowconn AND datconnlimit = -1
+                  AND NOT datistemplate AND datdba = 10 AND NOT EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setdatabase = d.oid)
+                  AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = d.datname)
+                  AND NOT EXISTS (SELECT FROM pg_replication_slots r WHERE r.database = d.datname))
+"""
+_EMPTY = """
+DO $$
+DECLARE statement text;
+BEGIN
+    SET LOCAL client_min_messages = error;
+    FOR statement IN SELECT format('DROP EVENT TRIGGER %I', evtname) FROM pg_event_trigger
+           UNION ALL SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+           UNION ALL SELECT format('DROP EXTENSION %I CASCADE', extname) FROM pg_extension WHERE extname <> 'plpgsql'
+           UNION ALL SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace
+                      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    LOOP EXECUTE statement; END LOOP;
+    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+    GRANT USAGE ON SCHEMA public TO PUBLIC;
+END $$
+"""
+_LEFT = """
+SELECT dbid::text FROM pg_shdepend WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND refobjid >= 16384
+UNION ALL SELECT nspname FROM pg_namespace WHERE oid >= 16384 AND nspname !~ '^pg_(toast_)?temp_' AND nspname <> 'public'
+UNION ALL SELECT relname FROM pg_class WHERE oid >= 16384
+UNION ALL SELECT proname FROM pg_proc WHERE oid >= 16384
+UNION ALL SELECT typname FROM pg_type WHERE oid >= 16384
+UNION ALL SELECT collname FROM pg_collation WHERE oid >= 16384
+UNION ALL SELECT oid::text FROM pg_cast WHERE oid >= 16384
+UNION ALL SELECT oid::text FROM pg_default_acl
+UNION ALL SELECT oid::text FROM pg_largeobject_metadata
+UNION ALL SELECT srvname FROM pg_foreign_server
+UNION ALL SELECT fdwname FROM pg_foreign_data_wrapper
+"""
+
+
 class Proxy:
     """Stands before a server and forwards messages, until it is told to cut, freeze or swallow.
 
@@ -218,6 +297,7 @@ class Proxy:
         self.when: bytes | None = None
         self.then = "cut"
         self.frozen = False
+        self.left: int | None = None  # bytes that the server may still say; then every connection of it ends
         self.happened = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -283,6 +363,10 @@ class Proxy:
         with suppress(OSError), _hung_up(client, server):
             while block := server.recv(65536):
                 self._thaw()
+                if self.left is not None:
+                    self.left -= len(block)
+                    if self.left < 0:
+                        return
                 if swallow.is_set():
                     return  # the server's answer has arrived here, and goes no further
                 client.sendall(block)

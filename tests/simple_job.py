@@ -13,8 +13,11 @@ import psycopg
 
 from tests import servers
 from tests.conftest import Command, Result
-from usersync_cli import migrations
+from usersync_cli import config, run
+from usersync_cli.cli.world import world
 from usersync_cli.model import Database
+from usersync_cli.run import RunResult
+from usersync_cli.signals import Stop
 
 PASSWORD = "a-password-to-look-for"
 PERSON = "Test User"  # how every person's name begins: no output may hold one
@@ -53,7 +56,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.migrated:
-            migrations.upgrade(self.target)  # here it costs no process
+            servers.migrate(self.target)
         self.at_source(PEOPLE)
         self.write()
 
@@ -87,6 +90,12 @@ class Job:
 
     def run(self, *arguments: str, timeout: float = 60, **variables: str) -> Result:
         return clean(self.usersync("run", "--job", "copy", *arguments, timeout=timeout, **variables))
+
+    def sync(self, **options: Any) -> RunResult:
+        """A run in this process, without command line and log: cheaper where those are not the point."""
+        settings = config.load(self.usersync.folder / "config.yaml")
+        job = settings.job("copy")
+        return run.run(job, world(settings, job, Stop()), run.Options(**options))
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -222,9 +222,10 @@ def _read(connection: Connection, kind: type[T], query: str, **values: Any) -> l
 
 
 def prune(connection: Connection, job: str, keep: int = 1000) -> None:
-    """Forget all but the newest runs of a job."""
+    """Forget all but the newest runs of a job, and those whose list still waits for approval."""
     connection.execute(
         "DELETE FROM usersync.runs WHERE job = %(job)s"
+        " AND NOT EXISTS (SELECT FROM usersync.approvals a WHERE a.run_id = runs.id AND a.status = 'waiting')"
         " AND id < (SELECT id FROM usersync.runs WHERE job = %(job)s ORDER BY id DESC OFFSET %(keep)s - 1 LIMIT 1)",
         {"job": job, "keep": keep},
     )

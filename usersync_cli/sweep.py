@@ -11,11 +11,11 @@ from typing import Any
 
 from psycopg import sql
 
+from usersync_cli import state
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, VerificationFailed
 from usersync_cli.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
-from usersync_cli.state import VERSION, current
 
 GONE = sql.SQL("pg_temp.usersync_gone")  # key text: the candidates
 _PRESENT = sql.SQL("pg_temp.usersync_present")
@@ -68,7 +68,7 @@ class Sweep:
 def remember(tx: Connection, scope: Scope) -> Memory:
     """What is known of this step. Keys of another table or other key columns mean nothing any more and are forgotten."""
     write = scope.run_id is not None
-    if not write and current(tx) != VERSION:
+    if not write and state.current(tx) != state.VERSION:
         return Memory()
     values = vars(scope)
     found = tx.execute(_LOOK, values).fetchone()
@@ -146,7 +146,8 @@ def decide(tx: Connection, found: Sweep, approved: int | None) -> None:
         job = found.scope.job
         found.refusal = GuardRefused(
             f"{found.reason}; nobody was removed",
-            hint=f"usersync approvals show {listed_by} lists them; if they may go: usersync run --job {job} --approve-deletes {listed_by}"
+            hint=f"usersync approvals show {listed_by} lists them; if they may go:"
+            f" usersync run --job {job} --approve-deletes {listed_by}{'' if found.records else ' --allow-empty'}"
             if listed_by
             else "a run makes the list that can be approved",
         )
@@ -216,11 +217,23 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
             tx.execute(sql.SQL("INSERT INTO {} SELECT g.key FROM {} AS g {}").format(_PRESENT, GONE, stays))
         _equal_seen(tx, id_, found)
         tx.execute(sql.SQL("DROP TABLE {}").format(_PRESENT))
+    if found.removable and not merge.marks:
+        _check_the_rest(tx, found, merge)
     if found.approval is not None:
         tx.execute(_USED, {"id": found.approval, "run": found.scope.run_id, "removed": found.removable})
     elif found.refusal is None:
         tx.execute(_WITHDRAW, {**vars(found.scope), "keep": 0})
     _note(tx, found)
+
+
+def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:
+    """Whoever was read is still there: a foreign key of the table on itself may have taken more with it (ON DELETE CASCADE)."""
+    lost = sql.SQL("SELECT count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
+    if number := _number(tx, lost.format(merge.wanted, merge.table, merge.same_key)):
+        raise VerificationFailed(
+            f"removing {found.removable:,} rows of {merge.table.as_string(tx)} took {number:,} others with them, which the source has",
+            hint="a trigger, or a foreign key with ON DELETE CASCADE; nothing was committed. `on_missing: mark` removes no row",
+        )
 
 
 def filled(tx: Connection, scope: Scope, load: Load, merge: Merge, records: int) -> None:
@@ -301,21 +314,21 @@ class Approval:
     ended_by: int | None
 
 
-def approvals(connection: Connection, *, job: str | None = None, run_id: int | None = None, waiting: bool = False) -> list[Approval]:
+def approvals(connection: state.Connection, *, job: str | None = None, run_id: int | None = None, waiting: bool = False) -> list[Approval]:
     """Lists by run, newest first. Empty too where usersync's tables are not there yet."""
-    if (current(connection) or "") < "0002":
+    if (state.current(connection) or "") < "0002":
         return []
     rows = connection.execute(_APPROVALS, {"job": job, "run": run_id, "waiting": waiting}).fetchall()
     return [Approval(*row) for row in rows]
 
 
-def approval_keys(connection: Connection, approval: Approval) -> list[str]:
+def approval_keys(connection: state.Connection, approval: Approval) -> list[str]:
     """The keys of a list, sorted; a list that was withdrawn has lost them."""
     query = "SELECT key FROM usersync.approval_keys WHERE approval_id = %s ORDER BY key"
     return [key for (key,) in connection.execute(query, (approval.id,)).fetchall()]
 
 
-def check_approval(connection: Connection, job: str, run_id: int) -> None:
+def check_approval(connection: state.Connection, job: str, run_id: int) -> None:
     """Raises NotFound for a run that has no list for this job, Conflict for a list that was used or withdrawn."""
     found = approvals(connection, run_id=run_id)
     ours = [one for one in found if one.job == job]

@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 
+from tests import servers
 from tests.conftest import Command, Result
 from tests.simple_job import clean, with_password
-from usersync_cli import migrations
 from usersync_cli.lease import Owner
 from usersync_cli.model import Database
 
@@ -55,7 +55,7 @@ class Ledger:
         self, exit_status: int | None = 0, *, ago: str = "1 min", job: str = "members", took: str = "2 s", error: str = "", hint: str = ""
     ) -> None:
         """A run that began so long ago; without an exit status it is under way, and `hold` says whether it lives."""
-        migrations.upgrade(self.target)
+        servers.migrate(self.target)
         status = {0: "ok", 3: "partial", 143: "stopped", None: "running"}.get(exit_status, "failed")
         (run,) = self.execute(
             "INSERT INTO usersync.runs"
@@ -71,7 +71,7 @@ class Ledger:
 
     def hold(self, job: str = "members") -> None:
         """This very process holds the job."""
-        migrations.upgrade(self.target)
+        servers.migrate(self.target)
         self.execute(
             "INSERT INTO usersync.job_locks (job, owner, epoch, lease_until) VALUES (%s, %s, 1, now() + '1 min')",
             job, json.dumps(asdict(Owner.me())),

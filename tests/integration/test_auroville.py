@@ -15,7 +15,7 @@ import pytest
 from tests import servers
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.simple_job import clean, execute, with_password
-from usersync_cli import embedded, migrations
+from usersync_cli import embedded
 from usersync_cli.model import Database
 
 FACE = "https://assets.auroville.org.in/profiles/dummy-face.png"
@@ -47,7 +47,7 @@ class Auroville:
 
     def __post_init__(self) -> None:
         shutil.copy(ROOT / "config.example.yaml", self.usersync.folder / "config.yaml")
-        migrations.upgrade(self.target)
+        servers.migrate(self.target)
         execute(self.accounts.url, ACCOUNTS)
         execute(self.profiles.url, PROFILES.format(type=self.type))
 

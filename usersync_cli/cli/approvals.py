@@ -12,7 +12,7 @@ import click
 from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
-    from usersync_cli.connections import Connection
+    from usersync_cli.state import Connection
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from usersync_cli.config import Config
     from usersync_cli.model import Database
     from usersync_cli.state import Connection, Holder, Run, StepRun, StoredCursor
+    from usersync_cli.sweep import Approval
 
 _RECENT = 20  # runs of a job to look at first
 _KEPT = 1000  # as many as the ledger keeps of a job
@@ -28,6 +29,7 @@ class JobStatus:
     runs: Sequence[Run]  # newest first; all that are kept, when none of the last 20 is good
     good: Run | None
     cursors: Sequence[StoredCursor]
+    approvals: Sequence[Approval]  # lists that wait
 
     @property
     def last(self) -> Run | None:
@@ -79,7 +81,7 @@ def read(config: Config, only: str | None = None) -> Report:
 
 
 def _read(config: Config, connection: Connection, only: str | None) -> Report:
-    from usersync_cli import migrations, state
+    from usersync_cli import migrations, state, sweep
 
     found = state.current(connection)
     if found is not None and found > state.VERSION:
@@ -97,6 +99,7 @@ def _read(config: Config, connection: Connection, only: str | None) -> Report:
                 _history(connection, name),
                 good.get(name),
                 state.all_cursors(connection, name),
+                sweep.approvals(connection, job=name, waiting=True),
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)

@@ -15,6 +15,7 @@ from usersync_cli.cli.ledger import seconds, told
 if TYPE_CHECKING:
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.state import Holder, Run, StepRun, StoredCursor
+    from usersync_cli.sweep import Approval
 
 _EXIT_STATUSES = """\b
 Exit status: 0 also when the last run failed (`usersync health` judges),
@@ -67,6 +68,11 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
     yield from _failing(job, at)
     for step in job.steps:
         yield _row(f"step {step.step}", _counted(step))
+    for waiting in job.approvals:
+        yield _row(
+            "approval", f"{plural(waiting.keys, 'row')} of step {waiting.step} wait since {when(waiting.created_at, at)}: {waiting.reason}"
+        )
+        yield _row("", f"`usersync approvals show {waiting.run_id}` lists them")
     for cursor in job.cursors:
         yield _row(f"read {cursor.stream}", _position(cursor, at))
 
@@ -171,6 +177,7 @@ def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "last_good": job.good and _run(job.good, at),
         "failing": {"runs": len(failures), "since": _iso(failures[-1].started_at), **_error(failures[0])} if failures else None,
         "steps": [_step(step) for step in job.steps],
+        "approvals": [_approval(one) for one in job.approvals],
         "cursors": [_cursor(cursor, at) for cursor in job.cursors],
     }
 
@@ -210,6 +217,17 @@ def _step(step: StepRun) -> dict[str, Any]:
         "bytes": step.bytes,
         "normalised": step.normalised,
         "error": step.error,
+    }
+
+
+def _approval(waiting: Approval) -> dict[str, Any]:
+    return {
+        "run": waiting.run_id,
+        "step": waiting.step,
+        "stream": waiting.stream,
+        "rows": waiting.keys,
+        "reason": waiting.reason,
+        "created_at": _iso(waiting.created_at),
     }
 
 
