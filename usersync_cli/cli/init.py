@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
+import select
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -125,6 +123,10 @@ def init(  # noqa: PLR0913  each option is one
         raise
 
 
+class _InputEnded(ConfigError):
+    """Ctrl-D: nobody is left to ask again."""
+
+
 class _Interview:
     """Questions, answers, files."""
 
@@ -140,10 +142,8 @@ class _Interview:
 
     def hold(self) -> int:
         """From the first question to the last word. Raises before anything is written, or not at all."""
-        from usersync_cli import log
         from usersync_cli.config_template import PLAIN, SECRET, config_yaml, dotenv, drafts, place, refuse_existing
 
-        log.configure(quiet=True)
         refuse_existing([self.config, self.env])
         if not self.config.parent.is_dir():
             raise ConfigError(f"there is no folder {self.config.parent}; nothing was written", hint="make it first: mkdir")
@@ -168,7 +168,7 @@ class _Interview:
 
         if self.asking:
             click.echo(_INTRODUCTION.format(config=self.config, env=self.env))
-        kind = self.given.kind or (self.ask("Kind", "auroville", click.Choice(KINDS)) if self.asking else "")
+        kind = self.question("--kind", "Kind", _one_of(KINDS), suggested=KINDS[0]) if self.asking or self.given.kind else ""
         self.refuse_what_does_not_fit(kind)
         job = _job(self.given.job or kind)
         target = self.question("--target", "Target, the PostgreSQL that is written", self.target, suggested="embedded")
@@ -212,30 +212,30 @@ class _Interview:
         `suggested` is a default for who sees it. Without a terminal the first complaint is raised.
         """
         value = self.given.option(option)
-        answer = ",".join(value) if isinstance(value, tuple) else value
+        answer = ",".join(value) if isinstance(value, tuple) else str(value or "")
         while True:
-            self.stop.check()
-            answer = answer or (self.ask(text, default or suggested) if self.asking else default)
             try:
-                return take(str(answer))
-            except Stopped:
+                return take(answer or (self.ask(text, default or suggested) if self.asking else default or ""))
+            except (Stopped, _InputEnded):
                 raise
             except (UsersyncError, ValueError) as error:
                 complaint = error if isinstance(error, UsersyncError) else ConfigError(f"{option} {error}")
             if not self.asking:
                 raise complaint
             _complain(complaint)
-            answer = None
+            answer = ""
 
-    def ask(self, text: str, default: str | None, choice: click.Choice[str] | None = None) -> str:
-        with _ended_by_signals():
-            try:
-                return str(click.prompt(text, default=default, type=choice or str)).strip()
-            except click.Abort:
-                raise ConfigError(
-                    "the input ended before the last question; nothing was written",
-                    hint="every question is an option too: usersync init -h",
-                ) from None
+    def ask(self, text: str, default: str | None) -> str:
+        """One line from the terminal. Read only when it is there, so that a signal is met while nothing is typed."""
+        click.echo(f"{text} [{default}]: " if default else f"{text}: ", nl=False)
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            if self.stop.signum:
+                click.echo()
+            self.stop.check()
+        if not (line := sys.stdin.readline()):
+            click.echo()
+            raise _InputEnded("the input ended before the last question; nothing was written", hint="every question is an option too: -h")
+        return line.strip() or default or ""
 
     # what takes an answer; each raises what is wrong with it
 
@@ -274,7 +274,7 @@ class _Interview:
         def take(text: str) -> tuple[str | None, str | None]:
             from usersync_cli.jobs import sql_text, table_name
 
-            is_query = bool(self.given.query) or (not self.given.table and re.search(r"\s", text))
+            is_query = text == self.given.query or (text != self.given.table and re.search(r"\s", text))
             read = (None, sql_text(text).strip()) if is_query else (table_name(text), None)
             if self.checking:
                 self.columns = self.describe(url, *read)
@@ -340,7 +340,7 @@ class _Interview:
             raise error
         for error in found:
             _complain(error)
-        if self.ask("Write the files all the same, and mend this later?", "no", click.Choice(["yes", "no"])) == "no":
+        if not self.ask("Write the files all the same, and mend this later? yes or no", "no").lower().startswith("y"):
             raise ConfigError("nothing was written", hint="mend this first: usersync init asks again")
 
     def say_what_comes_next(self, answers: Answers) -> None:
@@ -361,9 +361,18 @@ class _Interview:
             f"\nwrote {self.config} and {self.env} ({self.env.name} is readable by you alone: it is the place for passwords)\n\nNext:"
         )
         lines = [("usersync " + " ".join(word if word == "<" else shlex.quote(word) for word in words), text) for words, text in steps]
-        width = max(len(command) for command, _ in lines)
+        width = min(60, max(len(command) for command, _ in lines))
         for command, text in lines:
             click.echo(f"  {command:{width}}   {text}".rstrip())
+
+
+def _one_of(words: Sequence[str]) -> Callable[[str], str]:
+    def take(text: str) -> str:
+        if text not in words:
+            raise ConfigError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return take
 
 
 def _job(text: str) -> str:
@@ -448,18 +457,3 @@ def _complain(error: UsersyncError) -> None:
     click.echo(f"  FAIL  {error.message}")
     for line in error.hint.splitlines():
         click.echo(f"        {line}")
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A signal ends a question at once. Elsewhere it is noted, and acted on where that is safe."""
-
-    def end(signum: int, _frame: FrameType | None) -> None:
-        raise Stopped(signum)
-
-    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
