@@ -262,6 +262,19 @@ class Step(Model):
             raise Misfit("several extracts need a transform: a SELECT that says how they become one")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_table_for_each_stream(self) -> Step:
+        streams = [stream for extract in self.extract.values() for stream in extract.streams]
+        if streams and len(self.extract) > 1:
+            raise Misfit("streams are read by a step of their own", ("extract",))
+        if len(set(streams)) < len(streams):
+            raise Misfit("names a stream twice", ("extract",))
+        if len(streams) > 1 and "{stream}" not in self.load.table:
+            raise Misfit('must hold {stream}, such as "crm_{stream}": several streams are read, and each has its table', ("load", "table"))
+        if "{stream}" in self.load.table and not streams:
+            raise Misfit("holds {stream}, which only a step that reads streams can fill", ("load", "table"))
+        return self
+
 
 class OnFailure(Model):
     """What to start when a run did not end well."""

@@ -59,6 +59,8 @@ class Record:
     data: bytes = field(repr=False)  # JSON as it came: precision is kept by not parsing it
     version: str | None = None  # ISO 8601 time stamp or number, typed by the stage
     deleted: bool = False
+    problem: str = ""  # why it can't be loaded, where the source sees that itself: not_json, not_an_object, no_key
+    settled: bool = True  # False: so young that its document may still change without its version; it is fetched again next time
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Page:
     content: Documents | Copy
     cursor: Cursor  # all that is needed to resume after this page, inside a full sweep too
     complete: bool  # the last page of a full listing of its streams
+    streams: Sequence[str] = ()  # whom cursor, sweep and complete speak of; of a Copy its own
+    sweep: str = ""  # names the full listing that this page is part of, also where another run goes on with it; "": only changes
 
 
 class Session(Protocol):
@@ -112,10 +116,18 @@ class TabularSession(Session, Protocol):
 
 
 class DocumentSession(Session, Protocol):
-    """A session whose streams are documents with a look-up by key."""
+    """A session whose streams are documents. The engine asks for each of these by name; a session has those that it can do.
+
+    Without `gone` and `snapshot`, a record has left when two complete listings lack it.
+    """
+
+    together: bool  # one poll feeds all streams; otherwise each stream is read by itself, and may fail by itself
+    snapshot: bool  # a full listing shows one moment: what it lacks was not there
+    numbered: Collection[str]  # streams whose versions are numbers; those of all others are time stamps
+    detailed: Collection[str]  # streams whose listing is not the whole document: what changed is read with `details`
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Full documents of those whose listing changed; a key that is gone comes as a deleted record."""
+        """Full documents of those whose listing changed, each key once; a key that is gone comes as a deleted record."""
         ...
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
@@ -128,6 +140,14 @@ class Source(Protocol):
 
     def open(self, tools: Tools) -> AbstractContextManager[Session]:
         """Connects, takes the snapshot, learns the account. Threads and connections live as long as the context."""
+        ...
+
+
+class DocumentSource(Source, Protocol):
+    """A source of documents may bring a transform for each of its streams, which a step without one uses."""
+
+    def transform(self, stream: str) -> str:
+        """A SELECT over `records` (key text, data jsonb, version, deleted boolean, ord bigint)."""
         ...
 
 
@@ -167,6 +187,7 @@ class Desired:
     transform: sql.Composable
     rows: int
     before: sql.Composable | None = None  # what we put before the user's own text in `transform`; None: nothing
+    part: bool = False  # a page of what the target holds: the rest of it is not read
 
 
 @dataclass(frozen=True)
@@ -231,6 +252,8 @@ class Extract(Protocol):
     def table(self) -> str | None: ...
     @property
     def query(self) -> str | None: ...
+    @property
+    def streams(self) -> Sequence[str]: ...
 
 
 class Load(Protocol):

@@ -43,6 +43,8 @@ UP = (
         run_id bigint NOT NULL,
         outcome text NOT NULL CHECK (outcome IN ('open', 'ok', 'refused', 'approved', 'abandoned')),
         account text NOT NULL,
+        name text NOT NULL DEFAULT '',
+        keyed boolean NOT NULL DEFAULT true,
         records bigint NOT NULL DEFAULT 0,
         candidates bigint NOT NULL DEFAULT 0,
         removed bigint NOT NULL DEFAULT 0,
