@@ -23,7 +23,16 @@ from usersync_cli.sweep import Sweep
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
 # with 64 MB, a hash join of a million rows took 15 % longer than with the default 4 MB, whose pieces fit into the caches.
-SETTINGS = {"maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
+# The others decide how values are written as text, in remembered keys too: a role or database may have set them otherwise.
+SETTINGS = {
+    "maintenance_work_mem": "256MB",
+    "jit": "off",
+    "row_security": "off",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "IntervalStyle": "postgres",
+    "lc_monetary": "C",
+}
 _OURS = re.compile(r"usersync_(is_new|key_[0-9]+)")
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
@@ -35,9 +44,6 @@ _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # t
 
 
 BATCH = 200  # rows of a preview, which may be wide
-# What a role or a database may have set otherwise; dates and zones are set for every transaction.
-_AS_TEXT = """SELECT set_config('bytea_output', 'hex', true), set_config('IntervalStyle', 'postgres', true),
-                     set_config('extra_float_digits', '1', true), set_config('cursor_tuple_fraction', '1', true)"""
 
 
 @dataclass(frozen=True)
@@ -355,7 +361,7 @@ class Target:
                 ) from error
 
     def changes(self, plan: Plan, step: str, tx: Connection) -> Generator[Change, None, None]:
-        """What applying the plan would do, row by row, by key; read in batches, as text that does not depend on the role."""
+        """What applying the plan would do, row by row, by key; read in batches, as text."""
         if plan.outcome.inserted or plan.outcome.updated:
             yield from self._written(plan, step, tx)
         if plan.sweep and plan.sweep.removable:
@@ -374,6 +380,8 @@ class Target:
                 yield Change(step, "insert", row, after={name: new[name] for name in names})
                 continue
             differing = [name for name in compared if name not in key and old[name] != new[name]]
+            if not differing:  # somebody else wrote the same since we compared
+                continue
             yield Change(step, "update", row, {name: old[name] for name in differing}, {name: new[name] for name in differing})
 
     def normalised(self, plan: Plan, tx: Connection) -> int:
@@ -460,7 +468,7 @@ def relation_of(name: str, tx: Connection) -> sql.Composed:
 
 def _rows(query: sql.Composed, tx: Connection) -> Iterator[tuple[Any, ...]]:
     """The rows of a query, of which only a batch is in our memory."""
-    tx.execute(_AS_TEXT)
+    tx.execute("SET LOCAL cursor_tuple_fraction TO 1")  # all of its rows are wanted, not the first ones soon
     with tx.cursor("usersync_diff") as cursor:
         cursor.itersize = BATCH
         yield from cursor.execute(query)
