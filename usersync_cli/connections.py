@@ -261,9 +261,15 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
         return ConfigError(what, hint="this server or role only reads; point the target's URL at the primary")
     if state == "53100":
         return Unavailable(what, hint="the server's disk is full; nothing was lost, make room and run again")
-    if state.startswith(("08", "25P03", "40", "53", "55", "57", "58")):
+    if passes(error):
         return Unavailable(what, hint="nothing was lost; the next run tries again")
     return Drift(what, hint=_hint(error))
+
+
+def passes(error: psycopg.Error) -> bool:
+    """Whether it is the server's trouble of this moment, or the line's, and not a mistake in data or SQL."""
+    state = error.sqlstate or ""
+    return not state or state.startswith(("08", "25P03", "40", "53", "55", "57", "58"))
 
 
 def _hint(error: psycopg.Error) -> str:
