@@ -5,10 +5,13 @@ Lines hold people's data, as asked for; log and messages never do.
 
 from __future__ import annotations
 
+import errno
 import json
-import os.path
+import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 TERMINAL_ROWS = 50  # shown on a terminal, unless --diff-limit says otherwise
 LONGEST = 60  # characters of a value in a line; JSON has all of them
+CLOSED = 141  # as shells report that nobody reads on: 128 and SIGPIPE
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BARE = re.compile(r"[\w@.:+/-]{1,60}", re.ASCII)  # values that need no quotes
 _SIGNS = {"insert": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red"), "mark": ("x", "red"), "reject": ("!", "magenta")}
 
@@ -122,6 +127,22 @@ class Document:
     def _head(self) -> str:
         self._begun = True
         return '{"version": 1, "kind": "run", "changes": [\n'
+
+
+@contextmanager
+def as_long_as_somebody_reads() -> Iterator[None]:
+    """Ends the command quietly, with CLOSED, when stdout is closed (`| head`); raises Unavailable when its disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer would fail again at exit
+        if isinstance(error, BrokenPipeError):
+            raise click.exceptions.Exit(CLOSED) from None
+        from usersync_cli.errors import Unavailable
+
+        raise Unavailable(f"the result can't be written: {error.strerror}", hint="make room, or write it elsewhere") from error
 
 
 def quoted(value: str | None, skipped: int = 0) -> str:

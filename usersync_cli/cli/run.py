@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
-from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines
+from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines, as_long_as_somebody_reads
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(  # noqa: PLR0913  each option is one
         accept_account=accept_account,
         approve_deletes=approve_deletes,
     )
-    with _printer(output, diff=diff, diff_limit=diff_limit) as printer:
+    with as_long_as_somebody_reads(), _printer(output, diff=diff, diff_limit=diff_limit) as printer:
         with _progress(shown=sys.stderr.isatty() and not quiet and output == "text") as bar:
             told = replace(options, diff=bar.aside(printer)) if printer else options
             result = run_job(job, world(settings, job, stop, bar.advance), told)
@@ -233,7 +233,8 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
 
             def aside(self, diff: Diff) -> Diff:
                 def told(change: Change) -> bool:
-                    bar.stop()
+                    if bar.live.is_started:
+                        bar.stop()
                     return diff(change)
 
                 return told
