@@ -24,6 +24,7 @@ class TableColumn:
     collation: str  # quoted, "" where it is the type's own
     is_enum: bool
     equality: bool
+    base: str  # `bare` of the type that a domain is made of; of any other type its own
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Table:
     has_rules: bool
     columns: dict[str, TableColumn]
     unique: Sequence[frozenset[str]]  # columns of each usable unique index
+    relname: str = ""  # as the server's errors call it
 
 
 def describe(tx: Connection, name: str) -> Table | None:
@@ -47,7 +49,9 @@ def describe(tx: Connection, name: str) -> Table | None:
     oid, schema, relname, kind, has_triggers, has_rules = row
     columns = {c[0]: TableColumn(*c) for c in tx.execute(_COLUMNS, (oid,)).fetchall()}
     unique = [frozenset(names) for (names,) in tx.execute(_UNIQUE, (oid,)).fetchall()]
-    return Table(sql.SQL("{}.{}").format(identifier(schema), identifier(relname)), oid, kind, has_triggers, has_rules, columns, unique)
+    return Table(
+        sql.SQL("{}.{}").format(identifier(schema), identifier(relname)), oid, kind, has_triggers, has_rules, columns, unique, relname
+    )
 
 
 def has_equality(tx: Connection, type_: str) -> bool:
@@ -91,7 +95,10 @@ _COLUMNS = f"""
                         FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
                        WHERE l.oid = a.attcollation)
                 ELSE '' END,
-           t.typtype = 'e', {_EQUALITY.format(type="a.atttypid")}
+           t.typtype = 'e', {_EQUALITY.format(type="a.atttypid")},
+           (WITH RECURSIVE b AS (SELECT t.oid, t.typtype, t.typbasetype
+                       UNION ALL SELECT y.oid, y.typtype, y.typbasetype FROM pg_catalog.pg_type y JOIN b ON y.oid = b.typbasetype)
+            SELECT pg_catalog.format_type(b.oid, -1) FROM b WHERE b.typtype <> 'd')
       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
      WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
