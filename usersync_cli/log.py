@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,12 +24,17 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _for_people = True
 _quiet = False
+_most: int | None = None  # lines for people on stderr
+_said = 0
 
 
-def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False) -> None:
-    """`format_` is auto, console or json; quiet leaves nothing but failures, in plain text; verbosity 1 adds debug events."""
-    global _for_people, _quiet
-    _quiet, _for_people = quiet, quiet or format_ != "json"
+def configure(format_: str = "auto", *, verbosity: int = 0, quiet: bool = False, most: int | None = None) -> None:
+    """`format_` is auto, console or json; quiet leaves nothing but failures, in plain text; verbosity 1 adds debug events.
+
+    `most` is how many lines for people there may be.
+    """
+    global _for_people, _quiet, _most, _said
+    _quiet, _for_people, _most, _said = quiet, quiet or format_ != "json", most, 0
     if format_ == "auto":
         format_ = "console" if sys.stderr.isatty() else "json"
     level = "error" if quiet else "debug" if verbosity else "info"
@@ -69,12 +75,20 @@ def once(event: str, **facts: Any) -> None:
 
 def failure(message: str, hint: str, *, status: int, **facts: Any) -> None:
     """What failed and what to do: lines for people, one event where JSON was asked for."""
-    if not _for_people:
+    if _for_people:
+        tell([f"usersync: {message}", *(f"  {line}" for line in hint.splitlines())])
+    else:
         get(**facts).error("failed", error=message, hint=hint or None, status=status)
-        return
-    _say(f"usersync: {message}")
-    for line in hint.splitlines():
-        _say(f"  {line}")
+
+
+def tell(lines: Sequence[str], *, last: Sequence[str] = (), kept: int = 0) -> None:
+    """Lines for people, then the last ones; some are left out where they would be too many, `kept` lines elsewhere included."""
+    lines = [line for text in lines for line in text.splitlines()]
+    room = len(lines) if _most is None else max(2, _most - _said - kept - len(last))
+    if len(lines) > room:
+        lines = [*lines[: room - 1], f"  {len(lines) - room + 1} more lines without -q"]
+    for line in (*lines, *last):
+        _say(line)
 
 
 def report_bug(error: BaseException) -> None:
@@ -86,4 +100,6 @@ def report_bug(error: BaseException) -> None:
 
 
 def _say(line: str) -> None:
+    global _said  # noqa: PLW0603  one process has one stderr
+    _said += 1
     sys.stderr.write(line + "\n")

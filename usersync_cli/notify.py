@@ -73,8 +73,8 @@ class Ended:
 class Watch:
     """A run that somebody will be told about. `began` once the job is taken, `ended` with how it went."""
 
-    def __init__(self, job: Job, bounds: Bounds) -> None:
-        self._ping = Ping(job.ping_url, bounds) if job.ping_url else None
+    def __init__(self, ping: Ping | None) -> None:
+        self._ping = ping
         self.outcome: Ended | None = None
 
     def began(self) -> None:
@@ -98,10 +98,13 @@ class Watch:
 
 
 @contextmanager
-def watching(job: Job, environment: str, *, bounds: Bounds | None = None) -> Iterator[Watch]:
-    """A run inside of which errors pass through; whom the job names is told when it is over, however it ended."""
+def watching(job: Job, environment: str, *, dry_run: bool = False, bounds: Bounds | None = None) -> Iterator[Watch]:
+    """A run inside of which errors pass through; whom the job names is told when it is over, however it ended. A dry run tells nobody."""
     bounds = bounds or Bounds()
-    watch = Watch(job, bounds)
+    if dry_run:
+        yield Watch(None)
+        return
+    watch = Watch(Ping(job.ping_url, bounds) if job.ping_url else None)
     began = time.monotonic()
     try:
         yield watch

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import cast
 
@@ -65,6 +66,7 @@ class RunResult:
     run_id: int | None = None
     steps: list[StepResult] = field(default_factory=list)
     seconds: float = 0.0
+    failing: tuple[datetime, int] | None = None  # since when, and in how many runs, this one included
 
     @property
     def exit_status(self) -> int:
@@ -80,6 +82,7 @@ class World:
     sources: Mapping[str, Source]
     tools: Tools
     progress: Progress
+    began: Callable[[], None] = lambda: None  # told once the job is ours
 
 
 def run(job: Job, world: World, options: Options) -> RunResult:
@@ -97,6 +100,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
         return result
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
+        world.began()
         _check_approval(job, world, options)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
@@ -104,6 +108,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
         result.seconds = time.monotonic() - began
         first = next((step.error for step in result.steps if step.error and status_of(step.error) == result.exit_status), None)
         lease.finish(exit_status=result.exit_status, summary="; ".join(line(result, step) for step in result.steps), error=first)
+        result.failing = lease.failing() if result.exit_status else None
     return result
 
 

@@ -19,7 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests import servers
-from tests.simple_job import PASSWORD, PERSON
+from tests.conftest import Command, NewDatabase, Result
+from tests.simple_job import PASSWORD, PERSON, READING, SLOW, Job, finished
 from usersync_cli import log, notify
 from usersync_cli.errors import Busy, Unavailable
 from usersync_cli.notify import Bounds, watching
@@ -290,3 +291,128 @@ def test_proxies_of_the_environment_are_not_asked(ears: Monitor, said: Any, monk
 
     assert ["/start", "/0"] == ears.paths
     assert "" == said()
+
+
+# the real command
+
+
+@pytest.fixture
+def job(usersync: Command, new_database: NewDatabase) -> Job:
+    return Job(usersync, new_database("source crm"), new_database())
+
+
+def heard_by(job: Job, ears: Monitor) -> Path:
+    """The job tells the monitor, and a program that writes what it hears into this file, a line for each time."""
+    file = job.usersync.folder / "heard"
+    command = program(job.usersync.folder, f"open({str(file)!r}, 'a').write(sys.stdin.read() + '\\n')")
+    job.document["jobs"]["copy"] |= {"ping_url": ears.url, "on_failure": {"command": command}}
+    job.save()
+    return file
+
+
+def private(result: Result) -> Result:
+    """The result, after a look whether the address or the command was printed."""
+    assert CHECK not in result.stdout + result.stderr
+    assert "data $HOME" not in result.stdout + result.stderr
+    return result
+
+
+def test_a_job_and_its_watchers(job: Job, ears: Monitor) -> None:
+    """
+    A good run, a dry one that fails, a failing one: whoever is told hears the first and the last, with the document that the command
+    prints and the line that it shows. The address is in no log.
+    """
+    file = heard_by(job, ears)
+    job.people("One", "Two")
+    good = private(job.run("-q"))
+    job.people()
+    private(job.run("-q", "--dry-run"))
+    assert ["/start", "/0"] == ears.paths
+    assert not file.exists()
+    bad = private(job.run("-vv", "--output", "json", "--log-format", "json"))
+
+    assert (0, "", "") == (good.status, good.stdout, good.stderr)
+    assert ["/start", "/0", "/start", "/7"] == ears.paths
+    assert [True, True] == [ears.heard[1][3].startswith("copy: 2 records: 2 new"), ears.heard[3][3].startswith("copy: failed, nothing")]
+    assert json.loads(bad.stdout) == json.loads(file.read_text())
+    assert 1 == json.loads(bad.stdout)["failing"]["runs"]
+
+
+def test_a_target_that_is_away(job: Job, ears: Monitor) -> None:
+    """
+    The run could not begin: no start, but an end, and the program hears why; the message on stderr is as ever.
+    """
+    file = heard_by(job, ears)
+    job.document["target"] = f"postgresql://127.0.0.1:{servers.free_port()}/nowhere"
+    job.save()
+    result = private(job.run("-q"))
+    heard = json.loads(file.read_text())
+
+    assert ["/4"] == ears.paths
+    assert (4, 4) == (result.status, heard["exit_status"])
+    assert f"usersync: {heard['error']['message']}" == result.stderr.splitlines()[0]
+
+
+def test_a_run_that_is_stopped(job: Job, ears: Monitor) -> None:
+    """
+    After SIGTERM the end is /log, with status 143; the program isn't started. A second run meanwhile tells nobody.
+    """
+    file = heard_by(job, ears)
+    job.people(*map(str, range(100)))
+    job.document["jobs"]["copy"]["steps"][0]["extract"] = {"source": "crm", "query": SLOW}
+    job.save()
+    with job.started("-q") as process:
+        job.wait_for(READING)
+        second = private(job.run("-q"))
+        process.terminate()
+        first = private(finished(process))
+
+    assert (75, 143) == (second.status, first.status)
+    assert ["/start", "/log"] == ears.paths
+    assert not file.exists()
+
+
+# what a quiet run prints
+
+
+def test_quiet_says_what_since_when_and_what_to_do(job: Job) -> None:
+    """
+    A failing job says what failed, what to do, and since when, in how many runs; those before the last good run do not count.
+    """
+    before = (
+        "INSERT INTO usersync.runs (job, status, exit_status, epoch, owner, started_at, usersync_version)"
+        " SELECT 'copy', 'failed', 4, 1, '', timestamptz '2026-11-20 03:10Z' + number * interval '10 min', '0.1.0'"
+        " FROM generate_series(0, 10) number"
+    )
+    job.people("One")
+    job.at_target(before)
+    job.run("-q")
+    job.at_target(before)
+    job.people()
+    what, hint, *since = job.run("-q").stderr.splitlines()
+
+    assert "usersync: copy: step people: extract records is empty; the last run read 1 rows; nothing was written" == what
+    assert "--allow-empty" in hint
+    assert ["usersync: copy: failing since 2026-11-20 03:10:00 UTC, 12 runs"] == since
+
+
+def test_quiet_says_ten_lines_at_most(job: Job, ears: Monitor) -> None:
+    """
+    However many steps fail, and when nobody can be told: what failed first, since when, and where the rest is.
+    """
+    ears.answer = 500
+    (step,) = job.document["jobs"]["copy"]["steps"]
+    job.document["jobs"]["copy"] |= {
+        "steps": [{**step, "name": f"step{number}", "extract": {"source": "crm", "table": f"nowhere{number}"}} for number in range(8)],
+        "ping_url": ears.url,
+        "on_failure": {"command": "false"},
+    }
+    job.save()
+    result = private(job.run("-q"))
+    said = result.stderr.splitlines()
+
+    assert 10 == len(said) + len(result.stdout.splitlines())
+    assert "usersync: copy: step step0: " in said[0]
+    assert said[-4].endswith(" more lines without -q")
+    assert said[-3].startswith("usersync: copy: failing since ")
+    assert ["on_failure", "ping_url"] == [line.split()[1] for line in said[-2:]]

@@ -18,7 +18,11 @@ from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
     from usersync_cli.model import Change
-    from usersync_cli.run import Diff, RunResult
+    from usersync_cli.run import Diff, RunResult, StepResult
+
+_MAIL_LINES = 10  # of a quiet run that failed: cron mails them
+_QUIET_STEPS = 2  # of those that failed, with a line on stdout
+_NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -93,11 +97,12 @@ def run(  # noqa: PLR0913  each option is one
     """
     from usersync_cli import config, log
     from usersync_cli.cli.world import world
-    from usersync_cli.run import Options
+    from usersync_cli.notify import watching
+    from usersync_cli.run import Options, line
     from usersync_cli.run import run as run_job
 
     _check_diff(dry_run=dry_run, diff=diff, diff_limit=diff_limit, output=output)
-    log.configure(log_format, verbosity=verbose, quiet=quiet)
+    log.configure(log_format, verbosity=verbose, quiet=quiet, most=_MAIL_LINES if quiet else None)
     settings = config.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
@@ -112,10 +117,15 @@ def run(  # noqa: PLR0913  each option is one
         accept_account=accept_account,
         approve_deletes=approve_deletes,
     )
-    with as_long_as_somebody_reads(), _printer(output, diff=diff, diff_limit=diff_limit) as printer:
+    with (
+        watching(job, settings.environment, dry_run=dry_run) as watch,
+        as_long_as_somebody_reads(),
+        _printer(output, diff=diff, diff_limit=diff_limit) as printer,
+    ):
         with _progress(shown=sys.stderr.isatty() and not quiet and output == "text") as bar:
             told = replace(options, diff=bar.aside(printer)) if printer else options
-            result = run_job(job, world(settings, job, stop, bar.advance), told)
+            result = run_job(job, replace(world(settings, job, stop, bar.advance), began=watch.began), told)
+        watch.ended(document(result), [line(result, step) for step in result.steps])
         _print(result, output, printer, quiet=quiet)
     return result.exit_status
 
@@ -154,8 +164,6 @@ def _duration(text: str) -> timedelta:
 
 
 def _print(result: RunResult, output: str, printer: Lines | Document | None, *, quiet: bool) -> None:
-    from usersync_cli.errors import status_of
-    from usersync_cli.log import failure
     from usersync_cli.run import line
 
     if isinstance(printer, Document):
@@ -164,18 +172,42 @@ def _print(result: RunResult, output: str, printer: Lines | Document | None, *, 
         write_json("run", document(result))
     if isinstance(printer, Lines):
         printer.finish(result)
-    if output == "text" and not (quiet and result.exit_status == 0):
-        for step in result.steps:
-            click.echo(line(result, step))
+    failed = [step for step in result.steps if step.error]
+    lines = [line(result, step) for step in (failed[:_QUIET_STEPS] if quiet else result.steps)] if output == "text" else []
+    for one in lines:
+        click.echo(one)
+    if quiet:
+        _mail(result, kept=len(lines) + _NOTICES)
+    else:
+        _tell(result)
+
+
+def _tell(result: RunResult) -> None:
+    from usersync_cli.errors import status_of
+    from usersync_cli.log import failure
+
     for step in result.steps:
         if step.error:
-            failure(
-                f"{result.job}: step {step.name}: {step.error.message}",
-                step.error.hint,
-                status=status_of(step.error),
-                job=result.job,
-                step=step.name,
-            )
+            failure(_what(result, step), step.error.hint, status=status_of(step.error), job=result.job, step=step.name)
+
+
+def _mail(result: RunResult, *, kept: int) -> None:
+    """What cron mails: what failed and what to do, since when; ten lines at most, whatever failed."""
+    from usersync_cli.cli.status import moment, plural
+    from usersync_cli.log import tell
+
+    lines: list[str] = []
+    for step in result.steps:
+        if step.error:
+            lines += [f"usersync: {_what(result, step)}", *(f"  {one}" for one in step.error.hint.splitlines())]
+    since = (
+        [f"usersync: {result.job}: failing since {moment(result.failing[0])}, {plural(result.failing[1], 'run')}"] if result.failing else []
+    )
+    tell(lines, last=since, kept=kept)
+
+
+def _what(result: RunResult, step: StepResult) -> str:
+    return f"{result.job}: step {step.name}: {step.error.message}" if step.error else ""
 
 
 def document(result: RunResult) -> dict[str, Any]:
@@ -186,6 +218,7 @@ def document(result: RunResult) -> dict[str, Any]:
         "dry_run": result.dry_run,
         "exit_status": result.exit_status,
         "seconds": round(result.seconds, 3),
+        "failing": result.failing and {"since": result.failing[0].isoformat(), "runs": result.failing[1]},
         "steps": [
             {
                 "step": step.name,
