@@ -79,6 +79,15 @@ def desired(transform: str | None, stages: Sequence[Stage], rows: int) -> Desire
     return Desired(before + text + sql.SQL(") AS transform"), rows, before)
 
 
+def key_of(parts: Sequence[str]) -> str:
+    """The key of a record that has several parts, as `merge.key_text` writes that of a row: like a record of PostgreSQL."""
+    shown = []
+    for part in parts:
+        escaped = part.replace("\\", "\\\\").replace('"', '""')
+        shown.append(f'"{escaped}"' if not part or re.search(r'[\s"\\(),]', part, re.ASCII) else part)
+    return f"({','.join(shown)})"
+
+
 def drop(tx: Connection, stages: Sequence[Stage]) -> None:
     """Temp tables go with the transaction; the others must not outlive it."""
     for stage in stages:
