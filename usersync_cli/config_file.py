@@ -45,7 +45,7 @@ def source_types() -> list[str]:
 
 
 def source_module(type_: str) -> ModuleType:
-    """The module of a kind of source, with its `Settings` and `Source`; `KIND` and `STREAMS` say what it offers."""
+    """The module of a kind of source: `Settings`, `Source`, its `KIND`, and `STREAMS` or `streams(settings)`."""
     from importlib import import_module
 
     return import_module(f"usersync_cli.sources.{type_}")
@@ -145,7 +145,7 @@ class Reader:
         model = source_module(raw["type"]).Settings
         found: BaseModel | None = None
         try:
-            found = model.model_validate(raw)
+            found = model.model_validate(raw, context={"folder": self.folder})
         except ValidationError as error:
             self.take(error, model, path)
         if source_kind(raw["type"]) == "tabular":
@@ -189,7 +189,8 @@ class Reader:
         """Kind and streams of a source, None when its type is not known."""
         if not isinstance(raw, dict) or raw.get("type") not in source_types():
             return None
-        return source_kind(raw["type"]), getattr(source_module(raw["type"]), "STREAMS", ())
+        module = source_module(raw["type"])
+        return source_kind(raw["type"]), module.streams(raw) if hasattr(module, "streams") else getattr(module, "STREAMS", ())
 
     def take(self, error: ValidationError, model: type[BaseModel], prefix: Place = ()) -> list[Place]:
         """Notes pydantic's errors as mistakes; gives the places where only a missing variable is to blame."""
