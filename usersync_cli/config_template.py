@@ -89,6 +89,7 @@ def drafts(files: Mapping[Path, tuple[str, int]]) -> Iterator[Mapping[Path, Path
     """
     with _told():
         folder = Path(tempfile.mkdtemp(prefix=".usersync-init-", dir=next(iter(files)).parent))
+        folder.chmod(0o700)  # whatever the umask took away
     try:
         with _told():
             made = {file: folder / file.name for file in files}
@@ -148,7 +149,7 @@ def _told() -> Iterator[None]:
 def _write(file: Path, text: str, mode: int) -> None:
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123  a mode
         if mode == SECRET:
-            os.fchmod(stream.fileno(), mode)  # whatever the umask took away
+            os.fchmod(stream.fileno(), mode)
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -27,7 +27,7 @@ from tests import servers
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.integration.test_auroville import ACCOUNTS, PROFILES
 from tests.simple_job import PASSWORD, PEOPLE, clean, execute, with_password
-from usersync_cli import config, migrations
+from usersync_cli import config, embedded, migrations
 from usersync_cli.cli import cli
 from usersync_cli.config_template import Answers, config_yaml, dotenv, drafts, place
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
@@ -93,6 +93,7 @@ def home_of_server(server: servers.Server) -> Iterator[Path]:
     yield server.folder.parent
     for name in ("usersync", "av_accounts", "av_profile"):
         server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    embedded._known.clear()  # this process has seen them
 
 
 @contextmanager
@@ -149,6 +150,20 @@ def test_auroville_without_any_server(usersync: Command, home_of_server: Path) -
     assert [("seed", 0), ("check", 0), ("run", 0), ("run", 0)] == [(name, each.status) for name, each in done], done
     assert "auroville: 3 members: 0 new, 2 changed" in done[-1][1].stdout
     assert "USERSYNC_ENV=development\n" in (usersync.folder / ".env").read_text()
+
+
+def test_an_embedded_source_may_be_filled_later(usersync: Command, home_of_server: Path) -> None:
+    """
+    A table that an embedded source does not have yet is a note, with the command that loads a dump; a wrong column is not.
+    """
+    options = ["--kind", "copy", "--target", "embedded", "--source", "embedded:av_accounts", "--into", "people"]
+    column = init_here(usersync.folder, *options, "--query", "SELECT nothing FROM pg_class", USERSYNC_HOME=str(home_of_server))
+    table = init_here(usersync.folder, *options, "--table", "contacts", USERSYNC_HOME=str(home_of_server))
+
+    assert (7, 0) == (column.status, table.status), column
+    assert "to be loaded into the embedded database first" in table.stdout
+    assert "  usersync db shell origin --config " in table.stdout
+    assert "${ORIGIN_DB_URL:-embedded:av_accounts}" in (usersync.folder / "config.yaml").read_text()
 
 
 def test_auroville_of_real_databases(usersync: Command, new_database: NewDatabase) -> None:
@@ -215,8 +230,9 @@ def test_two_at_once(tmp_path: Path) -> None:
     A config.yaml that somebody else makes while we write stays theirs; our .env is taken back, and no draft is left.
     """
     files = {tmp_path / ".env": ("A=1\n", 0o600), tmp_path / "config.yaml": ("ours", 0o644)}
-    with drafts(files) as made:
-        assert 0o700 == stat.S_IMODE(made[tmp_path / ".env"].parent.stat().st_mode)
+    with umask(0o277), drafts(files) as made:
+        draft = made[tmp_path / ".env"]
+        assert (0o700, 0o600) == (stat.S_IMODE(draft.parent.stat().st_mode), stat.S_IMODE(draft.stat().st_mode))
         (tmp_path / "config.yaml").write_text("theirs")
         with pytest.raises(ConfigError, match=r"config\.yaml is already there"):
             place(made)
@@ -243,12 +259,15 @@ def test_a_folder_that_cannot_be_written(usersync: Command) -> None:
         (["--kind", "auroville", "--target", URL, "--yes"], ["--accounts", "--profiles"]),
         (["--kind", "copy", "--target", URL, "--source", URL, "--query", "SELECT 1"], ["--into"]),
         (["--kind", "auroville", "--table", "x"], ["--table is for --kind copy"]),
+        (["--kind", "copy", "--target", URL, "--source", URL, "--table", URL], ["--table is no place for a URL"]),
+        (["--kind", "copy", "--target", URL, "--source", URL, "--table", "x", "--into", "y\udcff"], ["--into is not UTF-8"]),
+        (["--config", ".env"], [".env is for the variables"]),
         (["--kind", "copy", "--target", "mysql://x", "--source", URL, "--table", "x"], ["target: must be postgresql://"]),
         (["--kind", "copy", "--target", URL, "--source", URL, "--table", "x", "--into", "y", "--schedule", "x"], ["--schedule must"]),
         (["--kind", "copy", "--target", URL, "--source", URL, "--table", "x", "--into", "y", "--environment", "X"], ["must be a name"]),
         (["--kind", "copy", "--target", URL, "--source", "embedded", "--table", "x", "--environment", "prod"], ["development or test"]),
         (["--kind", "copy", "--target", URL, "--source", URL, "--table", "x"], ["table x would be copied onto itself"]),
-        (["--kind", "copy", "--target", URL, "--source", f"{URL}\udcff", "--table", "x"], ["source origin"]),
+        (["--kind", "copy", "--target", URL, "--source", f"{URL}\udcff", "--table", "x"], ["--source is not UTF-8"]),
         (["--kind", "auroville", "--target", URL, "--accounts", "embedded", "--profiles", "embedded"], ["all embedded, or none is"]),
         (["--kind", "auroville", "--target", URL, "--accounts", URL, "--profiles", URL, "--environment", "x"], ["production or staging"]),
     ],
@@ -359,11 +378,13 @@ def test_asked_on_a_terminal(newcomer: Newcomer) -> None:
     """
     with on_a_terminal(newcomer.usersync) as terminal:
         said = [
+            terminal.answer("Kind", with_password(newcomer.target.url)),
             terminal.answer("Kind", "copy"),
             terminal.answer("Target", "postgres:x"),
             terminal.answer("Target", NOWHERE),
             terminal.answer("Target", with_password(newcomer.target.url)),
             terminal.answer("Database that is read", with_password(newcomer.source.url)),
+            terminal.answer("Table to read", with_password(newcomer.source.url)),
             terminal.answer("Table to read", "people"),
             terminal.answer("Table to read", "SELECT id AS number, name FROM people_at_source;"),
             terminal.answer("Table that is loaded", "people"),
@@ -377,12 +398,12 @@ def test_asked_on_a_terminal(newcomer: Newcomer) -> None:
     job = config.load(newcomer.usersync.folder / "config.yaml", {}).jobs["copy"]
 
     assert 0 == terminal.process.returncode
-    assert "must be postgresql://user:password@host:port/database" in said[2]
-    assert "FAIL  target: connecting: " in said[3]
-    assert "is the server running and reachable" in said[3]
-    assert 'relation "people" does not exist' in said[6]
-    assert "no column id" in said[9]
-    assert "must be the five fields" in said[12]
+    assert "must be postgresql://user:password@host:port/database" in said[3]
+    assert "FAIL  target: connecting: " in said[4]
+    assert "is the server running and reachable" in said[4]
+    assert 'relation "people" does not exist' in said[8]
+    assert "no column id" in said[11]
+    assert "must be the five fields" in said[14]
     assert PASSWORD not in "".join(said)
     assert ("SELECT id AS number, name FROM people_at_source", ["number"]) == (job.steps[0].extract["records"].query, job.steps[0].load.key)
     assert "*/10 * * * *" == job.schedule

@@ -41,7 +41,9 @@ _ONLY_FOR = {
     "--query": "copy",
     "--key": "copy",
 }
+_URLS = ("--target", "--accounts", "--profiles", "--source")
 _REAL_PEOPLE = ("production", "staging")  # where the job auroville may run; its `environments`
+_NOT_THERE = re.compile(r"\[(?:42P01|3F000)\]")  # a table or schema
 _INTRODUCTION = """\
 A few questions, then {config} and {env} are written. Ctrl-C writes nothing.
 URLs go to {env}, which only you may read: postgresql://user:password@host:5432/database, or embedded, a
@@ -145,6 +147,8 @@ class _Interview:
         from usersync_cli.config_template import PLAIN, SECRET, config_yaml, dotenv, drafts, place, refuse_existing
 
         refuse_existing([self.config, self.env])
+        if self.config.name == self.env.name:
+            raise ConfigError(".env is for the variables; the config file needs another name", hint="leave --config out for config.yaml")
         if not self.config.parent.is_dir():
             raise ConfigError(f"there is no folder {self.config.parent}; nothing was written", hint="make it first: mkdir")
         answers = self.answers()
@@ -215,7 +219,12 @@ class _Interview:
         answer = ",".join(value) if isinstance(value, tuple) else str(value or "")
         while True:
             try:
-                return take(answer or (self.ask(text, default or suggested) if self.asking else default or ""))
+                answer = answer or (self.ask(text, default or suggested) if self.asking else default or "")
+                if any("\ud800" <= character <= "\udfff" for character in answer):
+                    raise ConfigError(f"{option} is not UTF-8 text")
+                if "://" in answer and option not in _URLS and not re.search(r"\s", answer):
+                    raise ConfigError(f"{option} is no place for a URL")  # a password in it would be printed as the name of a table
+                return take(answer)
             except (Stopped, _InputEnded):
                 raise
             except (UsersyncError, ValueError) as error:
@@ -281,7 +290,7 @@ class _Interview:
             return read
 
         option = "--query" if self.given.query else "--table"
-        return self.question(option, "Table to read (table or schema.table), or a SELECT", take)
+        return self.question(option, "Table to read (table or schema.table), or a SELECT on one line", take)
 
     def describe(self, url: str, table: str | None, query: str | None) -> Sequence[str] | None:
         """The names of the columns; None when an embedded database does not have them yet."""
@@ -294,7 +303,7 @@ class _Interview:
             try:
                 columns = [column.name for column in session.columns(Stream("records", table, query))]
             except Drift as error:
-                if not url.startswith("embedded"):
+                if not url.startswith("embedded") or not _NOT_THERE.search(error.message):
                     raise
                 click.echo(f"  note  {error.message}: to be loaded into the embedded database first")
                 self.to_fill = True
@@ -369,7 +378,7 @@ class _Interview:
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     def take(text: str) -> str:
         if text not in words:
-            raise ConfigError(f"{text!r} is none of {', '.join(words)}")
+            raise ConfigError(f"must be {' or '.join(words)}")
         return text
 
     return take
@@ -435,7 +444,10 @@ def _read_back(config: Path, answers: Answers) -> Config:
     from usersync_cli.config_template import VARIABLES
     from usersync_cli.mistakes import Mistakes
 
-    load(config, {})  # the text itself is right
+    try:
+        load(config, {})
+    except Mistakes as error:
+        raise ConfigError(f"{error.message.replace(str(config), config.name)}; nothing was written") from None
     shadowed: list[str] = []
     try:
         settings = load(config)
