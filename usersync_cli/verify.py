@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
+import psycopg
 from psycopg import errors, sql
 
 from usersync_cli import log, stage
@@ -147,7 +148,9 @@ def _verify(step: Step, world: World, options: Options, report: Report) -> None:
                     stage.copy(tx, stages[name].table, content, lambda size, name=name: moved(name, size), freeze=True)  # type: ignore[misc]
                     tx.execute(sql.SQL("ANALYZE {}").format(stages[name].table))
                 reader.close()
-            Comparison(shape, rejects, tx, world, options, report).run(desired)
+            comparison = Comparison(shape, rejects, tx, world, options, report)
+            comparison.fill(desired, list(stages.values()))
+            comparison.run()
         if report.rows and not report.read:
             log.once("the sources have no records, so there was nothing to compare with", job=world.tools.job, step=step.name)
     finally:
@@ -155,15 +158,15 @@ def _verify(step: Step, world: World, options: Options, report: Report) -> None:
         tx.close()
 
 
-def _rejects(tx: Connection, job: str, step: str) -> set[str]:
-    """Keys that were set aside; none where the role may not read them or they are not there, and then they count as missing."""
+def _rejects(tx: Connection, job: str, step: str) -> dict[str, bytes]:
+    """Records that were set aside, key and hash. None where the role may not read them; then they count as missing."""
     query = (
         "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'usersync' AND c.relname = 'rejects'"
     )
     if tx.execute(query).fetchone() != (True,):
-        return set()
-    return {key for (key,) in tx.execute("SELECT key FROM usersync.rejects WHERE job = %s AND step = %s", (job, step))}
+        return {}
+    return dict(tx.execute("SELECT key, hash FROM usersync.rejects WHERE job = %s AND step = %s", (job, step)).fetchall())
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,8 @@ class Shape:
         )
 
     def without_key(self) -> sql.Composed:
-        """How many wanted rows have no key."""
-        return sql.SQL("SELECT count(*) FROM {} AS w WHERE NOT ({})").format(WANTED, self._has_key)
+        """How many wanted rows, each once, have no key."""
+        return sql.SQL("SELECT count(DISTINCT (w.*)::text) FROM {} AS w WHERE NOT ({})").format(WANTED, self._has_key)
 
     def wanted(self) -> sql.Composed:
         """What the source wants, by key. Of several rows with one key, those that come first in order_by; without it, all."""
@@ -303,14 +306,48 @@ class Comparison:
     """One step's two streams, matched."""
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a comparison is
-        self, shape: Shape, rejects: set[str], tx: Connection, world: World, options: Options, report: Report
+        self, shape: Shape, rejects: Mapping[str, bytes], tx: Connection, world: World, options: Options, report: Report
     ) -> None:
         self._shape, self._rejects, self._tx, self._world, self._options, self._report = shape, rejects, tx, world, options, report
+        self._loaded = 0  # records that the transform could take
         self._distinct = 0
+        self._aside: dict[str, None] = {}  # keys of those that it could not
 
-    def run(self, desired: Desired) -> None:
+    def fill(self, desired: Desired, stages: Sequence[stage.Stage]) -> None:
+        """Put what the transform gives beside the table. Records on which it fails are left out if they were set aside before."""
+        try:
+            self._insert(desired)
+        except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation):
+            if not (taken := sum(self._take_out(one) for one in stages)):
+                raise
+            self._insert(desired)
+            self._report.read += taken
+        if self._shape.inexact_key:
+            self._tx.execute(self._shape.respell())
+
+    def _insert(self, desired: Desired) -> None:
+        try:
+            with self._tx.transaction():
+                self._report.read = self._loaded = self._tx.execute(self._shape.fill(desired)).rowcount
+        except errors.ReadOnlySqlTransaction as error:
+            raise ConfigError(
+                f"the transform writes, and verify only reads: {error.diag.message_primary}", hint="leave nextval() and the like out of it"
+            ) from error
+
+    def _take_out(self, one: stage.Stage) -> int:
+        """Take the records out of a stage that were set aside just as they are; gives how many."""
+        keys = {hash_: key for key, hash_ in self._rejects.items()}
+        found = self._tx.execute(
+            sql.SQL("DELETE FROM {} AS f WHERE {hash} = ANY(%s) RETURNING {hash}").format(
+                one.table, hash=sql.SQL("sha256(convert_to(row_to_json(f.*)::text, 'UTF8'))")
+            ),
+            (list(keys),),
+        ).fetchall()
+        self._aside.update(dict.fromkeys(keys[hash_] for (hash_,) in found))
+        return len(found)
+
+    def run(self) -> None:
         """Fill the report."""
-        self._fill(desired)
         without_key = self._without_key()
         batch: list[Pair] = []
         with self._tx.cursor("usersync_source") as wanted, self._tx.cursor("usersync_table") as there:
@@ -321,17 +358,9 @@ class Comparison:
                     self._judge(batch)
                     batch = []
         self._judge(batch)
-        self._report.duplicates = self._report.read - self._distinct - without_key
-
-    def _fill(self, desired: Desired) -> None:
-        try:
-            self._report.read = self._tx.execute(self._shape.fill(desired)).rowcount
-        except errors.ReadOnlySqlTransaction as error:
-            raise ConfigError(
-                f"the transform writes, and verify only reads: {error.diag.message_primary}", hint="leave nextval() and the like out of it"
-            ) from error
-        if self._shape.inexact_key:
-            self._tx.execute(self._shape.respell())
+        for key in self._aside:
+            self._note(Difference("rejected", key))
+        self._report.duplicates = self._loaded - self._distinct - without_key
 
     def _without_key(self) -> int:
         ((without,),) = self._tx.execute(self._shape.without_key()).fetchall()
@@ -416,6 +445,8 @@ class Comparison:
         return equal
 
     def _judge_extra(self, key: str, row: Mapping[str, str | None]) -> None:
+        if key in self._aside:
+            return  # the source has it, and what it was before stays
         if self._shape.load.on_missing == "keep":
             self._report.kept += 1
         elif self._shape.load.on_missing == "mark" and row[MARK] is not None:

@@ -224,6 +224,29 @@ def test_records_that_were_set_aside(job: Job) -> None:
     assert 8 == found(job)[0]
 
 
+def test_records_that_the_transform_fails_on(job: Job) -> None:
+    """
+    A value that can't be cast stops the comparison, unless its record was set aside just as it is; then the others are compared.
+    """
+    migrations.upgrade(job.target)
+    job.at_source("CREATE TABLE aged (id int, f text); INSERT INTO aged VALUES (1, '1'), (2, 'two'), (3, 'three'), (4, '4')")
+    job.at_target("CREATE TABLE people (id int PRIMARY KEY, age int); INSERT INTO people VALUES (1, 1), (2, 2), (4, 5)")
+    job.at_target("CREATE TABLE bad (id int, f text); INSERT INTO bad VALUES (2, 'two'), (3, 'three')")
+    job.write(extract={"table": "aged"}, transform="SELECT id, f::int AS age FROM records", load={"on_missing": "delete"})
+    reject = """INSERT INTO usersync.rejects (job, step, key, reason, hash, run_id)
+        SELECT 'copy', 'people', id, 'test', sha256(convert_to(row_to_json(b)::text, 'UTF8')), 1 FROM bad b WHERE id = {}"""
+
+    assert 7 == verify(job)[0]
+    job.at_target(reject.format(2))
+    assert 7 == verify(job)[0]
+    job.at_target(reject.format(3))
+    status, step = found(job)
+    assert (8, 4, 3, 1, 2) == (status, step["read"], step["rows"], step["different"], step["rejected"])
+    assert [("different", "4", "age"), ("rejected", "2", ""), ("rejected", "3", "")] == differences(step)
+    job.at_source("UPDATE aged SET f = 'zwei' WHERE id = 2")
+    assert 7 == verify(job)[0]
+
+
 def test_a_key_that_occurs_twice(job: Job) -> None:
     """
     The first in order_by has to be there, also by a column that is not loaded; among equals, and without order_by, any.
