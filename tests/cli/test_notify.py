@@ -416,3 +416,23 @@ def test_quiet_says_ten_lines_at_most(job: Job, ears: Monitor) -> None:
     assert said[-4].endswith(" more lines without -q")
     assert said[-3].startswith("usersync: copy: failing since ")
     assert ["on_failure", "ping_url"] == [line.split()[1] for line in said[-2:]]
+
+
+@pytest.mark.parametrize(("before", "lines"), [(0, 10), (3, 7)])
+def test_quiet_shortens_a_long_hint(capsys: pytest.CaptureFixture[str], before: int, lines: int) -> None:
+    """
+    A run that could not begin says ten lines too, what it said before included, and how many it left out; elsewhere nothing is cut.
+    """
+    log.configure(quiet=True, most=10)
+    for _ in range(before):
+        log.once("an earlier run ended without a word", job="copy")
+    capsys.readouterr()
+    log.failure("config.yaml: 20 mistakes", "\n".join(f"mistake {number}" for number in range(20)), status=2)
+    short = capsys.readouterr().err.splitlines()
+    log.configure(quiet=True)
+    log.failure("config.yaml: 20 mistakes", "\n".join(f"mistake {number}" for number in range(20)), status=2)
+
+    assert lines == len(short)
+    assert ["usersync: config.yaml: 20 mistakes", f"  {22 - lines} more lines without -q"] == [short[0], short[-1]]
+    assert 21 == len(capsys.readouterr().err.splitlines())
+    log.configure()
