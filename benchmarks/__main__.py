@@ -18,7 +18,7 @@ from benchmarks.server import Server, running
 
 FEW = 10_000  # the small end of "memory does not grow with the rows"
 RESULT = Path("build/benchmarks.json")
-PARTS = ("first-load", "unchanged", "join", "memory", "small")
+PARTS = ("first-load", "unchanged", "dry-run", "delete", "join", "memory", "small")
 
 
 def main() -> None:
@@ -74,6 +74,8 @@ def _parts(server: Server, rows: int, rounds: int, chosen: tuple[str, ...]) -> M
     return {
         "first-load": lambda: parts.first_load(many, rounds),
         "unchanged": lambda: parts.unchanged(many, rounds),
+        "dry-run": lambda: parts.dry_run(many, rounds),
+        "delete": lambda: parts.delete(many, rounds),
         "join": lambda: parts.join(many, rounds),
         "memory": lambda: parts.memory(few, many),
         "small": lambda: parts.small(server),

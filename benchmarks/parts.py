@@ -36,6 +36,7 @@ sources:
   accounts: {type: postgres, url: "${SOURCE}"}
 jobs:
   existing: {steps: [{extract: {source: accounts, table: users}, load: {table: accounts, key: [id]}}]}
+  deleting: {steps: [{extract: {source: accounts, table: users}, load: {table: accounts, key: [id], on_missing: delete}}]}
   created: {steps: [{extract: {source: accounts, table: users}, load: {table: made, key: [id], create: true}}]}
 """
 
@@ -58,9 +59,10 @@ class Bench:
         upgrade = Contestant("usersync db upgrade", f"{USERSYNC} db upgrade --config {self.config}", environment=self._environment())
         measure.run(self.server, upgrade)
 
-    def usersync(self, job: str, name: str = "usersync run", prepare: Callable[[], object] = lambda: None) -> Contestant:
+    def usersync(self, job: str, name: str = "usersync run", prepare: Callable[[], object] = lambda: None, options: str = "") -> Contestant:
         config = self.example if job == "auroville" else self.config
-        return Contestant(name, f"exec {USERSYNC} run --job {job} --config {config} --output json", prepare, self._environment())
+        command = f"exec {USERSYNC} run --job {job} --config {config} --output json {options}".rstrip()
+        return Contestant(name, command, prepare, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
         url, accounts, profiles, target = self.server.url, self.people.accounts, self.people.profiles, self.people.target
@@ -135,9 +137,7 @@ def unchanged(bench: Bench, rounds: int) -> Part:
     """The same again, with nothing new, beside the comparison typed by hand and beside reading the source out."""
     bench.people.empty("accounts")
     again = bench.usersync("existing")
-    measure.run(bench.server, again)
-    bench.people.settle("accounts")
-    measure.run(bench.server, again)  # the first reader after a checkpoint sets hint bits
+    _load_again(bench, again)
     written = bench.people.written("accounts")
     typed = bench.typed("typed into psql", {})
     generous = bench.typed(f"typed, {WORK_MEM}", {"PGOPTIONS": f"-c {WORK_MEM}"})
@@ -162,13 +162,66 @@ def unchanged(bench: Bench, rounds: int) -> Part:
             ratio(f"unchanged, against the same with {WORK_MEM}", runs[again.name], runs[generous.name], "typed into psql, text"),
             ratio("unchanged, against the same in binary", runs[again.name], runs[best.name], "typed into psql, binary"),
             ratio("unchanged, against reading the source out", runs[again.name], runs[out.name], "`psql COPY > /dev/null`", 4),
-        ratio("staging and comparing by hand, against reading the source out", runs[typed.name], runs[out.name], "`psql COPY > /dev/null`"),
+            ratio(
+                "staging and comparing by hand, against reading the source out", runs[typed.name], runs[out.name], "`psql COPY > /dev/null`"
+            ),
             Figure("rows written to the table when unchanged", own, "rows", 0),
             Figure("WAL of the merge's own statement when unchanged", wal, "bytes", 0, beside="`EXPLAIN (ANALYZE, WAL)`"),
             Figure("WAL of the whole run when unchanged", whole, "bytes", beside="lease, ledger, cursor, catalog rows of temp tables"),
         ],
         runs,
     )
+
+
+def dry_run(bench: Bench, rounds: int) -> Part:
+    """Nothing new again, as a run and as a dry run, whose preview is empty then."""
+    bench.people.empty("accounts")
+    run, dry, preview = (
+        bench.usersync("existing", f"usersync run {options}".rstrip(), options=options) for options in ("", "--dry-run", "--dry-run --diff")
+    )
+    _load_again(bench, run)
+    runs = take_turns(bench.server, [run, dry, preview], rounds)
+    for done in runs.values():
+        _expect(done, inserted=0, updated=0, unchanged=bench.people.rows)
+    return Part(
+        "A dry run",
+        [
+            ratio("dry run, unchanged", runs[dry.name], runs[run.name], "`usersync run`, unchanged", 1.1),
+            ratio("dry run with --diff, unchanged", runs[preview.name], runs[run.name], "`usersync run`, unchanged"),
+        ],
+        runs,
+    )
+
+
+def delete(bench: Bench, rounds: int) -> Part:
+    """Nothing new, for a job that would delete who has left and for one that keeps them."""
+    bench.people.empty("accounts")
+    keep = bench.usersync("existing", "usersync run, on_missing: keep")
+    removing = bench.usersync("deleting", "usersync run, on_missing: delete")
+    _load_again(bench, keep)
+    _load_again(bench, removing)
+    before = bench.people.written("accounts") + bench.people.written("seen")
+    runs = take_turns(bench.server, [keep, removing], rounds)
+    for done in runs.values():
+        _expect(done, inserted=0, updated=0, unchanged=bench.people.rows, gone=0)
+    written = bench.people.written("accounts") + bench.people.written("seen") - before
+    return Part(
+        "Deletes",
+        [
+            ratio(
+                "unchanged, with `on_missing: delete`", runs[removing.name], runs[keep.name], "the same job with `on_missing: keep`", 1.5
+            ),
+            Figure("rows written to the table and to what was seen, with `on_missing: delete`", written, "rows", 0),
+        ],
+        runs,
+    )
+
+
+def _load_again(bench: Bench, job: Contestant) -> None:
+    """All of them, and once more: the first reader after a checkpoint sets hint bits."""
+    measure.run(bench.server, job)
+    bench.people.settle("accounts")
+    measure.run(bench.server, job)
 
 
 def join(bench: Bench, rounds: int) -> Part:
