@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import servers
+from tests.cli.commands import parse
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.integration.test_auroville import ACCOUNTS, PROFILES
 from tests.simple_job import PASSWORD, PEOPLE, clean, execute, with_password
@@ -106,11 +107,12 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def follow(usersync: Command, result: Result) -> list[tuple[str, Result]]:
-    """What `init` tells to do next, done; the preview alone may show people."""
+def told(result: Result) -> list[list[str]]:
+    """The commands that `init` says come next; each is one that click takes."""
     lines = [shlex.split(line) for line in re.findall(r"^  usersync (.*?)(?: {3}.*)?$", result.stdout, re.MULTILINE)]
-    done = [(line, usersync(*line)) for line in lines if line[0] != "crontab"]
-    return [(line[0], each if "--diff" in line else clean(each)) for line, each in done]
+    for line in lines:
+        parse(line)
+    return lines
 
 
 def test_from_no_file_to_a_run_without_news(newcomer: Newcomer) -> None:
@@ -129,8 +131,9 @@ def test_from_no_file_to_a_run_without_news(newcomer: Newcomer) -> None:
     assert written["config.yaml"].splitlines()[0] == (ROOT / "config.example.yaml").read_bytes().splitlines()[0]
     assert re.search(r"ok +target: PostgreSQL 18\.\d+, database test_\d+, role postgres\n", result.stdout)
     assert "ok    2 columns: id, name\n" in result.stdout
-    done = follow(newcomer.usersync, result)
-    assert [("check", 0), ("run", 0), ("run", 0)] == [(name, each.status) for name, each in done]
+    check, preview, run, _ = told(result)
+    assert [*run, "--dry-run", "--diff"] == preview
+    assert [0, 0] == [clean(newcomer.usersync(*line)).status for line in (check, run)]
     assert [(1, "Test User One"), (2, "Test User Two")] == execute(newcomer.target.url, "SELECT id, name FROM people ORDER BY id")
     assert ": nothing changed" in clean(newcomer.usersync("run", "--job", "copy")).stdout
     again = newcomer.init()
@@ -140,15 +143,19 @@ def test_from_no_file_to_a_run_without_news(newcomer: Newcomer) -> None:
 
 def test_auroville_without_any_server(usersync: Command, home_of_server: Path) -> None:
     """
-    Embedded databases: init, seed, check and run, as the last lines say; it is the environment development.
+    Embedded databases: init, seed and run, as its last lines say; it is the environment development.
     """
     migrations.upgrade(Database("usersync", "target", home_of_server))  # here it costs no process
-    command = Command(usersync.folder, usersync.environment | {"USERSYNC_HOME": str(home_of_server)})
-    result = command("init", "--kind", "auroville", "--target", "embedded", "--accounts", "embedded", "--profiles", "embedded")
-    done = follow(command, result)
+    home = {"USERSYNC_HOME": str(home_of_server)}
+    result = init_here(
+        usersync.folder, "--kind", "auroville", "--target", "embedded", "--accounts", "embedded", "--profiles", "embedded", **home
+    )
+    seed, check, _, run, _ = told(result)
+    seeded = CliRunner().invoke(cli, seed, obj=Stop(), env=home, catch_exceptions=False)
+    done = clean(usersync(*run, **home))
 
-    assert [("seed", 0), ("check", 0), ("run", 0), ("run", 0)] == [(name, each.status) for name, each in done], done
-    assert "auroville: 3 members: 0 new, 2 changed" in done[-1][1].stdout
+    assert ("seed", "check", 0, 0) == (seed[0], check[0], seeded.exit_code, done.status), done
+    assert "auroville: 3 members: 0 new, 2 changed" in done.stdout
     assert "USERSYNC_ENV=development\n" in (usersync.folder / ".env").read_text()
 
 
