@@ -19,15 +19,15 @@ Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
 9 that run has no list."""
 
 
-@click.group()
+@click.group(epilog=_EXIT_STATUSES)
 def approvals() -> None:
-    """Look at the rows that wait for a person's word before they are removed.
+    """Show the rows that wait for a person's word before they are removed.
 
     \b
     Examples:
       usersync approvals list
       usersync approvals show 41
-      usersync run --job auroville --approve-deletes 41    removes exactly those, once
+      usersync run --job auroville --approve-deletes 41
     """
 
 
@@ -36,7 +36,13 @@ def approvals() -> None:
 @config_option
 @output_option
 def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
-    """Show which lists wait, how long they are, and why the guard stopped them."""
+    """Show which lists wait, how long they are, and why the guard stopped them.
+
+    \b
+    Examples:
+      usersync approvals list
+      usersync approvals list --job auroville --output json
+    """
     from usersync_cli import sweep
 
     with _reading(config_path) as connection:
@@ -57,7 +63,15 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
 @config_option
 @output_option
 def show(run_id: int, config_path: Path | None, output: str) -> None:
-    """List the keys of the rows that run RUN did not remove."""
+    """List the keys of the rows that run RUN did not remove.
+
+    `usersync run --approve-deletes RUN` removes exactly those, once.
+
+    \b
+    Examples:
+      usersync approvals show 41
+      usersync approvals show 41 --output json | jq '.lists[].keys'
+    """
     from usersync_cli import sweep
     from usersync_cli.errors import NotFound
 
