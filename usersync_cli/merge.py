@@ -16,6 +16,7 @@ from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")
+ASIDE = sql.SQL("pg_temp.usersync_aside")  # the keys of rejects, and why; made when the first is found
 _DUPLICATES = sql.SQL("pg_temp.usersync_duplicates")
 SHOWN_KEYS = 5
 ATTEMPTS = 3  # to compare and keep the changes while somebody else writes
@@ -51,10 +52,34 @@ class Merge:
     has_rules: bool = False  # ON CONFLICT is refused on a table with rules
     marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
     sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
+    aside: bool = False  # leave out the records in ASIDE, and those without a key
 
     @cached_property
     def wanted(self) -> sql.Composed:
         """The transform's rows in the types and collations of the table."""
+        if not self.aside:
+            return self.everything
+        return sql.SQL("SELECT w.* FROM ({}) AS w WHERE NOT {}").format(self.everything, self.is_aside)
+
+    @property
+    def is_aside(self) -> sql.Composed:
+        """w is not to be loaded."""
+        without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
+        same = _and(sql.SQL("a.{0} = w.{0}").format(identifier(name)) for name in self.key)
+        return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, ASIDE, same)
+
+    @property
+    def present(self) -> sql.Composed:
+        """t is at the source, be it as a reject."""
+        keys = _list(identifier(name) for name in self.key)
+        found = sql.SQL("SELECT {} FROM ({}) AS w").format(keys, self.wanted)
+        if self.aside:
+            found += sql.SQL(" UNION ALL SELECT {} FROM {}").format(keys, ASIDE)
+        return sql.SQL("EXISTS (SELECT FROM ({}) AS w WHERE {})").format(found, self.same_key)
+
+    @cached_property
+    def everything(self) -> sql.Composed:
+        """`wanted` with the rejects."""
         parts: list[sql.Composable] = []
         for f in self.fields:
             value: sql.Composable = sql.SQL("v.{}").format(f.column)
@@ -117,10 +142,15 @@ class Outcome:
         return self.distinct - self.inserted - self.updated
 
 
-def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
-    """What has to be written; kept in CHANGES when there is anything. `rows` is about how many were staged.
+class WithoutKey(Drift):
+    """Some records have no key."""
 
-    Raises Drift for rows without a key.
+
+def compare(tx: Connection, merge: Merge, *, rows: int, part: bool = False) -> Outcome:
+    """What has to be written; kept in CHANGES when there is anything. `rows` is about how many were staged; `part`: only
+    a page of what the table holds, whose other rows are not read.
+
+    Raises WithoutKey for rows without a key.
     """
     (bigger,) = tx.execute(
         sql.SQL("SELECT reltuples > 4 * %s::float8 FROM pg_catalog.pg_class WHERE oid = {}::regclass").format(
@@ -129,11 +159,11 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
         (max(rows, 1),),
     ).fetchone() or (False,)
     for _ in range(ATTEMPTS):
-        found = tx.execute(_compare_small(merge) if bigger else _compare_whole(merge)).fetchone()
+        found = tx.execute(_compare_small(merge) if part or bigger else _compare_whole(merge)).fetchone()
         assert found is not None  # noqa: S101  an aggregate always has a row
         read, without_key, new, differing, matched, hit, checksum = found
         if without_key:
-            raise Drift(
+            raise WithoutKey(
                 f"{without_key} of {read} records have no {' or '.join(merge.key)}, which is the key",
                 hint="leave them out in the transform (WHERE ... IS NOT NULL), or choose a key that every record has",
             )
@@ -288,14 +318,15 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     ]
 
 
-def write(tx: Connection, merge: Merge, outcome: Outcome) -> None:
-    """Update, then insert, what CHANGES holds. Twice is once: what is equal by then is left alone.
+def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = False) -> None:
+    """Update, then insert, what CHANGES holds. Twice is once: what is equal by then is left alone. Not so after `vacate`:
+    a row that was to give up a value is equal by that alone, and its time stamp is to be written still.
 
     Raises VerificationFailed when rows are still missing or different afterwards: a trigger or a rule swallowed them.
     """
     written = 0
     if outcome.updated:
-        written += _update(tx, merge)
+        written += _update(tx, merge, vacated=vacated)
     if outcome.inserted:
         written += tx.execute(insert(merge, sql.SQL("SELECT * FROM {} WHERE usersync_is_new").format(CHANGES), merge.key)).rowcount
     tx.execute("SET CONSTRAINTS ALL IMMEDIATE")  # a deferred foreign key would only fail at COMMIT, and say less
@@ -303,7 +334,7 @@ def write(tx: Connection, merge: Merge, outcome: Outcome) -> None:
         _look_again(tx, merge)
 
 
-def _update(tx: Connection, merge: Merge) -> int:
+def _update(tx: Connection, merge: Merge, *, vacated: bool) -> int:
     # Locked in the order of the key, so that two writers which meet on the same rows wait instead of deadlocking.
     keys = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
     tx.execute(
@@ -312,11 +343,15 @@ def _update(tx: Connection, merge: Merge) -> int:
                                    ORDER BY {} FOR NO KEY UPDATE OF t) AS locked
         """).format(merge.table, CHANGES, merge.same_key, keys)
     )
-    return tx.execute(
-        sql.SQL("UPDATE {} AS t SET {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
-            merge.table, _assignments(merge, "w"), CHANGES, merge.same_key, merge.differs
-        )
-    ).rowcount
+    return tx.execute(update(merge, CHANGES, vacated=vacated)).rowcount
+
+
+def update(merge: Merge, rows: sql.Composable, *, vacated: bool = False) -> sql.Composed:
+    """UPDATE of those of these rows that are not new and differ still; of all that are not new after `vacate`."""
+    differs = sql.SQL("true") if vacated else merge.differs
+    return sql.SQL("UPDATE {} AS t SET {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
+        merge.table, _assignments(merge, "w"), rows, merge.same_key, differs
+    )
 
 
 def _assignments(merge: Merge, side: str) -> sql.Composed:
@@ -326,8 +361,8 @@ def _assignments(merge: Merge, side: str) -> sql.Composed:
     return _list([*own, *stamps, *back])
 
 
-def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> sql.Composed:
-    """INSERT of these rows, sorted by key; with `conflict`, whoever inserted the same key meanwhile is updated."""
+def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = (), *, ordered: bool = True) -> sql.Composed:
+    """INSERT of these rows; with `conflict` sorted by key, and whoever inserted the same key meanwhile is updated."""
     names = _list([*(f.column for f in merge.fields), *(identifier(name) for name, _ in merge.on_insert)])
     values = _list([*(sql.SQL("w.{}").format(f.column) for f in merge.fields), *(sql.SQL(value) for _, value in merge.on_insert)])  # ours
     statement = sql.SQL("INSERT INTO {} AS t ({}) {} SELECT {} FROM ({}) AS w").format(
@@ -336,7 +371,8 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = ()) -> 
     if not conflict:
         return statement
     keys = _list(identifier(name) for name in conflict)
-    statement += sql.SQL(" ORDER BY {}").format(_list(sql.SQL("w.{}").format(identifier(name)) for name in conflict))
+    if ordered:
+        statement += sql.SQL(" ORDER BY {}").format(_list(sql.SQL("w.{}").format(identifier(name)) for name in conflict))
     if merge.has_rules:
         return statement
     if not merge.values and not merge.marks:

@@ -123,6 +123,21 @@ def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int)
     return tx.execute(statement, (job, step, stream, run_id)).rowcount
 
 
+def touch(tx: Connection, job: str, step: str, stream: str, run_id: int, keys: Collection[str]) -> None:  # noqa: PLR0913, PLR0917  a reject has a long name
+    """These came again, unchanged."""
+    statement = "UPDATE usersync.rejects SET last_at = clock_timestamp(), run_id = %s WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    tx.execute(statement, (run_id, job, step, stream, list(keys)))
+
+
+def resolve_unswept(tx: Connection, job: str, step: str, stream: str, sweep_id: int) -> int:
+    """Forget the rejects that a complete listing did not have, by its keys; gives how many there were."""
+    statement = (
+        "DELETE FROM usersync.rejects AS r WHERE r.job = %s AND r.step = %s AND r.stream = %s"
+        " AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %s AND k.key = r.key)"
+    )
+    return tx.execute(statement, (job, step, stream, sweep_id)).rowcount
+
+
 def prune(connection: Connection, job: str) -> int:
     """Forget the documents that were not met for 30 days; reason, key and hash stay."""
     statement = "UPDATE usersync.rejects SET document = NULL WHERE job = %s AND document IS NOT NULL AND last_at < clock_timestamp() - %s"
@@ -136,7 +151,7 @@ def waiting(
     connection: Connection, job: str | None = None, *, step: str | None = None, dropped: bool = False, ids: Sequence[int] | None = None
 ) -> list[Waiting]:
     """The rejects that wait (with `dropped`, those too), by job, step and age. Empty where the table is not there yet."""
-    if not _there(connection):
+    if not readable(connection):
         return []
     with connection.cursor(row_factory=class_row(Waiting)) as cursor:
         values = {"job": job, "step": step, "dropped": dropped, "ids": None if ids is None else list(ids)}
@@ -145,7 +160,7 @@ def waiting(
 
 def count_waiting(connection: Connection, job: str | None = None, *, step: str | None = None) -> dict[tuple[str, str], int]:
     """How many wait, by job and step. Empty where the table is not there yet."""
-    if not _there(connection):
+    if not readable(connection):
         return {}
     rows = connection.execute(_COUNT_WAITING.encode(), {"job": job, "step": step}).fetchall()
     return {(one_job, one_step): number for one_job, one_step, number in rows}
@@ -175,7 +190,8 @@ def drop(tx: Connection, ids: Sequence[int]) -> int:
     return tx.execute(statement, (list(ids),)).rowcount
 
 
-def _there(connection: Connection) -> bool:
+def readable(connection: Connection) -> bool:
+    """Whether the table is there."""
     return (current(connection) or "") >= "0002"
 
 
@@ -205,7 +221,7 @@ class Limits:
         (reason_, detail), most = self.rejected.most_common(1)[0]
         named = f"{reason_} ({detail})" if detail else reason_
         raise Drift(
-            f"{bad:,} of {of:,} records of step {self._step} can't be loaded, most of them ({most:,}) because of {named};"
+            f"at least {bad:,} of {of:,} records of step {self._step} can't be loaded, most of them ({most:,}) because of {named};"
             " the step stopped, and its cursor stays",
             hint="this many are not set aside: has the source, the transform or the target table changed? Mend it and run again",
         )

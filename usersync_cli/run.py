@@ -15,15 +15,30 @@ from datetime import datetime
 from functools import partial
 from typing import cast
 
+import psycopg
 from psycopg import sql
 
 from usersync_cli import log, stage, state, sweep
+from usersync_cli.aside import Aside
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import ConfigError, Drift, Fenced, GuardRefused, Stopped, UsersyncError, VerificationFailed, status_of, worst
+from usersync_cli.errors import (
+    ConfigError,
+    Drift,
+    Fenced,
+    GuardRefused,
+    PartialError,
+    Stopped,
+    UsersyncError,
+    VerificationFailed,
+    status_of,
+    worst,
+)
 from usersync_cli.lease import Lease, hold
+from usersync_cli.merge import WithoutKey
 from usersync_cli.model import Change, Copy, Counts, Cursor, Database, Desired, Job, Source, Step, Stream, TabularSession, Tools
+from usersync_cli.rejects import is_about_data
 from usersync_cli.state import StoredCursor
-from usersync_cli.targets.postgres import SETTINGS, Target
+from usersync_cli.targets.postgres import SETTINGS, Plan, Target
 
 Progress = Callable[[str, int], None]  # extract, bytes
 Diff = Callable[[Change], bool]
@@ -118,11 +133,26 @@ def _chosen(job: Job, options: Options) -> Sequence[Step]:
         raise ConfigError(
             f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}"
         )
-    if options.streams:
-        raise ConfigError(
-            f"job {job.name} has no streams: its steps read tables and queries, all of them together", hint="choose a step with --step"
-        )
-    return [step for step in job.steps if not options.steps or step.name in options.steps]
+    steps = [step for step in job.steps if not options.steps or step.name in options.steps]
+    if not options.streams:
+        return steps
+    known = list(dict.fromkeys(stream for step in steps for stream in streams(step)))
+    if not known:
+        which = f"step {', '.join(options.steps)} of job {job.name}" if options.steps else f"job {job.name}"
+        raise ConfigError(f"{which} has no streams: it reads tables and queries, all of them together", hint="choose a step with --step")
+    if unknown := set(options.streams) - set(known):
+        raise ConfigError(f"job {job.name} reads no stream {', '.join(sorted(unknown))}", hint=f"its streams: {', '.join(known)}")
+    return [step for step in steps if set(streams(step)) & set(options.streams)]
+
+
+def streams(step: Step) -> list[str]:
+    """The streams that a step reads; none for one that reads tables and queries."""
+    return [stream for extract in step.extract.values() for stream in extract.streams]
+
+
+def reads_streams(step: Step) -> bool:
+    """Whether it is a step of documents."""
+    return bool(streams(step))
 
 
 def _check_approval(job: Job, world: World, options: Options) -> None:
@@ -158,7 +188,12 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
 
 
 def _run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
-    """Extract, transform, load and cursor of one step, in one transaction of the target."""
+    """Extract, transform, load and cursor of one step: in one transaction of the target, or in one for each page of documents."""
+    if reads_streams(step):
+        from usersync_cli import documents
+
+        documents.run_step(step, world, options, lease, done)
+        return
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
         with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
@@ -176,8 +211,8 @@ def _run_step(step: Step, world: World, options: Options, lease: Lease | None, d
                 load.transform_and_load(options, lease)
                 if lease:
                     load.record(lease)
+                done.error = load.refusal or load.left_out(lease)
             done.written = lease is not None
-        done.error = load.refusal
         load.warn()
     finally:
         rollback(tx)
@@ -240,9 +275,10 @@ class Loading:
         moved: Progress,
     ) -> None:
         self._job, self._step, self._readers, self._stored, self._tx, self._done, self._moved = job, step, readers, stored, tx, done, moved
-        self.refusal: GuardRefused | None = None
+        self.refusal: GuardRefused | PartialError | None = None
         self._stages: dict[str, stage.Stage] = {}
         self._target = Target(step.load)
+        self._aside = Aside(tx, job, step.name)
         self._rows: dict[str, int] = {}  # of each extract
         self._normalised = 0
         self._normalised_again = False
@@ -317,13 +353,54 @@ class Loading:
         stage.drop(self._tx, list(self._stages.values()))
 
     def _merge(self, options: Options, lease: Lease | None) -> None:
-        plan = self._target.plan(self.desired, self._tx)
-        if self._step.load.on_missing != "keep":
-            swept = sweep.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome)
-            sweep.decide(self._tx, swept, options.approve_deletes)
-            plan = replace(plan, sweep=swept)
-            self.refusal = swept.refusal
+        """Until nothing is left that has to be set aside, begin again without it."""
+        while not self._merged(options, lease):
+            self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_changes, pg_temp.usersync_duplicates")
+
+    def _merged(self, options: Options, lease: Lease | None) -> bool:
+        """Compare and write; False when there are more rejects now, and nothing was written."""
+        plan: Plan | None = None
+        try:
+            with self._tx.transaction():
+                plan = self._target.plan(self.desired, self._tx, aside=self._aside.begun)
+            if not lease and self._aside.check(plan.merge, plan.table, plan.counts.read):
+                return False
+            with self._tx.transaction():
+                self._write(plan, options, lease)
+        except WithoutKey:
+            self._aside.begin(self._target.fit(self.desired, self._tx)[0])
+            return False
+        except psycopg.Error as error:
+            if not is_about_data(error) or not self._set_aside(plan, options, lease):
+                raise
+            return False
+        return True
+
+    def _set_aside(self, plan: Plan | None, options: Options, lease: Lease | None) -> bool:
+        """Whether the records were found that the transform (without a plan) or the table can't take."""
+        aside = self._aside
+        if plan is None:
+            merge, _ = self._target.fit(self.desired, self._tx)
+            return aside.transform(merge, self._step.transform, list(self._stages.values()))
+        if aside.check(plan.merge, plan.table, plan.counts.read):
+            return True
+        return aside.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options, lease), self._tx))
+
+    def _swept(self, plan: Plan, options: Options, lease: Lease | None) -> Plan:
+        """The plan with those who have left, if the step looks for them."""
+        if self._step.load.on_missing == "keep":
+            return plan
+        unknown = self._aside.unknown()
+        swept = sweep.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome, unknown=unknown)
+        sweep.decide(self._tx, swept, options.approve_deletes)
+        return replace(plan, sweep=swept)
+
+    def _write(self, plan: Plan, options: Options, lease: Lease | None) -> None:
+        left_out = self._aside.finish(plan.merge, plan.counts.read)
+        plan = self._swept(plan, options, lease)
+        self.refusal = plan.sweep.refusal if plan.sweep else None
         self._done.counts, self._done.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
+        self._done.counts += left_out
         if lease:
             self._target.apply(plan, self._tx)
             self._normalised = self._target.normalised(plan, self._tx)
@@ -331,7 +408,9 @@ class Loading:
                 sweep.finish(self._tx, plan.sweep, plan.merge)
         elif options.diff:
             with closing(self._target.changes(plan, self._step.name, self._tx)) as changes:
-                all(options.diff(change) for change in changes)  # until it has heard enough
+                heard = all(options.diff(change) for change in changes)  # until it has heard enough
+            if heard:
+                all(options.diff(change) for change in self._aside.changes(plan.merge))
 
     def _scope(self, lease: Lease | None) -> sweep.Scope:
         """What the memory of this step is filed under, and what makes it another step."""
@@ -346,13 +425,18 @@ class Loading:
             account=", ".join(reader.session.account for reader in self._readers),
         )
 
+    def left_out(self, lease: Lease | None) -> PartialError | None:
+        """What the step's end says while rejects wait."""
+        return self._aside.left_out(lease.run_id if lease else None)
+
     def record(self, lease: Lease) -> None:
-        """Counts and cursors, in the transaction of the rows that they stand for."""
+        """Counts, rejects and cursors, in the transaction of the rows that they stand for."""
         counts, step = self._done.counts, self._step.name
         if not counts.adds_up():
             raise VerificationFailed(
                 f"step {step}: the counts do not add up: {counts}", hint="does the transform give other rows each time (random(), LIMIT)?"
             )
+        self._aside.store(lease.run_id)
         self._normalised_again = self._normalised > 0 and state.normalised_before(self._tx, lease.job, step)
         state.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
         for reader in self._readers:
@@ -376,17 +460,19 @@ def line(result: RunResult, step: StepResult) -> str:
     name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
     if isinstance(step.error, Stopped):
         return f"{name}: stopped, nothing of this step was written ({step.seconds:.1f} s)"
-    if step.error and not isinstance(step.error, GuardRefused):
+    if step.error and not isinstance(step.error, (GuardRefused, PartialError)):
         return f"{name}: failed, nothing of this step was written ({step.seconds:.1f} s)"
     c = step.counts
     parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
     if c.duplicates:
         parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
+    if c.rejected:
+        parts.append(f"{c.rejected:,} set aside")
     told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"
-    if step.error:
+    if isinstance(step.error, GuardRefused):
         told += ", who is missing was kept"
     if result.dry_run:
         return f"{told}: dry run, nothing was written ({step.seconds:.1f} s)"
-    if not step.error and not (c.inserted or c.updated or c.gone):
+    if not isinstance(step.error, GuardRefused) and not (c.inserted or c.updated or c.gone):
         told += ": nothing changed"
     return f"{told} ({step.seconds:.1f} s)"

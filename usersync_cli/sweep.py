@@ -82,8 +82,8 @@ def remember(tx: Connection, scope: Scope) -> Memory:
     return Memory(found[0], found[1], int(found[2]), found[3], found[5])
 
 
-def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcome) -> Sweep:
-    """Find the candidates and judge them.
+def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcome, *, unknown: int = 0) -> Sweep:  # noqa: PLR0913  and what was set aside
+    """Find the candidates and judge them. `unknown` records were set aside without a key: they may be any of the candidates.
 
     When the rows that were read are exactly those that were seen before, nobody has left, and `seen` is not even read.
     """
@@ -104,19 +104,21 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
         sql.SQL("""
             CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
             SELECT {key} AS key FROM {table} AS t
-             WHERE NOT EXISTS (SELECT FROM ({wanted}) AS w WHERE {same_key}) AND {seen} {there}
-        """).format(key=key_text(load.key), table=merge.table, wanted=merge.wanted, same_key=merge.same_key, seen=seen, there=there)
+             WHERE NOT {present} AND {seen} {there}
+        """).format(key=key_text(load.key), table=merge.table, present=merge.present, seen=seen, there=there)
     )
     found.looked = True
     found.candidates = found.removable = _number(tx, sql.SQL("SELECT count(*) FROM {}").format(GONE))
     known = memory.keys
     if adopting:
         known = _number(tx, sql.SQL("SELECT count(*) FROM {} AS t WHERE true {}").format(merge.table, there))
-    found.reason = _judge(found, known) if found.candidates else ""
+    found.reason = judge(found, known) if found.candidates else ""
+    if unknown and found.candidates and not found.reason:
+        found.reason = f"{found.candidates:,} rows would go, and they may be records that were set aside without a known key ({unknown:,})"
     return found
 
 
-def _judge(found: Sweep, known: int) -> str:
+def judge(found: Sweep, known: int) -> str:
     """Why these may not go without a person; "" when they may."""
     allowed = min(max(ALWAYS, int(found.load.max_missing * known)), known // 2)
     if not found.records:
@@ -205,8 +207,8 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
         tx.execute(
             sql.SQL("""
                 CREATE TEMP TABLE usersync_present ON COMMIT DROP AS
-                SELECT {key} AS key FROM {table} AS t WHERE EXISTS (SELECT FROM ({wanted}) AS w WHERE {same_key})
-            """).format(key=key_text(found.load.key), table=merge.table, wanted=merge.wanted, same_key=merge.same_key)
+                SELECT {key} AS key FROM {table} AS t WHERE {present}
+            """).format(key=key_text(found.load.key), table=merge.table, present=merge.present)
         )
         if found.looked and found.removable < found.candidates:
             stays: sql.Composable = sql.SQL("")
@@ -219,11 +221,16 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
         tx.execute(sql.SQL("DROP TABLE {}").format(_PRESENT))
     if found.removable and not merge.marks:
         _check_the_rest(tx, found, merge)
+    settle(tx, found)
+    _note(tx, found)
+
+
+def settle(tx: Connection, found: Sweep, *, withdraw: bool = True) -> None:
+    """The list that was approved is used now; one that nobody needs any more is withdrawn."""
     if found.approval is not None:
         tx.execute(_USED, {"id": found.approval, "run": found.scope.run_id, "removed": found.removable})
-    elif found.refusal is None:
+    elif found.refusal is None and withdraw:
         tx.execute(_WITHDRAW, {**vars(found.scope), "keep": 0})
-    _note(tx, found)
 
 
 def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:

@@ -15,7 +15,7 @@ LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
     ["run", "check", "verify", "notify", "sources", "targets"],
-    ["sweep", "rejects", "isolate", "stage", "merge", "catalog", "identity", "tokens"],
+    ["sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],

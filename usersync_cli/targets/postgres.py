@@ -15,7 +15,7 @@ from usersync_cli import merge as merging
 from usersync_cli import stage
 from usersync_cli import sweep as sweeping
 from usersync_cli.catalog import Table, TableColumn, describe, has_equality, unique_values
-from usersync_cli.connections import Connection, identifier, relation
+from usersync_cli.connections import Connection, identifier, passes, relation
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
@@ -114,6 +114,8 @@ class Target:
         try:
             found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
         except psycopg.Error as error:
+            if passes(error):
+                raise
             raise _transform_error(error, desired, tx) from error
         assert found is not None  # noqa: S101  a SELECT always has a result
         names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
@@ -132,6 +134,8 @@ class Target:
             try:
                 tx.execute(sql.SQL("SELECT FROM ({}) AS w ORDER BY {} LIMIT 0").format(desired.transform, sql.SQL(self.load.order_by)))
             except psycopg.Error as error:
+                if passes(error):
+                    raise
                 raise ConfigError(
                     f"load.order_by: {error.diag.message_primary}", hint="it may use the columns that the transform gives"
                 ) from error
@@ -187,7 +191,7 @@ class Target:
                 f"or ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)} TYPE {column.type};",
             )
             return ""
-        return there.bare if there.bare in _MEASURED or there.bare.endswith("[]") else there.type
+        return there.base if there.base in _MEASURED or there.base.endswith("[]") else there.type
 
     def _check_table(self, table: Table, loaded: Sequence[Column], problems: _Problems, tx: Connection) -> None:
         shown = self._shown()
@@ -264,8 +268,8 @@ class Target:
     def copy_into_empty(self, content: Copy, desired: Desired, tx: Connection, moved: Callable[[int], None]) -> Counts | None:
         """Without a stage: COPY straight into a table that is empty, or that we make here. The blocks are read once.
 
-        None when that is not possible (the table has rows, other types, triggers) or when a key occurs twice: nothing was
-        written then, and the caller stages.
+        None when that is not possible (the table has rows, other types, triggers), when a key occurs twice or a record does
+        not fit: nothing was written then, and the caller stages.
         """
         merge, table = self.fit(desired, tx)
         if merge.helpers or (table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge))):
@@ -278,20 +282,13 @@ class Target:
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        except errors.UniqueViolation:
+        except (psycopg.DataError, psycopg.IntegrityError):
             return None
-        except errors.NotNullViolation as error:
-            if error.diag.column_name in self.load.key:
-                raise Drift(
-                    f"some records have no {error.diag.column_name}, which is the key",
-                    hint="leave them out (WHERE ... IS NOT NULL), or choose a key that every record has",
-                ) from error
-            raise
         return Counts(read=rows, inserted=rows)
 
     def fill_empty(self, desired: Desired, tx: Connection) -> Counts | None:
-        """INSERT ... SELECT into a table that is empty or that we make here; None, and nothing written, when it has rows
-        or a key occurs twice."""
+        """INSERT ... SELECT into a table that is empty or that we make here; None, and nothing written, when it has rows,
+        a key occurs twice or a record does not fit."""
         merge, table = self.fit(desired, tx)
         if table is not None and (table.has_triggers or table.has_rules or not self._lock_if_empty(tx, merge)):
             return None
@@ -303,7 +300,7 @@ class Target:
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        except (errors.UniqueViolation, errors.NotNullViolation):
+        except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation):
             return None
         return Counts(read=rows, inserted=rows)
 
@@ -323,12 +320,16 @@ class Target:
 
     # any other table
 
-    def plan(self, desired: Desired, tx: Connection) -> Plan:
-        """What would be inserted and updated, kept in a temp table of `tx`; the target itself is only read."""
+    def plan(self, desired: Desired, tx: Connection, *, aside: bool = False) -> Plan:
+        """What would be inserted and updated, kept in a temp table of `tx`; the target itself is only read.
+
+        `aside` leaves out what was set aside (`Merge.aside`).
+        """
         merge, table = self.fit(desired, tx)
         if table is None:
             tx.execute(self._create(merge, self._outputs(desired, tx), with_key=True))
             merge, table = self.fit(desired, tx)
+        merge = replace(merge, aside=aside)
         return Plan(merge, merging.compare(tx, merge, rows=desired.rows), table)
 
     def apply(self, plan: Plan, tx: Connection) -> Counts:
@@ -342,12 +343,12 @@ class Target:
             with tx.transaction():
                 self._remove(plan, tx)
                 self._vacate(plan, tx)
-                self._write(plan, tx)
+                self._write(plan, tx, vacated=True)
         return plan.counts
 
-    def _write(self, plan: Plan, tx: Connection) -> None:
+    def _write(self, plan: Plan, tx: Connection, *, vacated: bool = False) -> None:
         if plan.outcome.inserted or plan.outcome.updated:
-            merging.write(tx, plan.merge, plan.outcome)
+            merging.write(tx, plan.merge, plan.outcome, vacated=vacated)
 
     def _remove(self, plan: Plan, tx: Connection) -> None:
         if plan.sweep and plan.sweep.removable:
@@ -359,6 +360,15 @@ class Target:
                     f" (constraint {error.diag.constraint_name} of table {error.diag.table_name}); nothing was written",
                     hint="say `on_missing: mark`, or let the constraint say ON DELETE CASCADE or SET NULL",
                 ) from error
+
+    def prepare(self, plan: Plan, tx: Connection) -> None:
+        """Before the records are written one by one: remove who has left and take away what others give up, where that can be done."""
+        for first in (self._remove, self._vacate):
+            try:
+                with tx.transaction():
+                    first(plan, tx)
+            except (psycopg.DataError, psycopg.IntegrityError, Drift):
+                continue
 
     def changes(self, plan: Plan, step: str, tx: Connection) -> Generator[Change, None, None]:
         """What applying the plan would do, row by row, by key; read in batches, as text."""

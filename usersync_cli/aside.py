@@ -1,0 +1,183 @@
+"""What a step of tables sets aside: found, kept by key while the step is loaded without it, and filed with the checkpoint.
+
+A step that meets a bad record begins again without it, until nothing bad is left: so the target is what loading the good
+records alone would have made of it. ASIDE holds what was found so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import psycopg
+from psycopg import sql
+
+from usersync_cli import constraints, isolate, rejects
+from usersync_cli.catalog import Table
+from usersync_cli.connections import Connection, identifier
+from usersync_cli.errors import PartialError
+from usersync_cli.merge import ASIDE, Merge, key_text, texts
+from usersync_cli.model import Change, Counts
+from usersync_cli.rejects import Limits
+from usersync_cli.stage import Stage
+
+
+class Aside:
+    """The rejects of one step while it is being loaded. Everything happens in its transaction."""
+
+    def __init__(self, tx: Connection, job: str, step: str) -> None:
+        self.begun = False  # ASIDE is there: `Merge.aside`
+        self._tx, self._job, self._step = tx, job, step
+
+    # finding
+
+    def begin(self, merge: Merge) -> None:
+        """From here on, records without a key and those in ASIDE are left out."""
+        if self.begun:
+            return
+        keys = sql.SQL(", ").join(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
+        self._tx.execute(
+            sql.SQL("""
+                CREATE TEMP TABLE usersync_aside ON COMMIT DROP AS
+                SELECT {}, NULL::bigint AS usersync_ord, NULL::text AS usersync_column, NULL::text AS usersync_reason,
+                       NULL::text AS usersync_detail, NULL::bytea AS usersync_document, NULL::text AS usersync_key
+                  FROM ({}) AS w WITH NO DATA
+            """).format(keys, merge.everything)
+        )
+        self.begun = True
+
+    def transform(self, merge: Merge, text: str | None, stages: Sequence[Stage]) -> bool:
+        """Find the records that the transform or a cast failed on; whether there were any. Raises Drift for too many."""
+        self.begin(merge)
+        found, rows = isolate.transform(self._tx, merge, text, stages)
+        self._judge(rows)
+        return bool(found)
+
+    def check(self, merge: Merge, table: Table | None, read: int) -> bool:
+        """Find the records of CHANGES that the table's constraints refuse, by looking; whether there were any."""
+        broken = constraints.conditions(self._tx, merge, table) if table else []
+        if not broken:
+            return False
+        first = not self.begun
+        self.begin(merge)
+        found = sum(constraints.set_aside(self._tx, merge, one) for one in broken)
+        if first and not found:
+            self._tx.execute(sql.SQL("DROP TABLE {}").format(ASIDE))
+            self.begun = False
+        elif found:
+            self._judge(read)
+        return found > 0
+
+    def write(self, merge: Merge, read: int, prepare: Callable[[], None]) -> bool:
+        """Find the records of CHANGES that the table refuses, by writing them and taking it back; whether there were any.
+
+        `prepare` does, in the same savepoint, what comes before writing.
+        """
+        self.begin(merge)
+        isolate.number_changes(self._tx, merge)
+        with self._tx.transaction() as savepoint:
+            prepare()
+            found = isolate.write(self._tx, merge, rejects.allowed(read))
+            raise psycopg.Rollback(savepoint)
+        if found:
+            isolate.set_aside(self._tx, merge, found)
+        self._judge(read)
+        return bool(found)
+
+    def _judge(self, read: int) -> None:
+        query = sql.SQL("SELECT usersync_reason, usersync_detail, count(*) FROM {} GROUP BY 1, 2").format(ASIDE)
+        counted = {(reason, detail): number for reason, detail, number in self._tx.execute(query).fetchall()}
+        total = sum(counted.values())
+        Limits(self._step).count(max(read, total), counted)
+
+    # filing
+
+    def finish(self, merge: Merge, read: int) -> Counts:
+        """The rejects among the records, those without a key too, beside `read` that can be loaded. Raises Drift for too many."""
+        if not self.begun:
+            return Counts()
+        keyless = sql.SQL("""
+            INSERT INTO {} (usersync_reason, usersync_detail, usersync_document)
+            SELECT {}, {}, {} FROM ({}) AS w WHERE {}
+        """).format(
+            ASIDE,
+            sql.Literal(rejects.NO_KEY),
+            sql.Literal(rejects.detail(" or ".join(merge.key))),
+            isolate.record(merge, "w"),
+            merge.everything,
+            _without_key(merge, "w"),
+        )
+        self._tx.execute(keyless)
+        # Of those that were taken out of their stage, the number is below 0; all others are still among the transform's rows.
+        query = sql.SQL("""
+            SELECT (SELECT count(*) FROM {aside} WHERE usersync_ord < 0) + (SELECT count(*) FROM ({everything}) AS w WHERE {is_aside})
+        """).format(aside=ASIDE, everything=merge.everything, is_aside=merge.is_aside)
+        records = self._number(query)
+        self._judge(read + records)
+        self._tx.execute(
+            sql.SQL(
+                "UPDATE {} AS t SET usersync_key = CASE WHEN {} THEN 'sha256:' || encode(sha256(usersync_document), 'hex') ELSE {} END"
+            ).format(ASIDE, _without_key(merge, "t"), key_text(merge.key))
+        )
+        rejected = self._number(sql.SQL("SELECT count(DISTINCT usersync_key) FROM {}").format(ASIDE))
+        return Counts(read=records, duplicates=records - rejected, rejected=rejected)
+
+    def store(self, run_id: int) -> None:
+        """File them; forget those of earlier runs that this one did not meet, and documents of long ago."""
+        if self.begun:
+            rejects.store_rows(self._tx, self._job, self._step, "", run_id, _FILED, {})
+        rejects.resolve_unmet(self._tx, self._job, self._step, "", run_id)
+        rejects.prune(self._tx, self._job)
+
+    def changes(self, merge: Merge) -> Iterator[Change]:
+        """Each of them, for a preview."""
+        if not self.begun:
+            return
+        keys = [identifier(name) for name in merge.key]
+        query = sql.SQL("SELECT DISTINCT ON (usersync_key) {}, usersync_reason, usersync_detail FROM {} AS t ORDER BY usersync_key").format(
+            texts("t", keys), ASIDE
+        )
+        for key, reason, detail in self._tx.execute(query).fetchall():
+            yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{reason} ({detail})" if detail else reason)
+
+    def left_out(self, run_id: int | None) -> PartialError | None:
+        """What the step's end says while rejects wait, be they of an earlier run; None when there are none."""
+        hint = f"usersync rejects list --job {self._job}"
+        if run_id is not None:
+            number = rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
+            return PartialError(f"{number:,} {_records(number)} set aside, waiting for somebody to look", hint=hint) if number else None
+        number = self._met() if self.begun else 0
+        return PartialError(f"{number:,} {_records(number)} would be set aside", hint=f"after a run: {hint}") if number else None
+
+    def unknown(self) -> int:
+        """Records whose key is not known: they may be any of the target. Nobody has said that these may be forgotten."""
+        return self._met("a.usersync_key LIKE 'sha256:%'") if self.begun else 0
+
+    def _met(self, which: str = "true") -> int:
+        """How many were found now, without those that are dropped."""
+        query = sql.SQL("SELECT count(DISTINCT usersync_key) FROM {} AS a WHERE {}").format(ASIDE, sql.SQL(which))
+        if rejects.readable(self._tx):
+            query += sql.SQL(
+                " AND NOT EXISTS (SELECT FROM usersync.rejects AS r WHERE r.job = {} AND r.step = {} AND r.stream = ''"
+                " AND r.key = a.usersync_key AND r.hash = sha256(a.usersync_document) AND r.status = 'dropped')"
+            ).format(sql.Literal(self._job), sql.Literal(self._step))
+        return self._number(query)
+
+    def _number(self, query: sql.Composed) -> int:
+        (number,) = self._tx.execute(query).fetchone() or (0,)
+        return int(number)
+
+
+def _records(number: int) -> str:
+    return "record" if number == 1 else "records"
+
+
+def _without_key(merge: Merge, side: str) -> sql.Composed:
+    return sql.SQL(" OR ").join(sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(name)) for name in merge.key)
+
+
+# Of one key, the last that was found; which one does not matter, but it has to be the same each time.
+_FILED = sql.SQL("""
+    SELECT DISTINCT ON (usersync_key) usersync_key AS key, usersync_reason AS reason, COALESCE(usersync_detail, '') AS detail,
+           usersync_document AS document, NULL::text AS version
+      FROM pg_temp.usersync_aside ORDER BY usersync_key, usersync_document, usersync_reason
+""")

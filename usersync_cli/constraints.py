@@ -1,0 +1,166 @@
+"""What the constraints of a table refuse, found by looking at the records of CHANGES, not by writing them.
+
+Exact for NOT NULL, lengths, CHECK, foreign keys and unique columns of a table without triggers; the rest only writing can
+tell. A preview knows what is found here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from usersync_cli import isolate, rejects
+from usersync_cli.catalog import Table
+from usersync_cli.connections import Connection, identifier
+from usersync_cli.merge import ASIDE, CHANGES, Merge
+
+_LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A condition on c, a record of CHANGES, that the table refuses."""
+
+    reason: str
+    detail: str
+    condition: sql.Composable
+
+
+def conditions(tx: Connection, merge: Merge, table: Table) -> list[Broken]:
+    """Everything that can be looked at. Nothing where triggers may change what is written."""
+    if table.has_triggers or table.has_rules:
+        return []
+    return [*_columns(merge, table), *_checks(tx, merge, table), *_foreign_keys(tx, merge, table), *_unique(tx, merge, table)]
+
+
+def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
+    """File in ASIDE the records of CHANGES that this condition meets; gives how many. None where it can't be looked at."""
+    keys = sql.SQL(", ").join(identifier(name) for name in merge.key)
+    values = sql.SQL(", ").join(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
+    statement = sql.SQL("""
+        INSERT INTO {aside} ({keys}, usersync_reason, usersync_detail, usersync_document)
+        SELECT {values}, {reason}, {detail}, {document} FROM {changes} AS c
+         WHERE ({condition}) AND NOT EXISTS (SELECT FROM {aside} AS a WHERE {same})
+    """).format(
+        aside=ASIDE,
+        keys=keys,
+        values=values,
+        reason=sql.Literal(broken.reason),
+        detail=sql.Literal(broken.detail),
+        document=isolate.record(merge, "c"),
+        changes=CHANGES,
+        condition=broken.condition,
+        same=_all(sql.SQL("a.{0} = c.{0}").format(identifier(name)) for name in merge.key),
+    )
+    try:
+        with tx.transaction():
+            return tx.execute(statement).rowcount
+    except (psycopg.DataError, psycopg.ProgrammingError):  # no right to look, or a CHECK that fails on other records
+        return 0
+
+
+def _columns(merge: Merge, table: Table) -> Iterator[Broken]:
+    for f in merge.values:
+        there = table.columns[f.name]
+        if there.not_null:
+            where = rejects.detail(f.name, None, table.relname)
+            yield Broken("not_null_violation", where, sql.SQL("c.{} IS NULL").format(f.column))
+        if match := _LENGTH.fullmatch(there.type):
+            # Blanks beyond the end are cut, by the standard.
+            too_long = sql.SQL("rtrim(substr(c.{}::text, {}), ' ') <> ''").format(f.column, sql.Literal(int(match[1]) + 1))
+            yield Broken("string_data_right_truncation", rejects.detail(f.name), too_long)
+
+
+def _checks(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken]:
+    for name, expression, columns in tx.execute(_CHECKS, (table.oid,)).fetchall():
+        if _loaded(merge, columns):
+            where = rejects.detail(None, name, table.relname)
+            yield Broken("check_violation", where, sql.SQL("({}) IS FALSE").format(sql.SQL(expression)))  # from the catalog
+
+
+def _foreign_keys(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken]:
+    for name, schema, other, on_itself, columns, referred in tx.execute(_FOREIGN_KEYS, (table.oid,)).fetchall():
+        if not _loaded(merge, columns):
+            continue
+        pairs = list(zip(columns, referred, strict=True))
+        missing = sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
+            _given(columns),
+            sql.SQL("{}.{}").format(identifier(schema), identifier(other)),
+            _all(sql.SQL("r.{} = c.{}").format(identifier(there), identifier(here)) for here, there in pairs),
+        )
+        if on_itself and _loaded(merge, referred):
+            missing += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE {})").format(
+                CHANGES, _all(sql.SQL("p.{} = c.{}").format(identifier(there), identifier(here)) for here, there in pairs)
+            )
+        yield Broken("foreign_key_violation", rejects.detail(None, name, table.relname), missing)
+
+
+def _unique(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken]:
+    """A value that a row has which keeps it, or that a record with a smaller key takes."""
+    key = [identifier(name) for name in merge.key]
+    for name, columns in tx.execute(_UNIQUE, (table.oid,)).fetchall():
+        if set(columns) == set(merge.key) or not _loaded(merge, columns):
+            continue
+        where = rejects.detail(None, name, table.relname)
+        same = [sql.SQL("o.{0} = c.{0}").format(identifier(column)) for column in columns]
+        leaving = sql.SQL("AND {}").format(merge.present) if merge.sums and not merge.marks else sql.SQL("")
+        kept = sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}) {})").format(
+            merge.table,
+            _all(sql.SQL("t.{0} = c.{0}").format(identifier(column)) for column in columns),
+            CHANGES,
+            _all(sql.SQL("p.{0} = t.{0}").format(one) for one in key),
+            leaving,
+        )
+        yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), kept))
+        taken = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND ({}) < ({}) AND NOT EXISTS (SELECT FROM {} AS a WHERE {}))").format(
+            CHANGES,
+            _all(same),
+            sql.SQL(", ").join(sql.SQL("o.{}").format(one) for one in key),
+            sql.SQL(", ").join(sql.SQL("c.{}").format(one) for one in key),
+            ASIDE,
+            _all(sql.SQL("a.{0} = o.{0}").format(one) for one in key),
+        )
+        yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), taken))
+
+
+def _loaded(merge: Merge, columns: Sequence[str]) -> bool:
+    return set(columns) <= {f.name for f in merge.fields}
+
+
+def _given(columns: Sequence[str]) -> sql.Composed:
+    return _all(sql.SQL("c.{} IS NOT NULL").format(identifier(column)) for column in columns)
+
+
+def _all(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(" AND ").join(parts)
+
+
+# Columns of pg_constraint that only newer servers have are read through JSON.
+_CHECKS = """
+SELECT k.conname, pg_catalog.pg_get_expr(k.conbin, k.conrelid),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey))
+  FROM pg_catalog.pg_constraint k
+ WHERE k.conrelid = %s AND k.contype = 'c' AND COALESCE(to_jsonb(k) ->> 'conenforced', 'true') = 'true' ORDER BY k.conname
+"""
+_NAMES = """
+ARRAY(SELECT a.attname::text FROM unnest({numbers}) WITH ORDINALITY AS n(attnum, i)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.attnum ORDER BY n.i)
+"""
+_FOREIGN_KEYS = f"""
+SELECT k.conname, s.nspname, c.relname, k.confrelid = k.conrelid,
+       {_NAMES.format(numbers="k.conkey", relation="k.conrelid")}, {_NAMES.format(numbers="k.confkey", relation="k.confrelid")}
+  FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.confrelid JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+ WHERE k.conrelid = %s AND k.contype = 'f' AND k.convalidated AND k.confmatchtype = 's'
+   AND COALESCE(to_jsonb(k) ->> 'conenforced', 'true') = 'true' AND COALESCE(to_jsonb(k) ->> 'conperiod', 'false') = 'false'
+ ORDER BY k.conname
+"""  # noqa: S608  our own text
+_UNIQUE = f"""
+SELECT c.relname, {_NAMES.format(numbers="(i.indkey::int2[])[0:i.indnkeyatts - 1]", relation="i.indrelid")}
+  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT i.indnullsnotdistinct
+ ORDER BY c.relname
+"""  # noqa: S608  our own text
