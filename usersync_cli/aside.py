@@ -141,12 +141,15 @@ class Aside:
 
     def left_out(self, run_id: int | None) -> PartialError | None:
         """What the step's end says while rejects wait, be they of an earlier run; None when there are none."""
-        hint = f"usersync rejects list --job {self._job}"
-        if run_id is not None:
+        if run_id is None:
+            number = self._met() if self.begun else 0
+        else:
             number = rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
-            return PartialError(f"{number:,} {_records(number)} set aside, waiting for somebody to look", hint=hint) if number else None
-        number = self._met() if self.begun else 0
-        return PartialError(f"{number:,} {_records(number)} would be set aside", hint=f"after a run: {hint}") if number else None
+        if not number:
+            return None
+        return PartialError(
+            f"{number:,} record{'' if number == 1 else 's'} set aside", hint=f"usersync rejects list --job {self._job} says why"
+        )
 
     def unknown(self) -> int:
         """Records whose key is not known: they may be any of the target. Nobody has said that these may be forgotten."""
@@ -165,10 +168,6 @@ class Aside:
     def _number(self, query: sql.Composed) -> int:
         (number,) = self._tx.execute(query).fetchone() or (0,)
         return int(number)
-
-
-def _records(number: int) -> str:
-    return "record" if number == 1 else "records"
 
 
 def _without_key(merge: Merge, side: str) -> sql.Composed:

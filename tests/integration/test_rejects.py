@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import Command
 from tests.simple_job import Job
 from usersync_cli import migrations, rejects
-from usersync_cli.errors import Drift, NotFound
+from usersync_cli.errors import Drift, NotFound, PartialError
 from usersync_cli.model import Database
 from usersync_cli.rejects import Limits, Reject, Stored
 
@@ -128,7 +130,9 @@ def fill(job: Job, last: int, first: int = 1) -> None:
 
 def waiting(job: Job) -> dict[str, str]:
     """Reason and detail of those that wait, by key."""
-    rows = job.at_target("SELECT key, concat_ws(' ', reason, NULLIF(detail, '')) FROM usersync.rejects WHERE status = 'waiting' ORDER BY id")
+    rows = job.at_target(
+        "SELECT key, concat_ws(' ', reason, NULLIF(detail, '')) FROM usersync.rejects WHERE status = 'waiting' ORDER BY id"
+    )
     return {str(key): str(reason) for key, reason in rows}
 
 
@@ -167,3 +171,86 @@ def test_a_bad_record_stops_nobody_else(job: Job) -> None:
     assert corrected.status == 0, corrected
     assert {} == waiting(job)
     assert list(range(1, 101)) == ids(job)
+
+
+# whatever their positions
+
+
+ALL = 10_000
+# Each way in which a record can be bad: what the source says of it, its reason, and what the table says against it.
+CHECKED = "CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL CHECK (length(name) < 30), born date, code varchar(8) UNIQUE)"
+BAD = {
+    "cast": ("born = 'Test User soon'", "invalid_datetime_format column born"),
+    "range": ("born = '2026-02-30'", "datetime_field_overflow column born"),
+    "null": ("name = NULL", "not_null_violation column name, table people"),
+    "check": ("name = repeat('Test User ', 5)", "check_violation constraint people_name_check, table people"),
+    "length": ("code = repeat('Test', 3)", "string_data_right_truncation"),
+    "unique": ("code = 'taken'", "unique_violation constraint people_code_key, table people"),
+}
+TRIGGER = """
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER nothing BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION nothing()
+"""
+
+
+@pytest.fixture
+def many(job: Job) -> Job:
+    """A source of 10,000 people, whose table has constraints and one row of somebody else's."""
+    job.at_source("DROP TABLE people_at_source; CREATE TABLE people_at_source (id int, name text, born text, code text)")
+    job.write(transform="SELECT id, name, born::date AS born, code FROM records")
+    return job
+
+
+def begin(many: Job, bad: dict[int, str], *, trigger: bool) -> dict[str, str]:
+    """Everybody is new again, and these are bad, each in its way; gives what has to wait."""
+    many.at_target(f"DROP TABLE IF EXISTS people; {CHECKED}; INSERT INTO people VALUES (0, 'somebody', NULL, 'taken')")
+    if trigger:
+        many.at_target("DROP FUNCTION IF EXISTS nothing;" + TRIGGER)
+    many.at_target("TRUNCATE usersync.rejects, usersync.cursors, usersync.runs CASCADE")
+    many.at_source(
+        f"TRUNCATE people_at_source; INSERT INTO people_at_source SELECT i, 'Test User ' || i, '2000-01-01', i FROM generate_series(1, {ALL}) i;"
+        + ";".join(f"UPDATE people_at_source SET {BAD[how][0]} WHERE id = {id_}" for id_, how in bad.items())
+    )
+    return {str(id_): BAD[how][1] for id_, how in bad.items()}
+
+
+def check(many: Job, bad: dict[int, str], *, trigger: bool = False) -> None:
+    expected = begin(many, bad, trigger=trigger)
+    dry = many.sync(dry_run=True).steps[0]
+
+    (step,) = many.sync().steps
+
+    found = {key: reason.removesuffix(" column code") if reason.startswith("string_") else reason for key, reason in waiting(many).items()}
+    assert expected == found
+    assert [0, *(i for i in range(1, ALL + 1) if i not in bad)] == ids(many)
+    assert (ALL, ALL - len(bad), len(bad)) == (step.counts.read, step.counts.inserted, step.counts.rejected)
+    assert (type(step.error), step.counts) == (PartialError if bad else type(None), step.counts)
+    if not trigger:
+        assert (step.counts, str(step.error)) == (dry.counts, str(dry.error))
+
+
+POSITIONS = {
+    "first": {1},
+    "last": {ALL},
+    "both": {1, ALL},
+    "adjacent": set(range(5000, 5007)),
+    "one half": set(range(2, 101)),
+    "spread": set(range(101, ALL, 1414)),
+}
+
+
+def test_exactly_the_bad_ones_are_set_aside(many: Job) -> None:
+    """
+    k bad of 10,000 give k rejects with their reasons, whatever their positions; all others are loaded.
+    """
+    for number, positions in enumerate(POSITIONS.values()):
+        check(many, {id_: list(BAD)[(id_ + number) % len(BAD)] for id_ in positions}, trigger=number % 2 == 0)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(bad=st.dictionaries(st.integers(1, ALL), st.sampled_from(sorted(BAD)), max_size=40), trigger=st.booleans())
+def test_wherever_and_however(many: Job, bad: dict[int, str], *, trigger: bool) -> None:
+    """
+    The same for any positions and any mixture of reasons, whether the table's constraints can be looked at or only tried.
+    """
+    check(many, bad, trigger=trigger)
