@@ -155,7 +155,7 @@ def test_when_a_job_is_overdue(schedule: str, took: str, passed: str, expected: 
     Once three scheduled starts have passed, the usual length of a run not counted on either side.
     """
     run = good(interval(took))
-    job = JobStatus("members", configured=True, schedule=schedule, holder=None, runs=[run], good=run, cursors=[])
+    job = JobStatus("members", configured=True, schedule=schedule, holder=None, runs=[run], good=run, cursors=[], approvals=[])
 
     assert expected == judge(job, BEGAN + interval(passed)).status
 
