@@ -25,7 +25,7 @@ run: $(VENV)/.embedded ## Try usersync: install it, make three test users, run t
 	@echo
 	@echo "Look at the result:    $(BIN)/usersync db shell --config $(USERSYNC_CONFIG)"
 	@echo "Once more, unchanged:  make run"
-	@echo "Your own:              cp config.example.yaml config.yaml"
+	@echo "Your own:              $(BIN)/usersync init"
 
 test: $(VENV)/.dev ## Run all tests, on real PostgreSQL servers that they start themselves.
 	@$(BIN)/python -m pytest $(PYTEST)

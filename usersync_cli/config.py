@@ -194,7 +194,7 @@ def _text(file: Path, *, is_default: bool) -> str:
             content = stream.read(_LARGEST + 1)
     except FileNotFoundError:
         looked = " (looked at $USERSYNC_CONFIG, then ./config.yaml)" if is_default else ""
-        hint = "name it with --config or $USERSYNC_CONFIG, or begin with: cp config.example.yaml config.yaml"
+        hint = "name it with --config or $USERSYNC_CONFIG, or begin with `usersync init`"
         raise ConfigError(f"{file} does not exist{looked}", hint=hint) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None

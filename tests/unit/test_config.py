@@ -371,7 +371,7 @@ def test_a_missing_file_names_both_places(monkeypatch: pytest.MonkeyPatch, tmp_p
         config.load(None, {})
 
     assert "config.yaml does not exist (looked at $USERSYNC_CONFIG, then ./config.yaml)" == caught.value.message
-    assert "cp config.example.yaml config.yaml" in caught.value.hint
+    assert "usersync init" in caught.value.hint
 
 
 def test_the_variable_names_the_file() -> None:
