@@ -12,7 +12,8 @@ from usersync_cli import state
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.model import Job, Step
-from usersync_cli.run import Loading, Options, Reader, StepResult, World
+from usersync_cli.steps import Options, StepResult, World
+from usersync_cli.tabular import Loading, Reader
 from usersync_cli.targets.postgres import SETTINGS
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000

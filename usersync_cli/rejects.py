@@ -125,7 +125,10 @@ def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int)
 
 def touch(tx: Connection, job: str, step: str, stream: str, run_id: int, keys: Collection[str]) -> None:  # noqa: PLR0913, PLR0917  a reject has a long name
     """These came again, unchanged."""
-    statement = "UPDATE usersync.rejects SET last_at = clock_timestamp(), run_id = %s WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    statement = (
+        "UPDATE usersync.rejects SET last_at = clock_timestamp(), run_id = %s"
+        " WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    )
     tx.execute(statement, (run_id, job, step, stream, list(keys)))
 
 

@@ -24,7 +24,8 @@ from usersync_cli.catalog import Table, TableColumn, describe
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound, Stopped, UsersyncError, VerificationFailed, status_of
 from usersync_cli.model import Desired, Job, Load, Step
-from usersync_cli.run import World, open_sources
+from usersync_cli.steps import World
+from usersync_cli.tabular import open_sources
 from usersync_cli.targets.postgres import MARK
 
 BATCH = 500  # rows of each stream in our memory, which may be wide

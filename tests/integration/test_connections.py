@@ -258,7 +258,9 @@ def test_a_server_elsewhere_is_verified(host: str) -> None:
     assert "sslmode" not in connections._parameters(f"postgresql://{host}/app?sslmode=require", "job", read_write=False)
 
 
-@pytest.mark.parametrize("url", ["postgresql:///app", "postgresql://localhost/app", "postgresql://[::1]/app", "postgresql:///app?host=/run/pg"])
+@pytest.mark.parametrize(
+    "url", ["postgresql:///app", "postgresql://localhost/app", "postgresql://[::1]/app", "postgresql:///app?host=/run/pg"]
+)
 def test_a_local_server_needs_no_certificate(url: str) -> None:
     """
     Sockets and loopback addresses do not leave the machine.

@@ -336,7 +336,7 @@ def test_the_guard(known: int, previous: int | None, records: int, missing: int,
     load = Load(table="people", key=["id"], on_missing="delete")
     found = Sweep(scope, load, Memory(1, known, previous=previous), records, candidates=missing)
 
-    assert goes is not bool(sweep._judge(found, known))
+    assert goes is not bool(sweep.judge(found, known))
 
 
 def test_a_big_loss_waits_for_a_person(job: Job) -> None:

@@ -460,9 +460,7 @@ def test_a_deferred_constraint_fails_as_itself(database: Database, connection: p
     assert [] == rows(connection)
 
 
-def test_through_a_pooler_in_transaction_mode(
-    connection: psycopg.Connection, pgbouncer: servers.Server, stop: Stop, table: None
-) -> None:
+def test_through_a_pooler_in_transaction_mode(connection: psycopg.Connection, pgbouncer: servers.Server, stop: Stop, table: None) -> None:
     """
     Everything of the lease works behind PgBouncer: two holders, a checkpoint, a take-over that fences.
     """

@@ -28,8 +28,8 @@ from usersync_cli.cli.diff import TERMINAL_ROWS
 from usersync_cli.cli.run import run as command
 from usersync_cli.errors import Drift, GuardRefused, UsersyncError
 from usersync_cli.model import Change, Counts, Database
-from usersync_cli.run import StepResult
 from usersync_cli.signals import Stop
+from usersync_cli.steps import StepResult
 
 # Each value as it may be written in SQL. Some are equal to the table and are written otherwise: 1.0 and 1.00, -0 and 0.
 VALUES = {
@@ -485,3 +485,22 @@ def test_values_are_as_postgresql_writes_them(job: Job) -> None:
 
     assert [("insert", r"\x01"), ("delete", r"\x5cff")] == [(change.kind, change.key["id"]) for change in changes]
     assert text == changes[-1].before
+
+
+def test_who_gives_a_name_to_somebody_else(job: Job) -> None:
+    """
+    Names that are passed on are written in two passes; who gives one up and takes none is changed like anybody, time stamp too.
+    """
+    job.at_target("ALTER TABLE people ADD UNIQUE (name); UPDATE people SET updated_at = '2020-01-01'")
+    job.at_source(  # whatever the order of the rows, one of them takes a name before it is given up
+        "UPDATE people_at_source SET name = CASE id WHEN 1 THEN 'name 3' WHEN 6 THEN 'name 4' END WHERE id IN (1, 3, 4, 6)"
+    )
+    changes, step = told(job)
+
+    done = job.sync()
+
+    assert (0, step.counts) == (done.exit_status, done.steps[0].counts)
+    assert ["1", "3", "4", "6"] == ids(changes, "update")
+    assert [(1, "name 3"), (3, None), (4, None), (6, "name 4")] == job.at_target(
+        "SELECT id, name FROM people WHERE updated_at > '2020-01-01' AND id < 7 ORDER BY id"
+    )

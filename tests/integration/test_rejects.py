@@ -208,7 +208,8 @@ def begin(many: Job, bad: dict[int, str], *, trigger: bool) -> dict[str, str]:
         many.at_target("DROP FUNCTION IF EXISTS nothing;" + TRIGGER)
     many.at_target("TRUNCATE usersync.rejects, usersync.cursors, usersync.runs CASCADE")
     many.at_source(
-        f"TRUNCATE people_at_source; INSERT INTO people_at_source SELECT i, 'Test User ' || i, '2000-01-01', i FROM generate_series(1, {ALL}) i;"
+        "TRUNCATE people_at_source;"
+        f"INSERT INTO people_at_source SELECT i, 'Test User ' || i, '2000-01-01', i FROM generate_series(1, {ALL}) i;"
         + ";".join(f"UPDATE people_at_source SET {BAD[how][0]} WHERE id = {id_}" for id_, how in bad.items())
     )
     return {str(id_): BAD[how][1] for id_, how in bad.items()}

@@ -20,6 +20,7 @@ from usersync_cli import migrations
 from usersync_cli.cli import cli
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.merge import Merge
+from usersync_cli.model import Database
 from usersync_cli.signals import Stop
 from usersync_cli.verify import BATCH
 
@@ -170,6 +171,25 @@ def test_folded_keys_and_values(usersync: Command, new_database: NewDatabase, po
 
     assert (8, [("different", "(c,3)", "d")]) == (status, differences(step))
     assert (4, 3, 1) == (step["read"], step["rows"], step["duplicates"])
+
+
+def test_a_database_of_another_encoding(job: Job, server: servers.Server) -> None:
+    """
+    Both sides come in one order, whatever the order of letters in the target's encoding.
+    """
+    server.execute("CREATE DATABASE test_windows TEMPLATE template0 ENCODING 'WIN1252' LC_COLLATE 'C' LC_CTYPE 'C'")
+    job.target = Database(server.url("test_windows"), "target")
+    job.write(extract={"table": "letters"})
+    job.at_source("CREATE TABLE letters (id text PRIMARY KEY); INSERT INTO letters VALUES ('é'), ('€'), ('z'), ('ž')")
+    try:
+        with psycopg.connect(job.target.url, client_encoding="utf8", autocommit=True) as connection:
+            connection.execute("CREATE TABLE people (id text PRIMARY KEY)")
+            connection.execute("INSERT INTO people VALUES ('é'), ('z'), ('ž')")
+        status, step = found(job)
+    finally:
+        server.execute("DROP DATABASE test_windows WITH (FORCE)")
+
+    assert (8, [("missing", "€", "")]) == (status, differences(step))
 
 
 def test_rows_that_left_the_source(job: Job) -> None:

@@ -18,7 +18,8 @@ from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
     from usersync_cli.model import Change
-    from usersync_cli.run import Diff, RunResult, StepResult
+    from usersync_cli.run import RunResult
+    from usersync_cli.steps import Diff, StepResult
 
 _MAIL_LINES = 10  # of a quiet run that failed: cron mails them
 _QUIET_STEPS = 2  # of those that failed, with a line on stdout
@@ -98,8 +99,9 @@ def run(  # noqa: PLR0913  each option is one
     from usersync_cli import config, log
     from usersync_cli.cli.world import world
     from usersync_cli.notify import watching
-    from usersync_cli.run import Options, line
+    from usersync_cli.run import line
     from usersync_cli.run import run as run_job
+    from usersync_cli.steps import Options
 
     _check_diff(dry_run=dry_run, diff=diff, diff_limit=diff_limit, output=output)
     log.configure(log_format, verbosity=verbose, quiet=quiet, most=_MAIL_LINES if quiet else None)

@@ -1,0 +1,670 @@
+"""Streams of documents: a page is a checkpoint; what is known is not written again; who left goes, by proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.simple_job import execute
+from usersync_cli import migrations
+from usersync_cli.errors import Unavailable, UsersyncError
+from usersync_cli.jobs import Job
+from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
+from usersync_cli.run import RunResult, run
+from usersync_cli.signals import Stop
+from usersync_cli.steps import Options, World
+
+TRANSFORM = "SELECT key::int AS id, data ->> 'name' AS name, (data ->> 'age')::int AS age FROM records"
+
+
+class Crashed(BaseException):
+    """As if the process had been killed."""
+
+
+@dataclass
+class ListSource:
+    """A source under the test's control: documents by key in pages, and what goes wrong between them."""
+
+    streams: dict[str, list[dict[str, Any]]]  # what a full listing of each has, in order; _version, _deleted, _raw are not part of it
+    size: int = 3
+    snapshot: bool = True
+    since: bool = False  # after a full listing, only what `changes` has
+    changes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    fail: Callable[[str, int], None] = lambda _stream, _page: None  # before each page
+    gone: Callable[[str, Sequence[str]], Collection[str]] | None = None
+    details: Callable[[str, Sequence[str]], Iterator[Record]] | None = None
+    sweeps: int = 0
+    read: list[tuple[str, int]] = field(default_factory=list)  # pages that were given
+    account: str = "ours"
+    together: bool = False
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[Any]:
+        session: Any = Session()
+        session.account, session.snapshot, session.pages, session.together = self.account, self.snapshot, self.pages, self.together
+        session.numbered = {name for name in self.streams if name.startswith("numbered")}
+        if self.gone:
+            session.gone = self.gone
+        if self.details:
+            session.details, session.detailed = self.details, list(self.streams)
+        yield session
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+        if self.together:
+            names = [stream.name for stream in streams]
+            records = [record(name, one) for name in names for one in self.streams[name]]
+            yield Page(Documents(records), {"done": True}, complete=True, streams=names, sweep="all")
+            return
+        for stream in streams:
+            yield from self._stream(stream.name, since.get(stream.name))
+
+    def _stream(self, name: str, cursor: Cursor | None) -> Iterator[Page]:
+        if cursor and cursor.get("done") and self.since:
+            yield Page(Documents([record(name, one) for one in self.changes.get(name, ())]), cursor, complete=False, streams=[name])
+            return
+        if cursor and not cursor.get("done"):
+            sweep, begin = cursor["sweep"], cursor["page"]
+        else:
+            self.sweeps += 1
+            sweep, begin = f"sweep {self.sweeps}", 0
+        listed = self.streams[name]
+        pages = max(1, -(-len(listed) // self.size))
+        for number in range(begin, pages):
+            self.fail(name, number)
+            self.read.append((name, number))
+            records = [record(name, one) for one in listed[number * self.size : (number + 1) * self.size]]
+            last = number == pages - 1
+            cursor = {"done": True, "sweep": sweep} if last else {"sweep": sweep, "page": number + 1}
+            yield Page(Documents(records), cursor, complete=last, streams=[name], sweep=sweep)
+
+
+class Session:
+    """What ListSource opens; it has what the test gives it."""
+
+
+def record(stream: str, one: dict[str, Any]) -> Record:
+    raw = one.get("_raw") or json.dumps({name: value for name, value in one.items() if not name.startswith("_")}).encode()
+    version = one.get("_version")
+    return Record(stream, str(one.get("id", "")), raw, version, bool(one.get("_deleted")), problem=one.get("_problem", ""))
+
+
+def person(number: int, name: str = "", **more: Any) -> dict[str, Any]:
+    return {"id": number, "name": name or f"Test User {number}", "age": 30, **more}
+
+
+def people(*numbers: int) -> list[dict[str, Any]]:
+    return [person(number) for number in numbers]
+
+
+@dataclass
+class Sync:
+    """Job `sync` of one step: streams of `source` into tables of their names."""
+
+    source: ListSource
+    target: Database
+    load: dict[str, Any] = field(default_factory=dict)
+    transform: str | None = TRANSFORM
+
+    def run(self, **options: Any) -> RunResult:
+        streams = list(self.source.streams)
+        load = {"table": "{stream}", "key": ["id"], "create": True, **self.load}
+        step: dict[str, Any] = {"name": "all", "extract": {"source": "crm", "streams": streams}, "load": load}
+        if self.transform:
+            step["transform"] = self.transform
+        job = Job.model_validate({"name": "sync", "steps": [step]})
+        world = World(self.target, {"crm": self.source}, Tools("sync", Stop(), Database), lambda _extract, _size: None)
+        return run(job, world, Options(**options))
+
+    def ok(self, **options: Any) -> str:
+        """A run that went well, as `new changed same gone`."""
+        result = self.run(**options)
+        assert result.steps[0].error is None, result.steps[0].error
+        return counts(result)
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        return execute(self.target.url, query)
+
+    def rows(self, table: str = "people", where: str = "true") -> list[int]:
+        return [row[0] for row in self.ask(f"SELECT id FROM {table} WHERE {where} ORDER BY id")]
+
+
+def counts(result: RunResult) -> str:
+    c = result.steps[0].counts
+    assert c.adds_up(), c
+    return f"{c.inserted} {c.updated} {c.unchanged} {c.gone}" + (f" stale {c.stale}" if c.stale else "") + (
+        f" rejected {c.rejected}" if c.rejected else "") + (f" duplicates {c.duplicates}" if c.duplicates else "")  # fmt: skip
+
+
+@pytest.fixture
+def target(database: Database) -> Database:
+    migrations.upgrade(database)
+    return database
+
+
+@pytest.fixture
+def sync(target: Database) -> Sync:
+    return Sync(ListSource({"people": people(*range(1, 11))}), target)
+
+
+def test_before_before_after(sync: Sync) -> None:
+    """
+    New documents are inserted, changed ones updated, unchanged ones not even staged; who left goes.
+    """
+    sync.load = {"on_missing": "delete"}
+    assert "10 0 0 0" == sync.ok()
+    assert "0 0 10 0" == sync.ok()
+
+    sync.source.streams["people"] = [*people(*range(2, 10)), person(10, "Test User Ten"), person(11)]
+
+    assert "1 1 8 1" == sync.ok()
+    assert list(range(2, 12)) == sync.rows()
+    assert [("Test User Ten",)] == sync.ask("SELECT name FROM people WHERE id = 10")
+
+
+# a crash
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_crash_at_each_page_loses_nothing(sync: Sync, at: int) -> None:
+    """
+    Killed before any page, the next run goes on there: no page is read twice, nothing is lost, and who left goes once.
+    """
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.streams["people"] = [*people(*range(2, 11)), person(11)]
+    sync.source.read.clear()
+
+    def crash(_stream: str, page: int) -> None:
+        if page == at:
+            raise Crashed
+
+    sync.source.fail = crash
+    with pytest.raises(Crashed):
+        sync.run()
+    assert [(1,)] == sync.ask("SELECT count(*) FROM people WHERE id = 1")
+    sync.source.fail = lambda _stream, _page: None
+    done = sync.ok()
+
+    assert [("people", page) for page in range(4)] == sync.source.read
+    assert list(range(2, 12)) == sync.rows()
+    assert f"1 0 {9 - 3 * at} 1" == done
+    assert [("ok", 10, 1)] == sync.ask("SELECT outcome, records, removed FROM usersync.sweeps ORDER BY id DESC LIMIT 1")
+    assert [] == sync.ask("SELECT * FROM usersync.sweep_keys")
+
+
+def test_an_error_in_the_middle_keeps_what_was_stored(sync: Sync) -> None:
+    """
+    A source that fails on page 3 leaves two pages, the cursor behind them, and the status of its error.
+    """
+
+    def fail(_stream: str, page: int) -> None:
+        if page == 2:
+            raise Unavailable("the source is away")
+
+    sync.source.fail = fail
+    result = sync.run()
+
+    assert 4 == result.exit_status
+    assert [1, 2, 3, 4, 5, 6] == sync.rows()
+    assert [("failed", 6)] == sync.ask("SELECT status, inserted FROM usersync.run_steps") or [("partial", 6)] == sync.ask(
+        "SELECT status, inserted FROM usersync.run_steps"
+    )
+    sync.source.fail = lambda _stream, _page: None
+    assert "4 0 0 0" == sync.ok()
+
+
+def test_one_stream_fails_and_the_others_are_done(target: Database) -> None:
+    """
+    Each stream is read by itself; what may pass next time is a part that is missing (3), what a person has to mend keeps its status.
+    """
+
+    def fail(stream: str, _page: int) -> None:
+        if stream == "events":
+            raise Unavailable("the source is away")
+
+    source = ListSource({name: people(1, 2) for name in ("companies", "events", "people")}, fail=fail)
+    sync = Sync(source, target)
+    result = sync.run()
+
+    assert 3 == result.exit_status
+    assert "stream events" in str(result.steps[0].error)
+    assert [1, 2] == sync.rows("people") == sync.rows("companies")
+    source.fail = lambda _stream, _page: None
+    source.read.clear()
+    assert "2 0 0 0" == sync.ok(streams=["events"])
+    assert {"events"} == {stream for stream, _ in source.read}
+
+
+# who left
+
+
+def test_only_a_complete_listing_removes(sync: Sync) -> None:
+    """
+    A reading of changes removes nobody whom it does not name.
+    """
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.since, sync.source.changes = True, {"people": [person(3, "Test User Three"), person(11)]}
+    sync.source.streams["people"] = people(*range(2, 11))
+
+    assert "1 1 0 0" == sync.ok()
+    assert list(range(1, 12)) == sync.rows()
+    assert "0 0 9 2" == sync.ok(full=True).replace("0 1 8", "0 0 9")
+
+
+def test_two_listings_have_to_lack_a_record(sync: Sync) -> None:
+    """
+    Where a listing is not one moment and nobody can be asked, one that lacks a record proves nothing.
+    """
+    sync.load, sync.source.snapshot = {"on_missing": "delete"}, False
+    sync.ok()
+    everybody = sync.source.streams["people"]
+    sync.source.streams["people"] = everybody[2:]
+    assert "0 0 8 0" == sync.ok()
+    sync.source.streams["people"] = everybody[1:]
+    assert "0 0 9 1" == sync.ok()
+    assert list(range(2, 11)) == sync.rows()
+    sync.source.streams["people"] = everybody[2:]
+    assert "0 0 8 0" == sync.ok(), "two was there in between"
+    assert "0 0 8 1" == sync.ok()
+
+
+def test_the_vendor_is_asked_who_is_gone(sync: Sync) -> None:
+    """
+    A candidate goes only when the vendor does not know it either; an error of that question is never a yes.
+    """
+    asked: list[list[str]] = []
+
+    def gone(_stream: str, keys: Sequence[str]) -> Collection[str]:
+        asked.append(list(keys))
+        if len(asked) == 1:
+            raise Unavailable("the vendor is away")
+        return ["2"]
+
+    sync.load, sync.source.gone = {"on_missing": "mark"}, gone
+    sync.ok()
+    sync.source.streams["people"] = people(*range(3, 11))
+    assert 4 == sync.run().exit_status
+    assert list(range(1, 11)) == sync.rows()
+
+    assert "0 0 2 1" == sync.ok()
+    assert [["1", "2"], ["1", "2"]] == asked
+    assert [2] == sync.rows(where="deleted_at IS NOT NULL")
+    sync.source.streams["people"] = people(*range(1, 11))
+    assert "0 1 9 0" == sync.ok()
+    assert [] == sync.rows(where="deleted_at IS NOT NULL")
+
+
+@pytest.mark.parametrize("how", ["delete", "mark", "keep"])
+def test_the_source_says_who_is_gone(sync: Sync, how: str) -> None:
+    """
+    A record that is said to be deleted goes at the end of the reading; older news of it does not bring it back.
+    """
+    sync.load, sync.source.since = {"on_missing": how}, True
+    sync.source.streams["people"] = [person(i, _version="2026-01-01T00:00:00Z") for i in range(1, 11)]
+    sync.ok()
+    sync.source.changes["people"] = [{"id": 4, "_deleted": True, "_version": "2026-01-03T00:00:00Z"}, {"id": 99, "_deleted": True}]
+    removed = 0 if how == "keep" else 1
+
+    assert ("0 0 2 0" if how == "keep" else "0 0 0 1") == sync.ok()
+    there = [i for i in range(1, 11) if i != 4]
+    assert (list(range(1, 11)) if how != "delete" else there) == sync.rows()
+    assert ([4] if how == "mark" else []) == (sync.rows(where="deleted_at IS NOT NULL") if how == "mark" else [])
+    if not removed:
+        return
+    assert "0 0 0 0" == sync.ok(), "said again"
+    sync.source.changes["people"] = [person(4, "Test User Old", _version="2026-01-02T00:00:00Z")]
+    assert "0 0 0 0 stale 1" == sync.ok()
+    sync.source.changes["people"] = [person(4, _version="2026-01-04T00:00:00Z")]
+    assert ("1 0 0 0" if how == "delete" else "0 1 0 0") == sync.ok()
+
+
+def test_a_source_that_says_everybody_is_gone_is_not_believed(sync: Sync) -> None:
+    """
+    The guard stands before what the source says too; the list that is approved goes, though the next reading says nothing of it.
+    """
+    sync.source.streams["people"] = people(*range(1, 101))
+    sync.load, sync.source.since = {"on_missing": "delete"}, True
+    sync.ok()
+    sync.source.changes["people"] = [{"id": i, "_deleted": True} for i in range(1, 41)] + [person(101)]
+    refused = sync.run()
+    assert (6, "1 0 0 0") == (refused.exit_status, counts(refused))
+    sync.source.changes["people"] = [person(5)]  # five is back
+    assert 6 == sync.run().exit_status, "it is told until somebody decides"
+    waiting = sync.ask("SELECT run_id, keys FROM usersync.approvals WHERE status = 'waiting' ORDER BY id DESC")
+    assert 39 == waiting[0][1]
+
+    assert "0 0 1 39" == sync.ok(approve_deletes=waiting[0][0]).replace("0 1 0", "0 0 1")
+    assert [5, *range(41, 102)] == sync.rows()
+
+
+def test_a_big_loss_waits_for_a_person(sync: Sync) -> None:
+    """
+    A complete listing that lacks too many removes nobody until the list is approved; then exactly that list, once.
+    """
+    sync.source.streams["people"] = people(*range(1, 101))
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.streams["people"] = people(*range(41, 102))
+    refused = sync.run()
+    assert (6, "1 0 60 0") == (refused.exit_status, counts(refused))
+    sync.source.streams["people"] = people(1, *range(43, 102))
+
+    approved = sync.run(approve_deletes=refused.run_id)
+
+    assert (None, "0 0 60 39") == (approved.steps[0].error, counts(approved))
+    assert [1, *range(41, 102)] == sync.rows()
+    with pytest.raises(UsersyncError, match="approved before"):
+        sync.run(approve_deletes=refused.run_id)
+    assert "0 0 60 2" == sync.ok()
+
+
+def test_an_empty_listing_changes_nothing(sync: Sync) -> None:
+    """
+    A source that fell silent is no source without people; allowed to be empty, it meets the guard.
+    """
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.streams["people"] = []
+
+    assert 7 == sync.run().exit_status
+    assert 6 == sync.run(allow_empty=True).exit_status
+    assert list(range(1, 11)) == sync.rows()
+
+
+def test_a_table_is_taken_over(sync: Sync) -> None:
+    """
+    Rows that were there before us stay; with adopt_existing, those that the source lacks go too, once, behind the guard.
+    """
+    sync.ask("CREATE TABLE people (id int PRIMARY KEY, name text, age int); INSERT INTO people SELECT i, 'Test User ' || i, 30"
+             " FROM generate_series(1, 12) i")  # fmt: skip
+    sync.load = {"on_missing": "delete"}
+    assert "0 0 10 0" == sync.ok()
+    assert list(range(1, 13)) == sync.rows()
+    sync.load["adopt_existing"] = True
+
+    assert "0 0 10 2" == sync.ok()
+    sync.ask("INSERT INTO people VALUES (99)")
+    assert "0 0 10 0" == sync.ok()
+    assert [*range(1, 11), 99] == sync.rows()
+
+
+# what is known
+
+
+def test_older_versions_are_stale(sync: Sync) -> None:
+    """
+    A version less than the one that is held is not written, compared as a time or a number, never as text.
+    """
+    sync.source.streams = {
+        "people": [person(1, _version="2026-01-02T00:00:00+02:00")],
+        "numbered": [person(1, _version="9")],
+    }
+    sync.ok()
+    sync.source.streams = {
+        "people": [person(1, "Test User Old", _version="2026-01-01T21:59:59Z")],
+        "numbered": [person(1, "Test User New", _version="10")],
+    }
+
+    assert "0 1 0 0 stale 1" == sync.ok()
+    assert "0 1 0 0 stale 1" == sync.ok(full=True).replace("0 0 1 0", "0 1 0 0")
+    assert [("Test User 1",)] == sync.ask("SELECT name FROM people")
+    assert [("Test User New",)] == sync.ask("SELECT name FROM numbered")
+
+
+def test_of_one_key_the_newest_counts(sync: Sync) -> None:
+    """
+    Within a page by version, then by position; a later page is later news.
+    """
+    sync.source.size = 4
+    sync.source.streams["people"] = [
+        person(1, "Test User B", _version="2026-01-02"), person(1, "Test User A", _version="2026-01-01"), person(2, "Test User C"),
+        person(2, "Test User D"), person(2, "Test User E"), person(1, "Test User A", _version="2026-01-01"),
+    ]  # fmt: skip
+
+    assert "2 1 0 0 stale 1 duplicates 2" == sync.ok()
+    assert [(1, "Test User B"), (2, "Test User E")] == sync.ask("SELECT id, name FROM people ORDER BY id")
+
+
+def test_seen_hides_no_drift(sync: Sync) -> None:
+    """
+    A row that was changed by hand is put right by --full; one that was deleted is noticed at the end, and written by the next run.
+    """
+    sync.ok()
+    sync.ask("UPDATE people SET name = 'by hand' WHERE id = 1; DELETE FROM people WHERE id = 2")
+
+    assert "0 0 10 0" == sync.ok()
+    assert "1 0 9 0" == sync.ok()
+    assert "0 1 9 0" == sync.ok(full=True)
+    assert [("Test User 1",)] == sync.ask("SELECT name FROM people WHERE id = 1")
+
+
+def test_another_transform_rewrites_everything(sync: Sync) -> None:
+    """
+    Where the step is another, nothing counts as known: everything is read from the beginning, also after a crash half way.
+    """
+    sync.ok()
+    sync.source.since = True
+    assert sync.transform
+    sync.transform = sync.transform.replace("data ->> 'name'", "upper(data ->> 'name')")
+
+    def crash(_stream: str, page: int) -> None:
+        if page == 2:
+            raise Crashed
+
+    sync.source.fail = crash
+    with pytest.raises(Crashed):
+        sync.run()
+    sync.source.fail = lambda _stream, _page: None
+    assert "0 4 0 0" == sync.ok()
+    assert [("TEST USER 1",), ("TEST USER 10",)] == sync.ask("SELECT name FROM people WHERE id IN (1, 10) ORDER BY id")
+
+
+def test_what_the_transform_leaves_out(sync: Sync) -> None:
+    """
+    A record without a row is no record of the step; when the transform leaves it out later, its row goes as if it were gone.
+    """
+    sync.transform = TRANSFORM + " WHERE data ->> 'name' <> 'nobody'"
+    sync.load = {"on_missing": "delete"}
+    sync.source.streams["people"] = [*people(*range(1, 10)), person(10, "nobody")]
+    assert "9 0 0 0" == sync.ok()
+    assert "0 0 9 0" == sync.ok()
+    sync.source.streams["people"] = [*people(*range(1, 9)), person(9, "nobody"), person(10)]
+
+    assert "1 0 8 1" == sync.ok()
+    assert [*range(1, 9), 10] == sync.rows()
+    assert "0 0 9 0" == sync.ok()
+
+
+def test_a_poll_may_feed_several_tables(target: Database) -> None:
+    """
+    One page, several streams, one checkpoint: a cursor for each of them.
+    """
+    sync = Sync(ListSource({"people": people(1, 2), "members": people(3)}, together=True), target)
+
+    assert "3 0 0 0" == sync.ok()
+    assert "0 0 3 0" == sync.ok()
+    assert ([1, 2], [3]) == (sync.rows("people"), sync.rows("members"))
+    assert [("members", 2), ("people", 2)] == sync.ask("SELECT stream, version FROM usersync.cursors ORDER BY 1")
+
+
+def test_only_changed_listings_are_fetched(sync: Sync) -> None:
+    """
+    Whole documents are asked for where the listing is new or changed, and where a document was too young to be trusted.
+    """
+    asked: list[str] = []
+
+    def details(stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        asked.extend(keys)
+        for key in keys:
+            yield Record(stream, key, b'{"name": "Test User %s", "age": 1}' % key.encode(), settled=key != "2", deleted=key == "9")
+
+    sync.source.details, sync.load = details, {"on_missing": "delete"}
+    assert "8 0 0 0" == sync.ok().replace("9 0 0 0", "8 0 0 0")
+    sync.source.streams["people"][3]["name"] = "listed otherwise"
+    asked.clear()
+
+    assert sync.ok()
+    assert ["2", "4", "9"] == sorted(asked)
+    asked.clear()
+    sync.ok(full=True)
+    assert 10 == len(asked)
+
+
+# rejects
+
+
+@pytest.mark.parametrize("bad", [[], [0], [9], [4, 5], [0, 2, 5, 9]])
+def test_bad_records_are_set_aside_one_by_one(sync: Sync, bad: list[int]) -> None:
+    """
+    Whatever their positions: each bad record is a reject with its reason, all others are loaded; unchanged, it costs nothing more.
+    """
+    sync.source.size = 10
+    for position in bad:
+        sync.source.streams["people"][position]["age"] = "not a number"
+
+    first = sync.run()
+
+    told = "" if not bad else f" rejected {len(bad)}"
+    assert f"{10 - len(bad)} 0 0 0{told}" == counts(first)
+    assert (3 if bad else 0) == first.exit_status
+    found = sync.ask("SELECT key, reason, detail FROM usersync.rejects ORDER BY key::int")
+    assert [(str(position + 1), "invalid_text_representation", "column age") for position in bad] == found
+    second = sync.run()
+    assert (f"0 0 {10 - len(bad)} 0{told}", first.exit_status) == (counts(second), second.exit_status)
+    for position in bad:
+        sync.source.streams["people"][position]["age"] = 31
+    assert f"{len(bad)} 0 {10 - len(bad)} 0" == sync.ok()
+    assert [] == sync.ask("SELECT * FROM usersync.rejects")
+
+
+def test_what_is_no_record_is_a_reject_at_once(sync: Sync) -> None:
+    """
+    What is not JSON, has no key, or a version that is none; jsonb's own objections too. One row each, however often they come.
+    """
+    sync.source.size = 20
+    sync.source.streams["people"] += [
+        {"_raw": b"{", "_problem": "not_json"}, {"_raw": b"[]", "_problem": "not_an_object"}, {"name": "Test User"},
+        {"id": 20, "_raw": b'{"name": "\xff"}'}, {"id": 21, "_raw": b'{"name": "\\u0000"}'}, {"id": 22, "_version": "yesterday"},
+        {"id": 23, "_raw": b'{"name": "\\ud800"}'}, {"id": "a\0b"}, {"id": "x1"},
+    ]  # fmt: skip
+    for _ in range(2):
+        result = sync.run()
+        assert (3, 10, 9) == (result.exit_status, *[sum(vars(result.steps[0].counts)[n] for n in names)
+                                                     for names in (("inserted", "unchanged"), ("rejected",))])  # fmt: skip
+        reasons = sync.ask("SELECT reason, count(*) FROM usersync.rejects GROUP BY 1 ORDER BY 1")
+        assert [
+            ("bad_version", 1), ("invalid_text_representation", 2), ("no_key", 2), ("not_an_object", 1), ("not_json", 2),
+            ("untranslatable_character", 1),
+        ] == reasons  # fmt: skip
+
+
+def test_a_key_of_another_record_is_a_mistake(sync: Sync) -> None:
+    """
+    The transform has to keep the record's own key: otherwise nobody could tell whose row it is.
+    """
+    sync.transform = "SELECT key::int + 1 AS id, data ->> 'name' AS name FROM records"
+    result = sync.run()
+
+    assert 7 == result.exit_status, result.steps[0].error
+    assert "other keys" in str(result.steps[0].error)
+
+
+def test_the_table_refuses_some(sync: Sync) -> None:
+    """
+    NOT NULL, CHECK, lengths and unique values: each bad record alone is set aside; two who swap names are not bad.
+    """
+    sync.source.size = 20
+    sync.ask("CREATE TABLE people (id int PRIMARY KEY, name varchar(20) NOT NULL UNIQUE, age int CHECK (age > 0))")
+    sync.ok()
+    listed = sync.source.streams["people"]
+    listed[0]["name"], listed[1]["name"] = listed[1]["name"], listed[0]["name"]
+    listed[2]["name"], listed[3]["name"] = "x" * 21, None
+    listed[4]["age"] = 0
+    listed[5]["name"] = "Test User 10"
+    listed += [person(11), person(12)]
+
+    result = sync.run()
+
+    assert "2 2 4 0 rejected 4" == counts(result), result.steps[0].error
+    assert [
+        ("3", "string_data_right_truncation"), ("4", "not_null_violation"), ("5", "check_violation"), ("6", "unique_violation"),
+    ] == sync.ask("SELECT key, reason FROM usersync.rejects ORDER BY key::int")  # fmt: skip
+    assert [("Test User 2",), ("Test User 1",), ("Test User 3",)] == sync.ask("SELECT name FROM people ORDER BY id LIMIT 3")
+
+
+def test_a_trigger_refuses_some(sync: Sync) -> None:
+    """
+    What only writing can tell is halved until the bad ones stand alone.
+    """
+    sync.source.size = 20
+    sync.ask("""CREATE TABLE people (id int PRIMARY KEY, name text, age int);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN IF NEW.age = 13 THEN RAISE check_violation; END IF; RETURN NEW; END$$;
+        CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION refuse()""")
+    for position in (1, 2, 8):
+        sync.source.streams["people"][position]["age"] = 13
+
+    assert "7 0 0 0 rejected 3" == counts(sync.run())
+    assert [("2",), ("3",), ("9",)] == sync.ask("SELECT key FROM usersync.rejects ORDER BY key")
+
+
+def test_too_many_bad_records_stop_the_stream(sync: Sync) -> None:
+    """
+    When most are bad it is not the records: the step stops, and its cursor stays before that page.
+    """
+    sync.source.size = 100
+    sync.source.streams["people"] = people(*range(1, 101)) + [person(i, age="x") for i in range(101, 201)] + people(201)
+    result = sync.run()
+
+    assert 7 == result.exit_status, result.steps[0].error
+    assert list(range(1, 101)) == sync.rows()
+    assert [] == sync.ask("SELECT * FROM usersync.rejects")
+    assert [({"page": 1, "sweep": "sweep 1"},)] == sync.ask("SELECT value FROM usersync.cursors")
+
+
+# a dry run
+
+
+def test_a_dry_run_is_the_run(sync: Sync) -> None:
+    """
+    The same counts and, row by row, the same changes, and nothing is written; its pages, rejects and deletes too.
+    """
+    sync.load = {"on_missing": "delete"}
+    assert "10 0 0 0" == counts(sync.run(dry_run=True))
+    assert [(None,)] == sync.ask("SELECT to_regclass('people')::text")
+    sync.ok()
+    sync.source.streams["people"] = [*people(*range(2, 9)), person(9, "Test User Nine"), person(10, age="x"), person(11), person(11),
+                                     person(2, "Test User Two")]  # fmt: skip
+    before = sync.ask("SELECT (SELECT max(id) FROM usersync.runs), (SELECT array_agg(c ORDER BY c.version) FROM usersync.cursors c)::text")
+    told: list[tuple[str, Any]] = []
+
+    def tell(change: Any) -> bool:
+        told.append((change.kind, change.key["id"]))
+        return True
+
+    dry = sync.run(dry_run=True, diff=tell)
+
+    assert before == sync.ask(
+        "SELECT (SELECT max(id) FROM usersync.runs), (SELECT array_agg(c ORDER BY c.version) FROM usersync.cursors c)::text"
+    )
+    assert list(range(1, 11)) == sync.rows()
+    wet = sync.run()
+    assert (counts(wet), wet.exit_status) == (counts(dry), dry.exit_status)
+    assert sorted([("delete", "1"), ("insert", "11"), ("reject", "10"), ("update", "2"), ("update", "9")]) == sorted(told)
+
+
+def test_another_account_is_refused(sync: Sync) -> None:
+    """
+    The people of another account are not loaded over ours, unless somebody says so.
+    """
+    sync.ok()
+    sync.source.account = "theirs"
+
+    assert 7 == sync.run().exit_status
+    assert "0 0 10 0" == sync.ok(accept_account=True)

@@ -1,0 +1,442 @@
+"""Streams of documents on their way into their tables: a page at a time, each page one checkpoint.
+
+Nothing is open while a source is asked: first the page, then what is known of its records (`seen`), then the whole
+documents of those that changed, and only then a transaction: fence, stage, merge, rejects, seen, counts, cursor, COMMIT.
+Killed anywhere, the next run goes on behind the last page, inside a full listing too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from usersync_cli import log, rejects, state
+from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.errors import (
+    Drift,
+    Fenced,
+    PartialError,
+    Stopped,
+    Unavailable,
+    UsersyncError,
+    VerificationFailed,
+    status_of,
+    worst,
+)
+from usersync_cli.lease import Lease
+from usersync_cli.leaving import Leavers, had_row, listed_before
+from usersync_cli.model import Cursor, Documents, Extract, Page, Record, Step, Stream
+from usersync_cli.pages import Item, Loader
+from usersync_cli.rejects import Limits, Reject
+from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, Met, Seen
+from usersync_cli.steps import Options, StepResult, World, refuse_other_account
+from usersync_cli.stream import Into, Work, duplicates
+from usersync_cli.stream import item as item_of
+from usersync_cli.targets.postgres import SETTINGS
+
+UNCHANGED = Met(listed=True, held=b"...", known=True)  # of whom `look_up` says nothing
+
+
+def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+    """Every stream that is chosen, each by itself: one that fails leaves the others done. What went wrong is in `done.error`."""
+    with ExitStack() as stack, translated(world.target, f"loading {step.load.table}"):
+        reading = Reading(step, world, options, lease, done)
+        stack.callback(reading.close)
+        reading.open(stack)
+        done.error = reading.read()
+        if lease and done.error is None:
+            lease.finish_step(step.name, "ok")
+
+
+class Reading:
+    """One step of documents, in one run."""
+
+    def __init__(self, step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+        self._step, self._world, self._options, self._lease, self._done = step, world, options, lease, done
+        ((_, self._extract),) = step.extract.items()
+        self._connection: Connection | None = None
+        self._session: Any = None
+        self._leavers: Leavers
+        self._intos: list[Into] = []
+        self._refusals: list[UsersyncError] = []
+        self._log = log.get(job=world.tools.job, step=step.name)
+
+    @property
+    def _tx(self) -> Connection:
+        """The connection to the target; a new one when the last was lost in a COMMIT that arrived."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._world.target, job=self._world.tools.job, stop=self._world.tools.stop, read_write=True)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection:
+            rollback(self._connection)
+            self._connection.close()
+
+    def open(self, stack: ExitStack) -> None:
+        """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
+        stored = state.cursors(self._tx, self._world.tools.job, self._step.name)
+        source = self._world.sources[self._extract.source]
+        self._session = stack.enter_context(source.open(self._world.tools))
+        chosen = chosen_streams(self._extract, self._options.streams)
+        refuse_other_account(
+            self._extract.source, self._session.account, [stored[name] for name in chosen if name in stored], self._options
+        )
+        self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, self._lease)
+        numbered = getattr(self._session, "numbered", ())
+        scope = {
+            "job": self._world.tools.job, "step": self._step.name, "run_id": self._lease.run_id if self._lease else None,
+            "account": self._session.account,
+        }  # fmt: skip
+        for name in chosen:
+            into = Into(self._step, source, name, scope, numbered=name in numbered)
+            into.seen.recall(self._tx)
+            into.stored = stored.get(name)
+            into.cursor_version = into.stored.version if into.stored else 0
+            into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0)
+            self._intos.append(into)
+
+    # all streams
+
+    def read(self) -> UsersyncError | None:
+        """Everything there is to read now; what a person has to hear of it."""
+        groups = [self._intos] if getattr(self._session, "together", False) else [[into] for into in self._intos]
+        failed: list[UsersyncError] = []
+        for group in groups:
+            self._check()
+            try:
+                with translated(self._world.target, f"loading {', '.join(into.load.table for into in group)}"):
+                    self._read(group)
+            except (Stopped, Fenced):
+                raise
+            except UsersyncError as error:
+                self._check()
+                if len(groups) == 1:
+                    raise
+                failed.append(_of_stream(error, ", ".join(into.name for into in group), others=len(groups) - 1))
+                self._log.warning("stream failed", stream=group[0].name, error=error.message)
+                if self._connection:
+                    rollback(self._connection)
+        return _worst([*failed, *self._refusals, *self._waiting()])
+
+    def _check(self) -> None:
+        """The place where a signal, --max-runtime or a lost lease ends the reading: between two pages."""
+        self._world.tools.stop.check()
+        if self._lease:
+            self._lease.check()
+
+    def _waiting(self) -> list[UsersyncError]:
+        """What the step's end says while rejects wait, be they of an earlier run."""
+        job, step = self._world.tools.job, self._step.name
+        hint = f"usersync rejects list --job {job}"
+        if not self._lease:
+            number = sum(into.limits.rejected.total() for into in self._intos)
+            return [PartialError(f"{number:,} {_records(number)} would be set aside", hint=f"after a run: {hint}")] if number else []
+        number = rejects.count_waiting(self._tx, job, step=step).get((job, step), 0)
+        return [PartialError(f"{number:,} {_records(number)} set aside, waiting for somebody to look", hint=hint)] if number else []
+
+    def _read(self, group: Sequence[Into]) -> None:
+        """These streams, from their cursors to the end of what there is."""
+        since = {into.name: into.stored.value for into in group if into.stored and self._resumable(into)}
+        if len(since) < len(group):
+            since = {}  # what is read together begins together
+        for into in group:
+            into.fresh = into.name not in since
+        pages = self._session.pages([Stream(into.name) for into in group], since)
+        with closing(pages) if hasattr(pages, "close") else nullcontext():
+            for page in pages:
+                self._check()
+                self._page(group, page)
+        for into in group:
+            if self._leavers.told(into):
+                self._remove(into)
+
+    def _resumable(self, into: Into) -> bool:
+        """Whether the stored cursor still says what was loaded: same step, same account; and nobody wants everything again."""
+        same = into.stored is not None and into.stored.account == self._session.account
+        return same and into.seen.resumable and not self._options.full
+
+    # a page
+
+    def _page(self, group: Sequence[Into], page: Page) -> None:
+        assert isinstance(page.content, Documents)  # noqa: S101  sessions of documents give nothing else
+        mine = [into for into in group if into.name in page.streams]
+        odd = {record.stream for record in page.content.records} - {into.name for into in mine}
+        if odd or len(mine) != len(page.streams):
+            raise Drift(f"source {self._extract.source} gave a page of other streams than those that were asked for")
+        works = []
+        for into in mine:
+            records = [record for record in page.content.records if record.stream == into.name]
+            works.append(self._prepare(into, records, page))
+        with self._checkpoint():
+            after = [self._store(work, page) for work in works]
+        self._committed(works, after, page)
+
+    def _checkpoint(self) -> Any:
+        begin(self._tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+        return self._lease.checkpoint(self._tx) if self._lease else _rolled_back(self._tx)
+
+    def _committed(self, works: Sequence[Work], after: Sequence[Seen], page: Page | None) -> None:
+        """From here on it is so."""
+        for work, seen in zip(works, after, strict=True):
+            into = work.into
+            into.seen, into.fresh = seen, False
+            if page:
+                into.cursor_version += 1
+            self._done.counts += work.counts
+            self._done.bytes += work.size
+            if work.refusal:
+                self._refusals.append(work.refusal)
+            self._world.progress(into.name, work.size)
+            facts = {name: value for name, value in vars(work.counts).items() if value or name == "read"}
+            self._log.info("page stored" if self._lease else "page compared", stream=into.name, **facts)
+        self._done.written = self._done.written or self._lease is not None
+
+    def _remove(self, into: Into) -> None:
+        """Behind the last page, a checkpoint for those who were told to be gone."""
+        work = Work(into)
+        with self._checkpoint():
+            seen = self._leavers.end(work, into.seen)
+            if self._lease:
+                self._count(work)
+        self._committed([work], [seen], None)
+
+    # before the transaction
+
+    def _prepare(self, into: Into, records: Sequence[Record], page: Page) -> Work:
+        """What is to be done with each record. Asks the source for whole documents, and for those who seem to be gone."""
+        work = Work(into, page.sweep)
+        items: list[Item] = []
+        for record in records:
+            work.size += len(record.data)
+            item = item_of(into, record)
+            if isinstance(item, Reject):
+                work.counts.read += 1
+                work.counts.rejected += 1
+                work.bad.append(item)
+                work.met.append(item.filed_as)
+            else:
+                items.append(item)
+        self._sort(work, items)
+        if work.items and into.name in getattr(self._session, "detailed", ()):
+            self._fetch(work)
+        self._refuse_empty(work, page)
+        if page.complete and page.sweep and into.removes:
+            work.leaving = self._leavers.look(work, page)
+        return work
+
+    def _sort(self, work: Work, items: Sequence[Item]) -> None:
+        """Duplicates, stale ones, those that are held already; the rest is to be loaded."""
+        into = work.into
+        known: Mapping[int, Met] = {}
+        if items and into.seen.there:
+            known = into.seen.look_up(
+                self._tx, [item.record.key for item in items], [item.hash for item in items], [item.version for item in items]
+            )
+        elif items:
+            known = duplicates(items, numbered=into.seen.numbered)
+        for position, item in enumerate(items):
+            self._place(work, item, known.get(position, UNCHANGED if into.seen.there else Met()))
+
+    def _place(self, work: Work, item: Item, met: Met) -> None:  # noqa: C901, PLR0912  a table in the form of code
+        into, counts, key = work.into, work.counts, item.record.key
+        item.before = met
+        counts.read += 1
+        if not item.record.deleted:
+            work.met.append(key)
+        if met.duplicate:
+            counts.duplicates += 1
+        elif met.stale:
+            counts.stale += 1
+        elif item.record.deleted:
+            self._told(work, item)
+        elif not self._lease and key in into.listed:
+            if into.listed[key] == item.hash:
+                counts.unchanged += 1
+            else:
+                item.again = True
+                work.items.append(item)
+        elif (
+            met.listed
+            and not self._options.full
+            and not (met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject))
+        ):
+            if met.missing:
+                work.back.append(key)
+            if met.held == REJECTED:
+                counts.rejected += 1
+                work.met_again.append(key)
+                work.dropped += met.reject == "dropped"
+            elif met.held == NO_ROW:
+                counts.read -= 1
+            else:
+                counts.unchanged += 1
+        else:
+            work.items.append(item)
+
+    def _told(self, work: Work, item: Item) -> None:
+        """The source says that it is gone."""
+        if not work.into.removes:
+            work.counts.unchanged += 1
+            return
+        work.counts.read -= 1  # it is no record any more, and what becomes of its row is counted where it goes
+        met = item.before
+        if met.known and met.held != REMOVED and met.missing != TOLD:
+            work.told.append(item)
+
+    def _fetch(self, work: Work) -> None:
+        """The whole documents, where the listing is only part of them."""
+        into, asked = work.into, {item.record.key: item for item in work.items}
+        work.items = []
+        for record in self._session.details(into.name, list(asked)):
+            self._check()
+            item = asked.pop(record.key, None)
+            if item is None:
+                raise Unavailable(f"source {self._extract.source} gave a document of {into.name} that was not asked for, or twice")
+            whole = item_of(into, replace(record, version=record.version or item.record.version))
+            work.size += len(record.data)
+            if isinstance(whole, Reject):
+                item.reject = whole
+                work.items.append(item)
+                continue
+            whole.before, whole.listed, whole.again = item.before, item.listed if record.settled else None, item.again
+            if record.deleted:
+                work.met.remove(record.key)
+                self._told(work, whole)
+            elif whole.before.held == whole.hash and not self._options.full:
+                work.counts.unchanged += 1
+                work.relisted.append(whole)
+            else:
+                work.items.append(whole)
+        if asked:
+            raise Unavailable(f"source {self._extract.source} gave no document for {len(asked)} of {into.name} that it lists")
+
+    def _refuse_empty(self, work: Work, page: Page) -> None:
+        """A source that fell silent is not a source without people."""
+        if not page.complete or not page.sweep:
+            return
+        into = work.into
+        before, now = into.seen.memory.previous or 0, listed_before(into, page) + work.counts.distinct
+        if before and not now and not self._options.allow_empty:
+            raise Drift(
+                f"stream {into.name} is empty; the last complete reading had {before} records; nothing was removed",
+                hint="look at the source (emptied? rights?); if it is meant, run once with --allow-empty",
+            )
+        if now * 2 < before:
+            log.once("stream shrank to less than half", step=self._step.name, stream=into.name, records=now, before=before)
+
+    # in the transaction
+
+    def _store(self, work: Work, page: Page) -> Seen:
+        """Write what the page brings; gives what is remembered once it is committed. Without a lease, only compare."""
+        into, tx = work.into, self._tx
+        seen = into.seen.begin(tx, fresh=into.fresh) if self._lease else into.seen
+        loader = self._load(work)
+        work.counts += loader.counts
+        self._judge(work, loader)
+        if self._lease:
+            self._remember(seen, work, loader)
+            if page.sweep:
+                keys = work.met if into.removes else ()
+                seen = seen.sweep_page(tx, page.sweep, keys, work.counts.distinct, keyed=into.removes)
+        else:
+            into.listed |= {item.record.key: item.hash for item in work.items}
+            into.listed |= dict.fromkeys((key for key in work.met if key not in into.listed), b"")
+            into.told |= {item.record.key for item in work.told} | {item.record.key for item in loader.left_out if had_row(item.before)}
+            into.records += work.counts.distinct if page.sweep else 0
+        if page.complete and page.sweep:
+            seen = self._leavers.end(work, seen)
+        if self._lease:
+            self._count(work, loader.normalised)
+            rows = seen.memory.previous or 0 if page.complete else (into.stored.rows if into.stored else 0)
+            self._advance(into, page.cursor, rows)
+        return seen
+
+    def _load(self, work: Work) -> Loader:
+        loader = Loader(
+            self._tx, self._step.name, work.into, write=self._lease is not None, diff=None if self._lease else self._options.diff
+        )
+        loader.load([item for item in work.items if not item.again])
+        loader.load([item for item in work.items if item.again])
+        return loader
+
+    def _judge(self, work: Work, loader: Loader) -> None:
+        """Raises Drift when so many records are bad that it is not the records."""
+        reasons = Counter((one.reason, one.detail) for one in [*work.bad, *loader.rejects])
+        if again := len(work.met_again) - work.dropped:
+            reasons["set aside before", ""] += again
+        work.into.limits.count(work.counts.read, reasons)
+        counts = work.counts
+        if not counts.adds_up():
+            raise VerificationFailed(f"step {self._step.name}: the counts do not add up: {counts}", hint="this is a bug: please report it")
+
+    def _remember(self, seen: Seen, work: Work, loader: Loader) -> None:
+        """What the target has now of each record, and the rejects."""
+        tx, scope = self._tx, seen.scope
+        done = [*loader.loaded, *work.relisted]
+        bad = [item for item in work.items if item.reject]
+        if done or bad:
+            seen.note(
+                tx,
+                [item.record.key for item in [*done, *bad]],
+                [item.listed for item in [*done, *bad]],
+                [*(item.held for item in done), *(REJECTED for _ in bad)],
+                [*(item.version for item in done), *(None for _ in bad)],
+            )
+        if work.back:
+            seen.back(tx, work.back)
+        told = [*work.told, *(item for item in loader.left_out if had_row(item.before) and work.into.removes)]
+        if told:
+            seen.told(tx, [item.record.key for item in told], [item.version for item in told])
+        rejects.resolve(tx, scope.job, scope.step, scope.stream, [item.record.key for item in loader.loaded])
+        rejects.store(tx, scope.job, scope.step, scope.stream, self._run_id, [*work.bad, *loader.rejects])
+        if work.met_again:
+            rejects.touch(tx, scope.job, scope.step, scope.stream, self._run_id, work.met_again)
+
+    @property
+    def _run_id(self) -> int:
+        return self._lease.run_id if self._lease else 0
+
+    def _count(self, work: Work, normalised: int = 0) -> None:
+        state.count(self._tx, self._run_id, self._step.name, work.counts, bytes_=work.size, normalised=normalised)
+
+    def _advance(self, into: Into, cursor: Cursor, rows: int) -> None:
+        state.advance(
+            self._tx, self._world.tools.job, self._step.name, into.name, cursor,
+            version=into.cursor_version, account=self._session.account, rows=rows,
+        )  # fmt: skip
+
+
+def _rolled_back(tx: Connection) -> Any:
+    """The end of a page of a dry run."""
+    stack = ExitStack()
+    stack.callback(rollback, tx)
+    return stack
+
+
+def _of_stream(error: UsersyncError, streams: str, *, others: int) -> UsersyncError:
+    """One stream's failure among several: what may pass is a part that is missing."""
+    told = f"stream {streams}: {error.message}"
+    if isinstance(error, Unavailable) and others:
+        return PartialError(f"{told}; the other streams were read", hint=error.hint)
+    return type(error)(told, hint=error.hint) if type(error).__init__ is UsersyncError.__init__ else error
+
+
+def _worst(errors: Sequence[UsersyncError]) -> UsersyncError | None:
+    """What an operator has to see first; how many more there are is told."""
+    if not errors:
+        return None
+    status = worst(status_of(error) for error in errors)
+    return next(error for error in errors if status_of(error) == status)
+
+
+def _records(number: int) -> str:
+    return "record" if number == 1 else "records"
+
+
+def chosen_streams(extract: Extract, wanted: Sequence[str]) -> list[str]:
+    """Those of the step's streams that the command line asks for; all of them, when it asks for none."""
+    return [name for name in extract.streams if not wanted or name in wanted]

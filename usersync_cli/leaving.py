@@ -1,0 +1,164 @@
+"""Who has left a stream: candidates from a complete listing or from what the source says, proof, and the guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from psycopg import sql
+
+from usersync_cli import log, rejects, sweep
+from usersync_cli.catalog import Table, describe
+from usersync_cli.connections import Connection
+from usersync_cli.lease import Lease
+from usersync_cli.merge import Merge, Outcome, key_text
+from usersync_cli.model import Page
+from usersync_cli.seen import KEPT, NO_ROW, REMOVED, TOLD, Met, Open, Seen
+from usersync_cli.steps import Options
+from usersync_cli.stream import Into, Leaving, Work, fit
+from usersync_cli.sweep import Sweep
+from usersync_cli.targets.postgres import MARK, Plan
+
+
+class Leavers:
+    """Finds and removes them, for the streams of one step in one run. Without a lease it only finds out, and tells the preview."""
+
+    def __init__(self, connection: Callable[[], Connection], session: Any, step: str, options: Options, lease: Lease | None) -> None:
+        self._connection, self._session, self._step, self._options, self._lease = connection, session, step, options, lease
+
+    def look(self, work: Work, page: Page) -> Leaving:
+        """Whom the listing that ends with this page lacks, and who of them is surely gone."""
+        into = work.into
+        seen, load = into.seen, into.load
+        open_ = seen.sweep if seen.sweep and seen.sweep.name == page.sweep else None
+        if open_ and not open_.keyed:
+            return Leaving()
+        met = [*work.met, *into.listed]
+        lacking = seen.lacking(self._connection(), met, open_) if seen.memory.id else 0
+        adopted = self._to_adopt(into, met, open_) if load.adopt_existing and not seen.memory.adopted else {}
+        if not lacking and not adopted:
+            return Leaving()
+        known = max(seen.known(self._connection()) if seen.memory.id else 0, len(adopted))
+        total = listed_before(work.into, page) + work.counts.distinct
+        reason = sweep.judge(Sweep(seen.scope, load, seen.memory, total, candidates=max(lacking, len(adopted))), known)
+        approved = self._options.approve_deletes
+        listed = seen.listed_keys(self._connection(), approved) if approved is not None else set()
+        if reason and not listed:
+            return Leaving(list(adopted) or None, reason)
+        lack = adopted | (seen.lacking_keys(self._connection(), met, open_) if seen.memory.id else {})
+        return self._confirmed(into, {key: times for key, times in lack.items() if not listed or key in listed})
+
+    def _confirmed(self, into: Into, lack: Mapping[str, int]) -> Leaving:
+        """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
+        if (gone := getattr(self._session, "gone", None)) is not None:
+            return Leaving(set(gone(into.name, sorted(lack))) & set(lack))
+        if getattr(self._session, "snapshot", False):
+            return Leaving(list(lack))
+        return Leaving([key for key, times in lack.items() if times], first=[key for key, times in lack.items() if not times])
+
+    def _to_adopt(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
+        """Every row of a table that is taken over, unless the source has it."""
+        table = describe(self._connection(), into.load.table)
+        if table is None:
+            return {}
+        there = sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
+        query = sql.SQL("""
+            SELECT {key}, 1 FROM {table} AS t
+             WHERE {there} AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS m(key) WHERE m.key COLLATE "C" = {key})
+        """).format(key=key_text(into.load.key), table=table.name, there=there)
+        found: dict[str, int] = dict(self._connection().execute(query, (list(met),)).fetchall())
+        if open_:
+            swept = "SELECT key FROM usersync.sweep_keys WHERE sweep_id = %s AND key = ANY(%s)"
+            for (key,) in self._connection().execute(swept, (open_.id, list(found))).fetchall():
+                del found[key]
+        return found
+
+    def told(self, into: Into) -> bool:
+        """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing."""
+        if not into.removes or (not into.seen.memory.id and not into.told):
+            return False
+        waiting = "SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %s AND missing = ANY(%s))"
+        kinds = [TOLD] if self._options.approve_deletes is None else [TOLD, KEPT]
+        return bool(into.told) or self._connection().execute(waiting, (into.seen.memory.id, kinds)).fetchone() == (True,)
+
+    def end(self, work: Work, seen: Seen) -> Seen:
+        """Remove who left, if the guard agrees; close the sweep, if there is one."""
+        into, tx, lease = work.into, self._connection(), self._lease
+        complete = work.leaving is not None
+        ends = seen.sweep is not None and (complete or not into.removes)
+        merge, table = self._fit(into)
+        found = Sweep(seen.scope, into.load, seen.memory, 1)
+        adopted = complete and into.load.adopt_existing
+        if into.removes and table is not None and (seen.memory.id or adopted or into.told):
+            found = self._remove(work, seen, merge, table)
+        if table is not None and lease and ends and (lost := seen.check_rows(tx, merge)):
+            log.once("rows that we wrote are gone from the target; the next complete reading writes them again",
+                     step=self._step, stream=into.name, rows=lost)  # fmt: skip
+        if lease and ends:
+            outcome = "approved" if found.approval is not None else "refused" if found.refusal else "ok"
+            self._resolve_unmet(seen, lease)
+            seen = seen.close_sweep(tx, outcome, found.candidates, found.removable, adopted=adopted and found.refusal is None)
+        if found.looked:
+            tx.execute("DROP TABLE pg_temp.usersync_gone, pg_temp.usersync_candidates")
+        work.counts.gone += found.removable
+        work.refusal = found.refusal
+        return seen
+
+    def _remove(self, work: Work, seen: Seen, merge: Merge, table: Table) -> Sweep:
+        into, tx, leaving = work.into, self._connection(), work.leaving or Leaving()
+        complete = work.leaving is not None
+        approved = self._options.approve_deletes
+        seen.candidates(tx, leaving.keys, [*work.met, *into.listed], approved, into.told)
+        found = Sweep(seen.scope, into.load, seen.memory, 0, looked=True)
+        found.candidates = found.removable = seen.with_rows(tx, merge)
+        known = max(seen.known(tx) if seen.memory.id else 0, found.candidates)
+        if complete:
+            found.records = self._records(work, seen)
+        else:
+            found.records, found.memory = max(known, 1), replace(seen.memory, previous=None)
+        found.reason = leaving.reason or (sweep.judge(found, known) if found.candidates else "")
+        if not found.reason and found.candidates and complete and not hasattr(self._session, "gone") and seen.without_key(tx):
+            found.reason = f"{found.candidates:,} rows would go, and they may be records that were set aside without a key"
+        sweep.decide(tx, found, approved)
+        plan = Plan(merge, Outcome(0, 0, 0, 0), table, found)
+        if self._lease:
+            into.target.apply(plan, tx)
+            seen.forget(tx, approval=found.approval, refused=found.refusal is not None, complete=complete)
+            if leaving.first and not found.refusal:
+                seen.missed(tx, leaving.first)
+            sweep.settle(tx, found, withdraw=complete)
+        elif self._options.diff:
+            with closing(into.target.changes(plan, self._step, tx)) as changes:
+                all(self._options.diff(change) for change in changes)
+        return found
+
+    def _records(self, work: Work, seen: Seen) -> int:
+        """Of the sweep that ends here."""
+        before = seen.sweep.records if seen.sweep and seen.sweep.name == work.sweep else 0
+        return before if self._lease else before + work.into.records
+
+    def _resolve_unmet(self, seen: Seen, lease: Lease) -> None:
+        """Rejects of records that the source does not have any more wait for nobody."""
+        scope, sweep_ = seen.scope, seen.sweep
+        if sweep_ and sweep_.keyed:
+            rejects.resolve_unswept(self._connection(), scope.job, scope.step, scope.stream, sweep_.id)
+        elif sweep_ and sweep_.run_id == scope.run_id:
+            rejects.resolve_unmet(self._connection(), scope.job, scope.step, scope.stream, lease.run_id)
+
+    def _fit(self, into: Into) -> tuple[Merge, Table | None]:
+        """How the stream fits into its table, without a record."""
+        if into.fitted:
+            return into.fitted
+        return fit(self._connection(), into)
+
+
+def had_row(met: Met) -> bool:
+    return met.known and met.held not in {NO_ROW, REMOVED}
+
+
+def listed_before(into: Into, page: Page) -> int:
+    """Records of the same sweep on earlier pages."""
+    open_ = into.seen.sweep
+    return (open_.records if open_ and open_.name == page.sweep else 0) + into.records

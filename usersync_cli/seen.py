@@ -1,0 +1,362 @@
+"""What is remembered of a stream's documents: hashes, versions, and whether complete listings lack them.
+
+It decides what need not be fetched and written again, never that the target is right. Hashes are keyed with the
+fingerprint of the step, so that nothing counts as unchanged once its source, transform or load is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from psycopg import sql
+
+from usersync_cli import state
+from usersync_cli.connections import Connection
+from usersync_cli.merge import Merge, key_text
+from usersync_cli.sweep import GONE, Memory, Scope
+
+# What `held` says of the target: the hash of the document that its row came from, or one of these; NULL: to be written again.
+REJECTED = b"\x00"
+REMOVED = b"\x01"  # the source said that it is gone; kept for its version, so that older news does not bring it back
+NO_ROW = b""  # the transform leaves it out
+# What `missing` says, beside how many complete listings lacked it.
+TOLD = -1  # the source said that it is gone, or the transform leaves it out now; its row is still there
+KEPT = -2  # a complete listing lacked it, and the guard kept its row
+CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean
+LONGEST_FINGERPRINT = 64
+
+
+@dataclass(frozen=True)
+class Met:
+    """What was known of a record before it came."""
+
+    duplicate: bool = False  # another of its page is newer
+    stale: bool = False  # we hold a newer version
+    listed: bool = False  # its document is the one that we have met before
+    held: bytes | None = None
+    known: bool = False  # it is remembered at all
+    missing: int = 0
+    reject: str | None = None  # waiting, dropped
+
+
+@dataclass(frozen=True)
+class Open:
+    """A sweep under way: which of its records came so far. Without `keyed` their keys are not kept, and it removes nobody."""
+
+    id: int
+    name: str
+    keyed: bool
+    records: int
+    run_id: int
+
+
+@dataclass
+class Seen:
+    """The memory of one stream of a step. Its state is that of the last commit: `begin` and `sweep_page` give the next one."""
+
+    scope: Scope
+    numbered: bool = False  # versions are numbers, not time stamps
+    memory: Memory = field(default_factory=Memory)
+    fingerprint: str = ""
+    sweep: Open | None = None
+    there: bool = False  # usersync's tables
+
+    def recall(self, connection: Connection) -> None:
+        """Read what is there; nothing where usersync's tables are not."""
+        self.memory, self.fingerprint, self.sweep, self.there = Memory(), "", None, False
+        if state.current(connection) != state.VERSION:
+            return
+        self.there = True
+        found = connection.execute(_RECALL, vars(self.scope)).fetchone()
+        if found is None or found[1] != self.scope.target:
+            return
+        self.memory, self.fingerprint = Memory(found[0], adopted=found[3], previous=found[4]), found[2]
+        row = connection.execute(_OPEN, (found[0],)).fetchone()
+        self.sweep = Open(*row) if row else None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a cursor may be trusted: what stands before it was written by this same step."""
+        return bool(self.memory.id) and self.fingerprint == self.scope.fingerprint
+
+    def begin(self, tx: Connection, *, fresh: bool) -> Seen:
+        """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
+        memory = self.memory
+        if not memory.id:
+            tx.execute(_FORGET_STREAM, vars(self.scope))
+            ((id_,),) = tx.execute(_BEGIN, vars(self.scope)).fetchall()
+            memory = Memory(id_)
+        elif self.fingerprint != self.scope.fingerprint:
+            tx.execute("UPDATE usersync.seen_streams SET fingerprint = %s WHERE id = %s", (self.scope.fingerprint, memory.id))
+        if fresh:
+            tx.execute(_ABANDON, {"stream": memory.id})
+        return replace(self, memory=memory, fingerprint=self.scope.fingerprint, sweep=None if fresh else self.sweep)
+
+    def hash(self, document: bytes) -> bytes:
+        """Of a document, under this step."""
+        return hashlib.blake2b(document, digest_size=16, key=self.scope.fingerprint.encode()[:LONGEST_FINGERPRINT]).digest()
+
+    @property
+    def version_type(self) -> str:
+        return "numeric" if self.numbered else "timestamp with time zone"
+
+    def _typed(self, statement: str) -> sql.Composed:
+        """With the column and type of this stream's versions."""
+        return sql.SQL(statement).format(
+            version=sql.SQL("version_number" if self.numbered else "version_at"), type=sql.SQL(self.version_type)
+        )
+
+    def look_up(
+        self, connection: Connection, keys: Sequence[str], hashes: Sequence[bytes], versions: Sequence[str | None]
+    ) -> dict[int, Met]:
+        """By position, for all but those that are known, unchanged, and in the target."""
+        values = {"keys": list(keys), "hashes": list(hashes), "versions": list(versions), **vars(self.scope)}
+        values |= {"stream_id": self.memory.id}
+        return {row[0]: Met(*row[1:]) for row in connection.execute(self._typed(_LOOK_UP), values).fetchall()}
+
+    def note(
+        self,
+        tx: Connection,
+        keys: Sequence[str],
+        listed: Sequence[bytes | None],
+        held: Sequence[bytes | None],
+        versions: Sequence[str | None],
+    ) -> None:
+        """These are at the source, and this is what the target has of them. A version that is None leaves the one that is known."""
+        values = {"stream": self.memory.id, "keys": list(keys), "listed": list(listed), "held": list(held), "versions": list(versions)}
+        tx.execute(self._typed(_NOTE), values)
+
+    def back(self, tx: Connection, keys: Sequence[str]) -> None:
+        """Complete listings lacked these, or they were said to be gone, and now they are there."""
+        tx.execute("UPDATE usersync.seen SET missing = 0 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, list(keys)))
+
+    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
+        """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
+        tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": list(keys), "versions": list(versions), "told": TOLD})
+
+    def sweep_page(self, tx: Connection, name: str, keys: Collection[str], records: int, *, keyed: bool) -> Seen:
+        """One more page of the sweep of this name, which begins with it if none of that name is under way."""
+        sweep = self.sweep
+        values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
+        if sweep is None or sweep.name != name:
+            tx.execute(_ABANDON, values)
+            ((id_,),) = tx.execute(_OPEN_SWEEP, values).fetchall()
+            sweep = Open(id_, name, keyed, 0, self.scope.run_id or 0)
+        if records:
+            tx.execute("UPDATE usersync.sweeps SET records = records + %s WHERE id = %s", (records, sweep.id))
+        if keys and sweep.keyed:
+            tx.execute(_SWEEP_KEYS, {"id": sweep.id, "keys": list(keys)})
+        return replace(self, sweep=replace(sweep, records=sweep.records + records))
+
+    # the end of a listing
+
+    def lacking(self, connection: Connection, met: Collection[str], sweep: Open | None) -> int:
+        """How many of those that are known the sweep and this page of it lack."""
+        ((number,),) = connection.execute(_COUNT_LACKING, self._lack(met, sweep)).fetchall()
+        return int(number)
+
+    def lacking_keys(self, connection: Connection, met: Collection[str], sweep: Open | None) -> dict[str, int]:
+        """Their keys, and how many sweeps before lacked them too."""
+        return dict(connection.execute(_LACKING, self._lack(met, sweep)).fetchall())
+
+    def listed_keys(self, connection: Connection, run_id: int) -> set[str]:
+        """The keys of the list that waits for approval under this run."""
+        return {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
+
+    def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
+        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": list(met), "kept": KEPT}
+
+    def known(self, connection: Connection) -> int:
+        """How many are remembered that are or were in the target."""
+        ((number,),) = connection.execute(_KNOWN, (self.memory.id,)).fetchall()
+        return int(number)
+
+    def candidates(
+        self, tx: Connection, keys: Collection[str] | None, met: Collection[str], approved: int | None, told: Collection[str] = ()
+    ) -> None:
+        """Put into CANDIDATES whoever was told to be gone, and these keys; with None, all that the sweep lacks.
+
+        With an approved list, also those of it that the guard kept in an earlier run. `told` were told, but not noted.
+        """
+        tx.execute('CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean) ON COMMIT DROP')
+        if told:
+            tx.execute("INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM unnest(%s::text[]) AS g(key)", (list(told),))
+        if self.memory.id:
+            tx.execute(_TOLD_CANDIDATES, {"stream": self.memory.id, "told": TOLD})
+        if keys is None:
+            tx.execute(_LACKING_CANDIDATES, self._lack(met, self.sweep))
+        else:
+            tx.execute(
+                "INSERT INTO pg_temp.usersync_candidates SELECT DISTINCT key, false FROM unnest(%s::text[]) AS g(key)"
+                " ON CONFLICT DO NOTHING",
+                (list(keys),),
+            )
+        if approved is not None and self.memory.id:
+            tx.execute(_KEPT_CANDIDATES, {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved})
+
+    def with_rows(self, tx: Connection, merge: Merge) -> int:
+        """Put into sweep.GONE those candidates that have a row which is not marked yet; how many."""
+        there = sql.SQL("WHERE t.{} IS NULL").format(sql.Identifier(merge.marks[0])) if merge.marks else sql.SQL("")
+        tx.execute(
+            sql.SQL("CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT c.key FROM {} AS c JOIN {} AS t ON {} = c.key {}").format(
+                CANDIDATES, merge.table, key_text(merge.key), there
+            )
+        )
+        ((number,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(GONE)).fetchall()
+        return int(number)
+
+    def forget(self, tx: Connection, *, approval: int | None, refused: bool, complete: bool) -> None:
+        """After the rows went: the candidates that have none any more. Those that the guard kept are remembered as such."""
+        stays = "false"
+        if refused:
+            stays = "true"
+        elif approval is not None:
+            stays = "NOT EXISTS (SELECT FROM usersync.approval_keys a WHERE a.approval_id = %(approval)s AND a.key = g.key)"
+        values = {"stream": self.memory.id, "approval": approval, "removed": REMOVED, "no_row": NO_ROW, "kept": KEPT}
+        if complete:  # whoever it does not have need not be remembered as removed any more
+            tx.execute(_PURGE, values)
+        for statement in _FORGET:
+            tx.execute(statement.replace("<stays>", stays), values)
+
+    def missed(self, tx: Connection, keys: Collection[str]) -> None:
+        """A complete listing lacked them for the first time, and once is not enough."""
+        tx.execute("UPDATE usersync.seen SET missing = 1 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, list(keys)))
+
+    def check_rows(self, tx: Connection, merge: Merge) -> int:
+        """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
+        statement = sql.SQL("""
+            UPDATE usersync.seen AS s SET held = NULL
+             WHERE s.stream_id = {} AND length(s.held) > 1 AND NOT EXISTS (SELECT FROM {} AS t WHERE {} = s.key)
+        """).format(sql.Literal(self.memory.id), merge.table, key_text(merge.key))
+        return tx.execute(statement).rowcount
+
+    def without_key(self, tx: Connection) -> bool:
+        """Whether the sweep met records of which nobody knows who they are."""
+        query = "SELECT EXISTS (SELECT FROM usersync.sweep_keys WHERE sweep_id = %s AND key ~ '^sha256:[0-9a-f]{64}$')"
+        return self.sweep is not None and tx.execute(query, (self.sweep.id,)).fetchone() == (True,)
+
+    def close_sweep(self, tx: Connection, outcome: str, candidates: int, removed: int, *, adopted: bool) -> Seen:
+        """The end of a complete listing."""
+        assert self.sweep is not None  # noqa: S101  its last page is part of it
+        values = {
+            "id": self.sweep.id, "stream": self.memory.id, "outcome": outcome, "candidates": candidates, "removed": removed,
+            "adopted": adopted, "run": self.scope.run_id,
+        }  # fmt: skip
+        for statement in _CLOSE:
+            tx.execute(statement, values)
+        previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
+        return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
+
+
+_RECALL = """
+SELECT id, target, fingerprint, adopted,
+       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1)
+  FROM usersync.seen_streams s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
+"""
+_OPEN = "SELECT id, name, keyed, records, run_id FROM usersync.sweeps WHERE stream_id = %s AND outcome = 'open' ORDER BY id DESC LIMIT 1"
+_FORGET_STREAM = "DELETE FROM usersync.seen_streams WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s"
+_BEGIN = """
+INSERT INTO usersync.seen_streams (job, step, stream, target, fingerprint)
+VALUES (%(job)s, %(step)s, %(stream)s, %(target)s, %(fingerprint)s) RETURNING id
+"""
+_ABANDON = """
+WITH old AS (
+    UPDATE usersync.sweeps SET outcome = 'abandoned', finished_at = clock_timestamp()
+     WHERE stream_id = %(stream)s AND outcome = 'open' RETURNING id
+)
+DELETE FROM usersync.sweep_keys WHERE sweep_id IN (SELECT id FROM old)
+"""
+_OPEN_SWEEP = """
+INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, name, keyed)
+VALUES (%(stream)s, %(run)s, 'open', %(account)s, %(name)s, %(keyed)s) RETURNING id
+"""
+_SWEEP_KEYS = """
+INSERT INTO usersync.sweep_keys (sweep_id, key) SELECT %(id)s, key FROM unnest(%(keys)s::text[]) AS g(key) ORDER BY key COLLATE "C"
+ON CONFLICT DO NOTHING
+"""
+# One that is known, unchanged and in the target has no row here: an unchanged page gives none.
+_LOOK_UP = """
+SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.held, s.key IS NOT NULL,
+       COALESCE(s.missing, 0), r.status
+  FROM (SELECT ord, key, hash, version, row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC) AS rank
+          FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
+  LEFT JOIN usersync.seen AS s ON s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C"
+  LEFT JOIN usersync.rejects AS r
+    ON s.held = '\\x00' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key
+ WHERE (p.rank = 1 AND s.listed = p.hash AND length(s.held) > 1 AND s.missing = 0
+        AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
+"""
+_NOTE = """
+INSERT INTO usersync.seen AS s (stream_id, key, listed, held, {version})
+SELECT %(stream)s, g.* FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(held)s::bytea[], %(versions)s::{type}[])
+       AS g(key, listed, held, version) ORDER BY key COLLATE "C"
+ON CONFLICT (stream_id, key) DO UPDATE
+   SET listed = excluded.listed, held = excluded.held, missing = 0, {version} = COALESCE(excluded.{version}, s.{version})
+"""
+_TOLD = """
+UPDATE usersync.seen AS s SET missing = %(told)s, {version} = COALESCE(g.version, s.{version})
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+ WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
+"""
+_LACKING = """
+SELECT s.key, s.missing FROM usersync.seen AS s
+ WHERE s.stream_id = %(stream)s AND (s.missing >= 0 OR s.missing = %(kept)s)
+   AND s.held IS DISTINCT FROM '\\x01' AND s.held IS DISTINCT FROM ''
+   AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %(sweep)s AND k.key = s.key)
+   AND NOT EXISTS (SELECT FROM unnest(%(met)s::text[]) AS m(key) WHERE m.key COLLATE "C" = s.key)
+"""
+_COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
+_LACKING_CANDIDATES = f"INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l"  # noqa: S608  our own text
+_LISTED = """
+SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k.approval_id
+ WHERE a.run_id = %(approved)s AND a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting'
+"""
+_KNOWN = """
+SELECT count(*) FROM usersync.seen
+ WHERE stream_id = %s AND held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)
+"""
+_TOLD_CANDIDATES = """
+INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM usersync.seen WHERE stream_id = %(stream)s AND missing = %(told)s
+ON CONFLICT DO NOTHING
+"""
+_KEPT_CANDIDATES = f"""
+INSERT INTO pg_temp.usersync_candidates
+SELECT s.key, false FROM usersync.seen AS s JOIN ({_LISTED}) AS l ON l.key = s.key WHERE s.stream_id = %(id)s AND s.missing = %(kept)s
+ON CONFLICT DO NOTHING
+"""  # noqa: S608  our own text
+_STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = c.key AND <stays>)"
+_PURGE = """
+DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.held = %(removed)s AND s.missing = 0
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_candidates AS c WHERE c.key = s.key)
+"""
+_FORGET = (
+    f"""
+    DELETE FROM usersync.seen AS s USING pg_temp.usersync_candidates AS c
+     WHERE s.stream_id = %(stream)s AND s.key = c.key AND NOT c.told AND NOT {_STILL}
+    """,  # noqa: S608  our own text
+    f"""
+    UPDATE usersync.seen AS s
+       SET missing = 0, listed = CASE WHEN s.held = %(no_row)s THEN s.listed END,
+           held = CASE WHEN s.held = %(no_row)s THEN s.held ELSE %(removed)s END
+      FROM pg_temp.usersync_candidates AS c
+     WHERE s.stream_id = %(stream)s AND s.key = c.key AND c.told AND NOT {_STILL}
+    """,  # noqa: S608  our own text
+    f"""
+    UPDATE usersync.seen AS s SET missing = %(kept)s FROM pg_temp.usersync_candidates AS c
+     WHERE s.stream_id = %(stream)s AND s.key = c.key AND NOT c.told AND s.missing <> %(kept)s AND {_STILL}
+    """,  # noqa: S608  our own text
+)
+_CLOSE = (
+    """
+    UPDATE usersync.sweeps SET outcome = %(outcome)s, candidates = %(candidates)s, removed = %(removed)s, run_id = %(run)s,
+           finished_at = clock_timestamp() WHERE id = %(id)s
+    """,
+    "DELETE FROM usersync.sweep_keys WHERE sweep_id = %(id)s",
+    """
+    UPDATE usersync.seen_streams SET adopted = adopted OR %(adopted)s,
+           keys = (SELECT count(*) FROM usersync.seen WHERE stream_id = %(stream)s) WHERE id = %(stream)s
+    """,
+)

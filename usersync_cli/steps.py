@@ -1,0 +1,71 @@
+"""What every step of a run is given, and how it ended; be it one of tables (`tabular`) or one of documents (`documents`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from usersync_cli.errors import Drift, UsersyncError
+from usersync_cli.model import Change, Counts, Database, Source, Step, Tools
+from usersync_cli.state import StoredCursor
+
+Progress = Callable[[str, int], None]  # extract, bytes
+Diff = Callable[[Change], bool]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    steps: Sequence[str] = ()
+    streams: Sequence[str] = ()
+    full: bool = False
+    dry_run: bool = False
+    allow_empty: bool = False
+    accept_account: bool = False
+    approve_deletes: int | None = None  # the run whose list of rows may go
+    diff: Diff | None = None  # of a dry run: told each change; False when it has heard enough of this step
+
+
+@dataclass
+class StepResult:
+    """How one step ended. `error` is None when it is done; with `written`, what the error says was left out, and the rest was done."""
+
+    name: str
+    counts: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
+    bytes: int = 0
+    duplicate_keys: Sequence[str] = field(default=(), repr=False)
+    error: UsersyncError | None = None
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class World:
+    """What a run works with: the target, the sources by name, and whom to tell about progress."""
+
+    target: Database
+    sources: Mapping[str, Source]
+    tools: Tools
+    progress: Progress
+    began: Callable[[], None] = lambda: None  # told once the job is ours
+
+
+def streams(step: Step) -> list[str]:
+    """The streams that a step reads; none for one that reads tables and queries."""
+    return [stream for extract in step.extract.values() for stream in extract.streams]
+
+
+def reads_streams(step: Step) -> bool:
+    """Whether it is a step of documents."""
+    return bool(streams(step))
+
+
+def refuse_other_account(source: str, account: str, stored: Sequence[StoredCursor], options: Options) -> None:
+    """The people of another database or account are not loaded over those of this one."""
+    for before in stored:
+        if before.account != account and not options.accept_account:
+            raise Drift(
+                f"source {source} is {account} now; the rows in the target came from {before.account}",
+                hint="mend the source's settings; if the move is meant, run once with --accept-account",
+            )

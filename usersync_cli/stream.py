@@ -1,0 +1,198 @@
+"""One stream of documents on its way into its table: how it is read, what is remembered of it, what a page asks of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from psycopg import sql
+
+from usersync_cli import rejects, stage
+from usersync_cli.catalog import Table
+from usersync_cli.connections import Connection
+from usersync_cli.errors import ConfigError, GuardRefused
+from usersync_cli.merge import Merge
+from usersync_cli.model import Column, Counts, Record, Step
+from usersync_cli.pages import Item
+from usersync_cli.rejects import Limits, Reject
+from usersync_cli.seen import Met, Seen
+from usersync_cli.state import StoredCursor
+from usersync_cli.sweep import Scope
+from usersync_cli.targets.postgres import Target
+
+BAD_VERSION = "bad_version"
+_NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{1,1000})?([eE][+-]?[0-9]{1,4})?")
+
+
+@dataclass(frozen=True)
+class StreamLoad:
+    """Where one stream goes: the step's load with the stream's own table."""
+
+    table: str
+    key: Sequence[str]
+    create: bool
+    order_by: str | None
+    on_missing: str
+    max_missing: float
+    adopt_existing: bool
+
+
+def transform_of(step: Step, source: object, stream: str) -> str:
+    """The step's own SELECT, else the source's, else key and document as they are."""
+    if step.transform:
+        return step.transform
+    if (own := getattr(source, "transform", None)) is not None:
+        return str(own(stream))
+    if len(step.load.key) > 1:
+        raise ConfigError(f"step {step.name} needs a transform: its key has several columns", hint="SELECT ... FROM records")
+    name = sql.Identifier(step.load.key[0]).as_string(None)
+    return f"SELECT key AS {name}, data FROM records"  # noqa: S608  a quoted name
+
+
+def stage_name(step: Step) -> str:
+    """What transforms call the page: the extract's name; a source's own transforms call it records."""
+    return next(iter(step.extract)) if step.transform else "records"
+
+
+class Into:
+    """One stream on its way into its table. What changes with each page is as of the last commit."""
+
+    def __init__(self, step: Step, source: object, stream: str, scope: Mapping[str, Any], *, numbered: bool) -> None:
+        load = step.load
+        self.name = stream
+        self.load = StreamLoad(
+            load.table.replace("{stream}", stream),
+            load.key,
+            load.create,
+            load.order_by,
+            load.on_missing,
+            load.max_missing,
+            load.adopt_existing,
+        )
+        self.target = Target(self.load)
+        self.transform = transform_of(step, source, stream)
+        self.stage = stage_name(step)
+        (extract,) = step.extract.values()
+        text = repr((extract.source, stream, self.transform, self.load.table, list(self.load.key)))
+        into = f"{self.load.table} ({', '.join(self.load.key)})"
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.seen = Seen(Scope(**scope, stream=stream, target=into, fingerprint=fingerprint), numbered)
+        self.fitted: tuple[Merge, Table] | None = None
+        self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
+        self.stored: StoredCursor | None = None
+        self.cursor_version = 0
+        self.limits = Limits(step.name)
+        self.listed: dict[str, bytes] = {}  # of a dry run: what came so far
+        self.told: set[str] = set()
+        self.records = 0  # of a dry run: so many records of the sweep
+
+    @property
+    def removes(self) -> bool:
+        return self.load.on_missing != "keep"
+
+    def columns(self) -> list[Column]:
+        """Of its stage."""
+        return [Column("key", "text"), Column("data", "jsonb"), Column("version", self.seen.version_type),
+                Column("deleted", "boolean"), Column("ord", "bigint")]  # fmt: skip
+
+
+@dataclass
+class Work:
+    """What a page asks of one stream: decided before the transaction begins."""
+
+    into: Into
+    sweep: str = ""  # the complete listing that the page is part of
+    counts: Counts = field(default_factory=Counts)
+    items: list[Item] = field(default_factory=list)  # to be loaded
+    relisted: list[Item] = field(default_factory=list)  # the same document as before, listed otherwise
+    told: list[Item] = field(default_factory=list)  # said to be gone
+    bad: list[Reject] = field(default_factory=list)  # no use to anybody
+    met_again: list[str] = field(default_factory=list)  # rejects, unchanged
+    dropped: int = 0  # of these, those that a person has dropped
+    back: list[str] = field(default_factory=list)
+    met: list[str] = field(default_factory=list)  # keys that are at the source
+    size: int = 0
+    leaving: Leaving | None = None
+    refusal: GuardRefused | None = None
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Whom a complete listing lacks. `keys` may go when the guard agrees; None: everybody, but the guard has refused already."""
+
+    keys: Collection[str] | None = ()
+    reason: str = ""
+    first: Collection[str] = ()  # lacked for the first time, and that is not enough
+
+
+def fit(tx: Connection, into: Into) -> tuple[Merge, Table | None]:
+    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
+    with tx.transaction(force_rollback=True):
+        staged = stage.create(tx, into.stage, into.columns())
+        return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), tx)
+
+
+# records
+
+
+def item(into: Into, record: Record) -> Item | Reject:
+    """The record with its hash and its version as PostgreSQL reads it; a reject, if it can't be one."""
+    key = record.key if _is_text(record.key) else None
+    if record.problem or key is None:
+        return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
+    if record.deleted:
+        text = "{}"
+    else:
+        try:
+            text = record.data.decode()
+        except UnicodeDecodeError:
+            return Reject(key, rejects.NOT_JSON, document=record.data)
+        if "\0" in text:
+            return Reject(key, rejects.NOT_JSON, document=record.data)
+    version = _version(record.version, numbered=into.seen.numbered)
+    if version == "":
+        return Reject(key, BAD_VERSION, document=record.data)
+    hashed = into.seen.hash(record.data)
+    return Item(record, text, version, hashed if record.settled else None, hashed)
+
+
+def _is_text(key: str) -> bool:
+    """Whether PostgreSQL can hold it."""
+    if not key or "\0" in key:
+        return False
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _version(given: str | None, *, numbered: bool) -> str | None:
+    """As PostgreSQL reads it, a time without a zone in UTC; None for none, "" for what is no version."""
+    if given is None:
+        return None
+    if numbered:
+        return given if _NUMBER.fullmatch(given) else ""
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        return ""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def duplicates(items: Sequence[Item], *, numbered: bool) -> dict[int, Met]:
+    """Where nothing is remembered yet: of each key the newest, by version, then by place."""
+    best: dict[str, tuple[Any, int]] = {}
+    for position, item in enumerate(items):
+        version = item.version
+        order = (version is not None, (Decimal(version) if numbered else datetime.fromisoformat(version)) if version else 0)
+        key = item.record.key
+        if key not in best or best[key][0] <= order:
+            best[key] = (order, position)
+    winners = {position for _, position in best.values()}
+    return {position: Met(duplicate=True) for position in range(len(items)) if position not in winners}
