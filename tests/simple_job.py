@@ -161,4 +161,5 @@ def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
         cursor = connection.execute(statement.encode())
         while cursor.nextset():
             pass
-        return cursor.fetchall() if cursor.description else []
+        gave_rows = cursor.pgresult is not None and cursor.pgresult.status == psycopg.pq.ExecStatus.TUPLES_OK
+        return cursor.fetchall() if gave_rows else []  # a SELECT without columns too
