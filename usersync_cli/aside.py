@@ -52,9 +52,12 @@ class Aside:
         self._judge(rows)
         return bool(found)
 
-    def check(self, merge: Merge, table: Table | None, read: int) -> bool:
-        """Find the records of CHANGES that the table's constraints refuse, by looking; whether there were any."""
-        broken = constraints.conditions(self._tx, merge, table) if table else []
+    def check(self, merge: Merge, table: Table | None, read: int, stays: sql.Composable | None = None) -> bool:
+        """Find the records of CHANGES that the table's constraints refuse, by looking; whether there were any.
+
+        `stays` as in `constraints.conditions`.
+        """
+        broken = constraints.conditions(self._tx, merge, table, stays) if table else []
         if not broken:
             return False
         first = not self.begun

@@ -30,11 +30,14 @@ class Broken:
     condition: sql.Composable
 
 
-def conditions(tx: Connection, merge: Merge, table: Table) -> list[Broken]:
-    """Everything that can be looked at. Nothing where triggers may change what is written."""
+def conditions(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | None = None) -> list[Broken]:
+    """Everything that can be looked at. Nothing where triggers may change what is written.
+
+    `stays` says of t, a row of the table, that it will still be there; without it, whatever may leave is taken to leave.
+    """
     if table.has_triggers or table.has_rules:
         return []
-    return [*_columns(merge, table), *_checks(tx, merge, table), *_foreign_keys(tx, merge, table), *_unique(tx, merge, table)]
+    return [*_columns(merge, table), *_checks(tx, merge, table), *_foreign_keys(tx, merge, table), *_unique(tx, merge, table, stays)]
 
 
 def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
@@ -99,21 +102,22 @@ def _foreign_keys(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken
         yield Broken("foreign_key_violation", rejects.detail(None, name, table.relname), missing)
 
 
-def _unique(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken]:
+def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | None) -> Iterator[Broken]:
     """A value that a row has which keeps it, or that a record with a smaller key takes."""
+    if stays is None:
+        stays = merge.present if merge.sums and not merge.marks else sql.SQL("true")
     key = [identifier(name) for name in merge.key]
     for name, columns in tx.execute(_UNIQUE, (table.oid,)).fetchall():
         if set(columns) == set(merge.key) or not _loaded(merge, columns):
             continue
         where = rejects.detail(None, name, table.relname)
         same = [sql.SQL("o.{0} = c.{0}").format(identifier(column)) for column in columns]
-        leaving = sql.SQL("AND {}").format(merge.present) if merge.sums and not merge.marks else sql.SQL("")
-        kept = sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}) {})").format(
+        kept = sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}) AND {})").format(
             merge.table,
             _all(sql.SQL("t.{0} = c.{0}").format(identifier(column)) for column in columns),
             CHANGES,
             _all(sql.SQL("p.{0} = t.{0}").format(one) for one in key),
-            leaving,
+            stays,
         )
         yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), kept))
         taken = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND ({}) < ({}) AND NOT EXISTS (SELECT FROM {} AS a WHERE {}))").format(

@@ -17,7 +17,7 @@ from usersync_cli import documents, log, sweep, tabular
 from usersync_cli.connections import connect, translated
 from usersync_cli.errors import ConfigError, Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
-from usersync_cli.model import Job, Step
+from usersync_cli.model import Counts, Job, Step
 from usersync_cli.steps import Options, StepResult, World, reads_streams, streams
 
 
@@ -104,6 +104,8 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             run_step(step, world, options, lease, done)
         except UsersyncError as error:
             done.error = lease.verdict(error) if lease else error
+            if not done.written:
+                done.counts = Counts()  # what was found so far has not happened
         done.seconds = time.monotonic() - began
         if done.error is None:
             logger.info(

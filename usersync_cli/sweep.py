@@ -159,10 +159,7 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Delete or mark those that may go. Raises VerificationFailed when a trigger or rule keeps them."""
     if not found.removable:
         return
-    listed: sql.Composable = sql.SQL("")
-    if found.approval is not None:
-        listed = sql.SQL("AND g.key IN (SELECT key FROM usersync.approval_keys WHERE approval_id = {})").format(sql.Literal(found.approval))
-    here = sql.SQL("{} = g.key {}").format(key_text(found.load.key), listed)
+    here = sql.SQL("{} = g.key {}").format(key_text(found.load.key), _listed(found))
     if merge.marks:
         column, value = merge.marks
         statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS g WHERE {}").format(
@@ -179,13 +176,15 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
         )
 
 
+def stays(found: Sweep) -> sql.Composable:
+    """Of t, a row of the table: `remove` does not take it."""
+    if not found.removable:
+        return sql.SQL("true")
+    return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key = {} {})").format(GONE, key_text(found.load.key), _listed(found))
+
+
 def leaving(found: Sweep, merge: Merge) -> sql.Composed:
     """Key and loaded values, as arrays of text, of each row that `remove` takes; by key."""
-    listed: sql.Composable = sql.SQL("")
-    if found.approval is not None:
-        listed = sql.SQL("WHERE g.key IN (SELECT key FROM usersync.approval_keys WHERE approval_id = {})").format(
-            sql.Literal(found.approval)
-        )
     keys = [identifier(name) for name in merge.key]
     return sql.SQL("SELECT {}, {} FROM {} AS t JOIN {} AS g ON g.key = {} {} ORDER BY {}").format(
         texts("t", keys),
@@ -193,9 +192,16 @@ def leaving(found: Sweep, merge: Merge) -> sql.Composed:
         merge.table,
         GONE,
         key_text(merge.key),
-        listed,
+        _listed(found),
         sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in keys),
     )
+
+
+def _listed(found: Sweep) -> sql.Composable:
+    """And g is on the list that was approved, if there is one."""
+    if found.approval is None:
+        return sql.SQL("")
+    return sql.SQL("AND g.key IN (SELECT key FROM usersync.approval_keys WHERE approval_id = {})").format(sql.Literal(found.approval))
 
 
 def finish(tx: Connection, found: Sweep, merge: Merge) -> None:

@@ -191,7 +191,7 @@ class Loading:
         try:
             with self._tx.transaction():
                 plan = self._target.plan(self.desired, self._tx, aside=self._aside.begun)
-            if not lease and self._aside.check(plan.merge, plan.table, plan.counts.read):
+            if not lease and self._foresee(plan, options):
                 return False
             with self._tx.transaction():
                 self._write(plan, options, lease)
@@ -203,6 +203,16 @@ class Loading:
                 raise
             return False
         return True
+
+    def _foresee(self, plan: Plan, options: Options) -> bool:
+        """Whether the table would refuse records: a preview writes nothing, so that is found by looking."""
+        if not (plan.outcome.inserted or plan.outcome.updated):
+            return False
+        swept = self._swept(plan, options, None).sweep
+        stays = sweep.stays(swept) if swept and not plan.merge.marks else None
+        found = self._aside.check(plan.merge, plan.table, plan.counts.read, stays)
+        self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
+        return found
 
     def _set_aside(self, plan: Plan | None, options: Options, lease: Lease | None) -> bool:
         """Whether the records were found that the transform (without a plan) or the table can't take."""
