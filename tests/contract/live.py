@@ -23,6 +23,13 @@ PERSON = "Test User"
 
 
 @dataclass(frozen=True)
+class LiveServer:
+    """What only a source has that connects to something."""
+
+    at: Callable[[int], Mapping[str, Any]]  # the settings, but with everything at this port of 127.0.0.1
+
+
+@dataclass(frozen=True)
 class LiveSource:
     """A source that can be read. Each record's key is its first column, as text, or its `Record.key`."""
 
@@ -33,9 +40,11 @@ class LiveSource:
     broken: Stream  # its last record cannot be read; its names begin with PERSON
     slow: Stream  # takes a minute, and gives something every now and then
     silent: Stream  # gives nothing for a minute
-    at: Callable[[int], Mapping[str, Any]]  # the settings, but with everything at this port of 127.0.0.1
-    connections: Callable[[], int]  # how many connections the source's server sees of us
-    cut: Callable[[], None]  # the server drops these connections
+    connections: Callable[[], int]  # how many connections the source's server sees of us; of files, how many we hold open
+    cut: Callable[[], None]  # the server drops these connections; what is local is cut off or replaced
+    server: LiveServer | None  # None, with the reason: nothing is connected to, and `nowhere` stands for a server that is away
+    secret: bool = True  # False, with the reason: no setting is a password or token
+    nowhere: Mapping[str, Any] | None = None  # settings that lead to nothing
 
 
 @dataclass(frozen=True)

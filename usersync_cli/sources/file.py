@@ -1,31 +1,37 @@
 """The source `file`: JSON Lines, one document a line, in one or several files for each stream; gzip by the suffix .gz.
 
 What the files hold is all there is: each reading is a complete listing. A reading that was interrupted goes on at its
-line as long as the files are the same (names, sizes, times of change); otherwise it begins again.
+line as long as the files are the same (names, sizes, times of change); otherwise it begins again. Only plain files are
+read: nothing that has to be waited for, such as a named pipe, whose content could not be read a second time either.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
+import itertools
 import os
 import re
+import stat
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.jobs import Name
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
+from usersync_cli.signals import Stop
 from usersync_cli.stage import key_of
 
 KIND = "documents"
@@ -33,6 +39,8 @@ KIND = "documents"
 PAGE_RECORDS = 1000
 PAGE_BYTES = 4_000_000  # lines may be long
 LONGEST_LINE = 64_000_000
+BREATH_BYTES = 1_000_000  # read between two looks at whether the run has to end
+NOT_DELETED = ("", "0", "f", "false", "n", "no", "null", "none")  # texts that a program writes for false
 
 
 class FileStream(BaseModel):
@@ -44,7 +52,9 @@ class FileStream(BaseModel):
     key: str | list[str] = Field(description="the field that says who it is, a JSON pointer (/person/id), or several of them")
     version: str | None = Field(None, description="the field that grows when a record changes, such as updated_at")
     version_type: Literal["time", "number"] = Field("time", description="what a version is")
-    deleted: str | None = Field(None, description="the field that says that a record is gone, when it is neither false, null, 0 nor empty")
+    deleted: str | None = Field(
+        None, description="the field that says that a record is gone, unless it is false, null, 0, empty, or a text such as no"
+    )
 
     @field_validator("path")
     @classmethod
@@ -54,12 +64,36 @@ class FileStream(BaseModel):
             raise Misfit("must be the name of a file, or a pattern such as people-*.jsonl")
         return str(Path(folder, value).absolute()) if folder else value
 
-    @field_validator("key")
+    @field_validator("key", mode="before")
     @classmethod
-    def _is_a_key(cls, value: str | list[str]) -> str | list[str]:
-        if not value or (isinstance(value, list) and len(set(value)) < len(value)):
-            raise Misfit("must name a field, or several different ones")
+    def _is_a_key(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise Misfit("must name a field, or several different ones in a list")
         return value
+
+    @field_validator("key", "version", "deleted")
+    @classmethod
+    def _are_places(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in value if isinstance(value, list) else [value]:
+            if name == "" or (name and name.startswith("/") and re.search("~(?![01])", name)):
+                raise Misfit("must be a field's name, or a JSON pointer such as /person/id (with ~1 for / and ~0 for ~ in a name)")
+        return value
+
+    @model_validator(mode="after")
+    def _stand_beside_each_other(self) -> FileStream:
+        """A text or number has nothing inside it."""
+        places = [("key", _path(key)) for key in self.keys]
+        places += [(name, _path(given)) for name, given in (("version", self.version), ("deleted", self.deleted)) if given]
+        for name, one in places:
+            if any(one != other and one[: len(other)] == other for _, other in places):
+                raise Misfit("names a place inside another field that is read as a text or number", (name,))
+        return self
+
+    @property
+    def keys(self) -> list[str]:
+        """The parts of the key."""
+        return [self.key] if isinstance(self.key, str) else self.key
 
 
 class Settings(BaseModel):
@@ -86,9 +120,12 @@ class Source:
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
-        """Nothing stays open: each page opens its file."""
-        del tools
-        yield Session(self.name, self._streams)
+        """The file that is being read is closed with the session."""
+        session = Session(self.name, self._streams, tools.stop)
+        try:
+            yield session
+        finally:
+            session.close()
 
 
 class Session:
@@ -96,11 +133,20 @@ class Session:
 
     snapshot = True
 
-    def __init__(self, name: str, streams_: Mapping[str, FileStream]) -> None:
+    def __init__(self, name: str, streams_: Mapping[str, FileStream], stop: Stop) -> None:
         self._name = name
         self._streams = streams_
+        self._stop = stop
+        self._reading: list[Generator[Page, None, None]] = []
+        self._closed = False
         self.numbered = {stream for stream, settings in streams_.items() if settings.version_type == "number"}
-        self.account = os.path.commonpath([Path(settings.path).absolute().parent for settings in streams_.values()])
+        self.account = os.path.commonpath([_folder(settings.path) for settings in streams_.values()])
+
+    def close(self) -> None:
+        """Close the file that is half read."""
+        self._closed = True
+        for pages in self._reading:
+            pages.close()
 
     def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
         """Each stream's files in the order of their names, 1000 lines a page. Raises Unavailable when files are missing, or
@@ -108,9 +154,11 @@ class Session:
         for stream in streams:
             if stream.name not in self._streams:
                 raise Drift(f"source {self._name} has no stream {stream.name}", hint=f"its streams: {', '.join(self._streams)}")
-            yield from _Listing(f"source {self._name}, stream {stream.name}", stream.name, self._streams[stream.name]).pages(
-                since.get(stream.name)
-            )
+            where = f"source {self._name}, stream {stream.name}"
+            self._reading = [_Listing(where, stream.name, self._streams[stream.name], self._stop).pages(since.get(stream.name))]
+            yield from self._reading[0]
+            if self._closed:
+                raise Unavailable(f"{where}: closed in the middle of it")
 
 
 @dataclass(frozen=True)
@@ -125,31 +173,49 @@ class _Place:
 class _Listing:
     """One stream's files, once through."""
 
-    def __init__(self, where: str, stream: str, settings: FileStream) -> None:
-        self._where, self._stream, self._settings = where, stream, settings
+    def __init__(self, where: str, stream: str, settings: FileStream, stop: Stop) -> None:
+        self._where, self._stream, self._settings, self._stop = where, stream, settings, stop
         self._read = _reader(stream, settings)
         self._files = self._find()
         self._state = self._look()
 
     def _find(self) -> list[str]:
         path = self._settings.path
-        found = [path] if Path(path).exists() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207  Path.glob wants a folder
+        with self._told(path):
+            found = [path] if Path(path).exists() else self._fitting(path) if glob.has_magic(path) else []
         if not found:
             raise Unavailable(f"{self._where}: there is no file {path}", hint="is the export late, or the path misspelt?")
-        if odd := [one for one in found if not Path(one).is_file()]:
-            raise ConfigError(f"{self._where}: {odd[0]} is not a file", hint="give the path of a file, or a pattern that only files fit")
         return found
 
+    def _fitting(self, pattern: str) -> list[str]:
+        """The files of a pattern. Raises ConfigError for a folder that may not be read, whose files would seem to be gone."""
+        whole = _folder(pattern)
+        for folder in [one for one in Path(pattern).parents if whole in (one, *one.parents)]:
+            for one in glob.glob(str(folder), recursive=True):  # noqa: PTH207  Path.glob wants a folder
+                if Path(one).is_dir() and not os.access(one, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), one)
+        return sorted(set(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+
     def _look(self) -> str:
-        """What changes when a file does."""
-        state = []
+        """What changes when a file does, or how it is read."""
+        state = [repr(self._settings)]
         for file in self._files:
             with self._told(file):
                 seen = Path(file).stat()
-            state.append(f"{file}|{seen.st_size}|{seen.st_mtime_ns}")
-        return hashlib.blake2b("\n".join(state).encode(), digest_size=16).hexdigest()
+            if not stat.S_ISREG(seen.st_mode):
+                raise ConfigError(
+                    f"{self._where}: {file} is {_KINDS.get(stat.S_IFMT(seen.st_mode), 'no file')}, and only plain files are read",
+                    hint="give the path of a file, or a pattern that only files fit",
+                )
+            state.append(f"{file}|{seen.st_ino}|{seen.st_size}|{seen.st_mtime_ns}")
+        return hashlib.blake2b("\n".join(state).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
-    def pages(self, since: Cursor | None) -> Iterator[Page]:
+    def _breathe(self) -> None:
+        """Whoever reads a long file is alive, and ends when the run has to."""
+        self._stop.check()
+        self._stop.heard = time.monotonic()
+
+    def pages(self, since: Cursor | None) -> Generator[Page, None, None]:
         sweep, at = uuid.uuid4().hex, _Place(0, 0, 0)
         if since and since.get("files") == self._state and not since.get("done"):
             sweep, at = str(since["sweep"]), _Place(int(since["file"]), int(since["offset"]), int(since["line"]))
@@ -174,13 +240,24 @@ class _Listing:
         for number in range(at.file, len(self._files)):
             offset, line = (at.offset, at.line) if number == at.file else (0, 0)
             with self._told(self._files[number]), _opened(self._files[number]) as lines:
-                lines.seek(offset)
+                self._skip(lines, offset)
+                breath = offset
                 while text := lines.readline(LONGEST_LINE):
                     offset, line = offset + len(text), line + 1
+                    if offset >= breath or line % PAGE_RECORDS == 0:
+                        self._breathe()
+                        breath = offset + BREATH_BYTES
                     stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
                     if not text.endswith(b"\n"):
                         self._check_the_end(stripped, len(text), f"{self._files[number]}:{line}")
                     yield _Place(number, offset, line), stripped
+
+    def _skip(self, lines: IO[bytes], offset: int) -> None:
+        """To this place; what is compressed has to be read up to there."""
+        if not isinstance(lines, gzip.GzipFile):
+            lines.seek(offset)
+        while (left := offset - lines.tell()) > 0 and lines.read(min(left, BREATH_BYTES)):
+            self._breathe()
 
     def _check_the_end(self, text: bytes, size: int, where: str) -> None:
         """A last line may lack its end; but one that is not JSON either is still being written."""
@@ -188,6 +265,8 @@ class _Listing:
             raise Drift(f"{self._where}: {where}: a line is longer than {LONGEST_LINE:,} bytes", hint="is it one document a line?")
         try:
             msgspec.json.decode(text or b"{}", type=msgspec.Raw)
+        except RecursionError:
+            return  # a record that is not loaded; that it is whole, nobody can tell
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"{self._where}: {where}: the file ends in the middle of a line",
@@ -203,7 +282,8 @@ class _Listing:
             raise Unavailable(f"{self._where}: {file} is gone", hint="the next run looks for it again") from error
         except PermissionError as error:
             raise ConfigError(
-                f"{self._where}: {file} may not be read", hint="give the user that runs usersync the right to read it"
+                f"{self._where}: {error.filename or file} may not be read",
+                hint="give the user that runs usersync the right to read it, and to enter its folders",
             ) from error
         except EOFError as error:
             raise Unavailable(f"{self._where}: {file} ends too early", hint="it is still being written, or was cut off") from error
@@ -211,6 +291,21 @@ class _Listing:
             raise Drift(f"{self._where}: {file} is not what gzip writes", hint="only files that gzip wrote may end in .gz") from error
         except OSError as error:
             raise Unavailable(f"{self._where}: {file} can't be read: {error.strerror}", hint="the next run tries again") from error
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _folder(path: str) -> Path:
+    """The folder that a path is in, or all that a pattern can find."""
+    parents = [*reversed(Path(path).absolute().parents)]
+    return next((above for above, one in itertools.pairwise(parents) if glob.has_magic(one.name)), parents[-1])
 
 
 def _opened(file: str) -> IO[bytes]:
@@ -222,8 +317,7 @@ def _opened(file: str) -> IO[bytes]:
 
 def _reader(stream: str, settings: FileStream) -> Callable[[bytes], Record]:
     """From a line to its record, by a struct of just the fields that are needed: the document itself is not parsed into objects."""
-    parts = [settings.key] if isinstance(settings.key, str) else settings.key
-    paths = [_path(part) for part in parts]
+    paths = [_path(key) for key in settings.keys]
     version = _path(settings.version) if settings.version else None
     deleted = _path(settings.deleted) if settings.deleted else None
     decoder = msgspec.json.Decoder(_struct([path for path in (*paths, version, deleted) if path]))
@@ -231,24 +325,29 @@ def _reader(stream: str, settings: FileStream) -> Callable[[bytes], Record]:
     def read(line: bytes) -> Record:
         try:
             found = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return Record(stream, "", line, problem=_problem(line))
+        except msgspec.ValidationError:
+            if problem := _problem(line):
+                return Record(stream, "", line, problem=problem)
+            found = line  # one of the places is inside of what is no object
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return Record(stream, "", line, problem=_problem(line) or "not_json")
         key = [_text(_value(found, path)) for path in paths]
         if not all(key):
-            return Record(stream, "", line, problem="no_key")
-        whole = key[0] if len(key) == 1 else key_of([part or "" for part in key])
-        gone = deleted is not None and _value(found, deleted) not in (b"", b"false", b"null", b"0", b'""')
+            return Record(stream, "", line, problem=_problem(line) or "no_key")
+        whole = (key[0] if len(key) == 1 else key_of([part or "" for part in key])) or ""
+        gone = deleted is not None and _is_true(_value(found, deleted))
         raw = _value(found, version) if version else b""
         if raw in (b"", b"null"):
-            return Record(stream, whole or "", line, None, gone)
-        # what is neither text nor number is no version; the engine says so
-        return Record(stream, whole or "", line, _text(raw) or "?", gone)
+            return Record(stream, whole, line, None, gone)
+        # what is neither text nor number is no version, and no number is a time; the engine says so
+        odd = settings.version_type == "time" and not raw.startswith(b'"')
+        return Record(stream, whole, line, "?" if odd else _text(raw) or "?", gone)
 
     return read
 
 
 def _path(pointer: str) -> tuple[str, ...]:
-    """A field's name, or a JSON pointer (RFC 6901)."""
+    """A field's name, or a JSON pointer (RFC 6901) through objects."""
     if not pointer.startswith("/"):
         return (pointer,)
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer[1:].split("/"))
@@ -271,11 +370,17 @@ def _struct(paths: Sequence[tuple[str, ...]]) -> Any:
 
 
 def _value(found: Any, path: tuple[str, ...]) -> bytes:
-    """The JSON at this place, empty where there is none."""
+    """The JSON at this place of a struct, or of a line, empty where there is none."""
     for name in path:
         if found is None:
             return b""
-        found = getattr(found, type(found).places[name])
+        if isinstance(found, (bytes, msgspec.Raw)):
+            try:
+                found = msgspec.json.decode(found, type=dict[str, msgspec.Raw]).get(name)
+            except msgspec.ValidationError:
+                return b""
+        else:
+            found = getattr(found, type(found).places[name])
     return bytes(found) if found is not None else b""
 
 
@@ -292,9 +397,23 @@ def _text(raw: bytes) -> str | None:
     return raw.decode() if _NUMBER.fullmatch(raw) else None
 
 
+def _is_true(raw: bytes) -> bool:
+    """Whether a value says yes: a time does, and so does any other text but what programs write for false."""
+    if not raw:
+        return False
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # no record either
+    return value.strip().lower() not in NOT_DELETED if isinstance(value, str) else bool(value)
+
+
 def _problem(line: bytes) -> str:
+    """What keeps a line from being a document; empty when nothing does."""
     try:
         found = msgspec.json.decode(line)
+    except RecursionError:
+        return "too_deep"
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "not_json"
-    return "no_key" if isinstance(found, dict) else "not_an_object"
+    return "" if isinstance(found, dict) else "not_an_object"

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.contract.live import PERSON, SECRET, LiveSource
+from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from usersync_cli.model import Stream
 
 COUNT = 1500
@@ -36,7 +36,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
         broken=Stream("broken", query=f"SELECT id, name, CASE id WHEN 'people-{COUNT}' THEN name ELSE '1' END::int AS i FROM people"),
         slow=Stream("slow", query="SELECT id, repeat(name, 300) AS name FROM people WHERE pg_sleep(0.04) IS NOT NULL"),
         silent=Stream("silent", query="SELECT id, name FROM people WHERE pg_sleep(60) IS NOT NULL"),
-        at=lambda port: {"url": f"postgresql://postgres:{SECRET}@127.0.0.1:{port}/crm?sslmode=disable"},
+        server=LiveServer(at=lambda port: {"url": f"postgresql://postgres:{SECRET}@127.0.0.1:{port}/crm?sslmode=disable"}),
         connections=lambda: ask(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}"),
         cut=lambda: ask(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}") and None,
     )
