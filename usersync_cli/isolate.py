@@ -19,7 +19,7 @@ from usersync_cli import stage
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, CHANGES, Merge, insert, update
-from usersync_cli.rejects import allowed, condition, detail, is_about_data, reason
+from usersync_cli.rejects import BAD, allowed, condition, detail, is_about_data, reason
 from usersync_cli.stage import Stage
 
 ORDERED = sql.SQL("pg_temp.usersync_ordered")  # the records in question, numbered from 1: usersync_ord
@@ -29,7 +29,7 @@ _NOT_BY_ROW = {
     "Aggregate", "WindowAgg", "Group", "Unique", "SetOp", "Limit", "Append", "Merge Append", "Recursive Union", "CTE Scan",
 }  # fmt: skip
 _KEPT_SIDE = {"Left": "Outer", "Semi": "Outer", "Anti": "Outer", "Right": "Inner", "Right Semi": "Inner", "Right Anti": "Inner"}
-_BAD = sql.SQL("data_exception OR integrity_constraint_violation OR cardinality_violation")
+_BAD = sql.SQL(BAD)
 # Small ranges by index, with a plan that is made once.
 _BY_INDEX = "SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off"
 

@@ -23,7 +23,7 @@ from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, Merge, key_text
 from usersync_cli.model import Change, Column, Counts, Record
-from usersync_cli.rejects import HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
+from usersync_cli.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
 from usersync_cli.seen import NO_ROW, Met
 from usersync_cli.targets.postgres import Plan, Target
 
@@ -299,6 +299,7 @@ class Loader:
         tries = [sql.SQL("PERFORM count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in merge.fields]
         statement = sql.SQL(_TRY).format(
             tag=tag,
+            bad=sql.SQL(BAD),
             key=key_text(merge.key, "w"),
             without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key),
             tried=tried.wanted,
@@ -354,7 +355,7 @@ BEGIN
       ELSIF usersync_odd > 0 THEN
         INSERT INTO pg_temp.usersync_failed VALUES (usersync_row.usersync_id, {key_differs});
       END IF;
-    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation THEN
+    EXCEPTION WHEN {bad} THEN
       GET STACKED DIAGNOSTICS usersync_state = RETURNED_SQLSTATE, usersync_column = COLUMN_NAME,
                               usersync_constraint = CONSTRAINT_NAME, usersync_table = TABLE_NAME;
     END;
@@ -364,7 +365,7 @@ BEGIN
       usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
       BEGIN
         CASE usersync_try {cases} END CASE;
-      EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation THEN
+      EXCEPTION WHEN {bad} THEN
         usersync_last := usersync_try;
         usersync_column := ({names})[usersync_last];
         EXIT;

@@ -30,6 +30,8 @@ FEW = 50
 SHARE = 0.01
 HALF_FROM = 3
 DATA_CLASSES = ("22", "23", "21")  # SQLSTATEs that speak of a record; all others of the server, or of the SQL
+TOO_BIG = ("54000", "54001")  # and these: a value that no index or no jsonb holds, a document that is nested too deep
+BAD = "data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded"  # the same in PL/pgSQL
 
 Connection = psycopg.Connection[Any]
 
@@ -236,8 +238,9 @@ def allowed(records: int) -> int:
 
 
 def is_about_data(error: psycopg.Error) -> bool:
-    """Whether a record may be to blame: SQLSTATE class 22, 23 or 21. All others are the server's, or the SQL's."""
-    return (error.sqlstate or "")[:2] in DATA_CLASSES
+    """Whether a record may be to blame: SQLSTATE class 22, 23 or 21, or what is too big. All others are the server's, or the SQL's."""
+    state = error.sqlstate or ""
+    return state[:2] in DATA_CLASSES or state in TOO_BIG
 
 
 def reason(error: psycopg.Error) -> tuple[str, str]:

@@ -26,6 +26,8 @@ from usersync_cli.sweep import Scope
 from usersync_cli.targets.postgres import Target
 
 BAD_VERSION = "bad_version"
+KEY_TOO_LONG = "key_too_long"
+LONGEST_KEY = 2000  # bytes: an index entry has 2,704 at most, and that of a reject holds the names of job, step and stream too
 _NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{1,1000})?([eE][+-]?[0-9]{1,4})?")
 
 
@@ -145,6 +147,8 @@ def item(into: Into, record: Record) -> Item | Reject:
     key = record.key if _is_text(record.key) else None
     if record.problem or key is None:
         return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
+    if len(key.encode()) > LONGEST_KEY:
+        return Reject(f"{key[:64]}... sha256:{hashlib.sha256(key.encode()).hexdigest()}", KEY_TOO_LONG, document=record.data)
     if record.deleted:
         text = "{}"
     else:

@@ -173,6 +173,20 @@ def test_a_bad_record_stops_nobody_else(job: Job) -> None:
     assert list(range(1, 101)) == ids(job)
 
 
+def test_a_value_that_no_index_holds_stops_nobody_else(job: Job) -> None:
+    """
+    Too big for an index is as much a matter of one record as too long for its column.
+    """
+    job.at_target("CREATE TABLE people (id int PRIMARY KEY, name text); CREATE INDEX ON people (name)")
+    fill(job, 10)
+    job.at_source("UPDATE people_at_source SET name = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 500) i) WHERE id = 4")
+
+    result = job.sync()
+
+    assert (3, 9, 1) == (result.exit_status, result.steps[0].counts.inserted, result.steps[0].counts.rejected), result.steps[0].error
+    assert {"4": "program_limit_exceeded"} == waiting(job)
+
+
 # whatever their positions
 
 

@@ -282,7 +282,7 @@ class Target:
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        except (psycopg.DataError, psycopg.IntegrityError):
+        except (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded):
             return None
         return Counts(read=rows, inserted=rows)
 
@@ -300,7 +300,7 @@ class Target:
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation):
+        except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation, errors.ProgramLimitExceeded):
             return None
         return Counts(read=rows, inserted=rows)
 
