@@ -151,7 +151,7 @@ class Reading:
                 self._check()
                 self._page(group, page)
         for into in group:
-            if self._leavers.told(into):
+            if not into.judged and self._leavers.told(into):
                 self._remove(into)
 
     def _resumable(self, into: Into) -> bool:
@@ -186,6 +186,7 @@ class Reading:
             into.seen, into.fresh = seen, False
             if page:
                 into.cursor_version += 1
+                into.judged = page.complete and bool(page.sweep)
             self._done.counts += work.counts
             self._done.bytes += work.size
             if work.refusal:

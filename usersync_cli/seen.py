@@ -309,7 +309,9 @@ SELECT s.key, s.missing FROM usersync.seen AS s
    AND NOT EXISTS (SELECT FROM unnest(%(met)s::text[]) AS m(key) WHERE m.key COLLATE "C" = s.key)
 """
 _COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
-_LACKING_CANDIDATES = f"INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l"  # noqa: S608  our own text
+_LACKING_CANDIDATES = f"""
+INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l ON CONFLICT DO NOTHING
+"""  # noqa: S608  our own text
 _LISTED = """
 SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k.approval_id
  WHERE a.run_id = %(approved)s AND a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting'

@@ -86,6 +86,7 @@ class Into:
         self.seen = Seen(Scope(**scope, stream=stream, target=into, fingerprint=fingerprint), numbered)
         self.fitted: tuple[Merge, Table] | None = None
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
+        self.judged = False  # whoever left was judged with the last page: a complete listing, and what the source said
         self.stored: StoredCursor | None = None
         self.cursor_version = 0
         self.limits = Limits(step.name)

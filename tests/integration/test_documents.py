@@ -364,6 +364,28 @@ def test_a_big_loss_waits_for_a_person(sync: Sync) -> None:
     assert "0 0 60 2" == sync.ok()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_list_is_whole(sync: Sync, *, dry_run: bool) -> None:
+    """
+    What the source says and what its listing lacks are judged together: nobody of a list that waits goes beforehand.
+    """
+    sync.source.streams["people"] = people(*range(1, 101))
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.streams["people"] = [*people(*range(41, 101)), {"id": 1, "_deleted": True}, {"id": 2, "_deleted": True}]
+    if dry_run:
+        dry = sync.run(dry_run=True)
+        assert (6, "0 0 60 0") == (dry.exit_status, counts(dry)), dry.steps[0].error
+    for _ in range(2):
+        refused = sync.run()
+        assert (6, "0 0 60 0") == (refused.exit_status, counts(refused))
+        assert list(range(1, 101)) == sync.rows()
+    ((list_, keys),) = sync.ask("SELECT run_id, keys FROM usersync.approvals WHERE status = 'waiting'")
+    assert 40 == keys
+
+    assert "0 0 60 40" == sync.ok(approve_deletes=list_)
+
+
 def test_an_empty_listing_changes_nothing(sync: Sync) -> None:
     """
     A source that fell silent is no source without people; allowed to be empty, it meets the guard.
