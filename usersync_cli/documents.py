@@ -369,7 +369,10 @@ class Reading:
         reasons = Counter((one.reason, one.detail) for one in [*work.bad, *loader.rejects])
         if again := len(work.met_again) - work.dropped:
             reasons["set aside before", ""] += again
-        work.into.limits.count(work.counts.read, reasons)
+        limits, sweep = work.into.limits, work.into.seen.sweep
+        if not limits.records and sweep and sweep.name == work.sweep:
+            limits.records = sweep.records  # an earlier run has read the beginning of this listing
+        limits.count(work.counts.read, reasons)
         counts = work.counts
         if not counts.adds_up():
             raise VerificationFailed(f"step {self._step.name}: the counts do not add up: {counts}", hint="this is a bug: please report it")

@@ -650,6 +650,26 @@ def test_too_many_bad_records_stop_the_stream(sync: Sync) -> None:
     assert [({"page": 1, "sweep": "sweep 1"},)] == sync.ask("SELECT value FROM usersync.cursors")
 
 
+def test_the_end_of_a_listing_is_judged_with_its_beginning(sync: Sync) -> None:
+    """
+    A run that goes on with a listing may find that all it reads is bad, and that is still the smaller part of the listing.
+    """
+    sync.source.streams["people"] += [person(i, age="x") for i in (11, 12, 13)]
+    sync.source.size = 10
+
+    def fail(_stream: str, page: int) -> None:
+        if page == 1:
+            raise Unavailable("the source is away")
+
+    sync.source.fail = fail
+    assert 4 == sync.run().exit_status
+    sync.source.fail = lambda _stream, _page: None
+    result = sync.run()
+
+    assert (3, "0 0 0 0 rejected 3") == (result.exit_status, counts(result)), result.steps[0].error
+    assert [(3,)] == sync.ask("SELECT count(*) FROM usersync.rejects")
+
+
 # a dry run
 
 
