@@ -64,15 +64,18 @@ class Config:
         return sorted(self._reader.unset(()))
 
     def check_environment(self, job: Job) -> None:
-        """Refuses a job outside its `environments`, before anything is contacted. On embedded databases there are no real people."""
+        """Refuses a job outside its `environments`, before anything is contacted. On embedded databases there are no real
+        people; what is no database, such as a file, may always hold some."""
         if job.environments is None or self.environment in job.environments:
             return
         if all(EMBEDDED.fullmatch(self._reader.text(place)) for place in self._databases(job)):
             return
         allowed = " or ".join(job.environments)
+        hint = "to try it out, leave the databases' variables unset, so that they are the embedded ones"
+        if not all(source_kind(self.source_type(source)) == "tabular" for source in self._used(job)):
+            hint = f"to try it out on test people, name {self.environment} in its environments"
         raise ConfigError(
-            f"job {job.name} runs in {allowed} only, because it copies real people; this is {self._which_environment()}",
-            hint="to try it out, leave the databases' variables unset, so that they are the embedded ones",
+            f"job {job.name} runs in {allowed} only, because it copies real people; this is {self._which_environment()}", hint=hint
         )
 
     def target_database(self) -> Database:

@@ -27,7 +27,7 @@ from usersync_cli.connections import Connection
 from usersync_cli.errors import UsersyncError
 from usersync_cli.sources import file
 
-KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "12"))
 THOROUGH = KILLS >= 100
 PEOPLE = 60
 PAGE = 16  # records of a page of documents: four pages, the last one not full
@@ -309,14 +309,15 @@ def life(request: pytest.FixtureRequest, usersync: Command, new_database: NewDat
     return made
 
 
-def forked(work: Callable[[], object]) -> int:
-    """The process of its own that does this; it ends with 0, or is killed."""
+def forked(work: Callable[[], int]) -> int:
+    """The process of its own that does this; it ends with its status, or is killed."""
     if child := os.fork():
         return child
+    status = 1
     try:
-        work()
+        status = work()
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def test_each_call_to_a_database_fails_once(life: Life) -> None:
@@ -331,25 +332,27 @@ def test_each_call_to_a_database_fails_once(life: Life) -> None:
     life.equal()
     assert 40 < whole.calls < 400, "the calls are not counted"
 
-    ways = ["cut", "lost", "kill"]
-    for i, n in enumerate(range(1, whole.calls + 10, 1 if THOROUGH else whole.calls // 15)):
+    ways, tried, hit = ["cut", "lost", "kill"], 0, 0
+    for i, n in enumerate(range(1, whole.calls + 10, 1 if THOROUGH else whole.calls // 22)):
         list_ = life.big_loss() if i % 5 == 3 else None
         if not list_:
             life.small_change()
         fault = Fault(n, ways[(i + i // 3) % 3])
         with counting(fault):
-            if fault.then == "kill":
-                child = forked(lambda approved=list_: life.sync(approve_deletes=approved))
-                os.waitpid(child, 0)
-            else:
-                status = life.sync(approve_deletes=list_)
-                assert status in {life.well, 4, 76}, fault
+            # A process of its own, whose lease is nobody's when it has ended.
+            child = forked(lambda approved=list_: life.sync(approve_deletes=approved))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in ({life.well, -signal.SIGKILL} if fault.then == "kill" else {life.well, 4, 76}), fault
+        hit += status != life.well
         if not list_ and i % 4 == 0:
             life.small_change()
         life.repair(fault, list_)
+        tried += 1
+    assert hit > tried / 2, "the runs are not hit"
+    print(f"{tried} runs with a call that fails, {hit} of them did not end well")  # noqa: T201  for -s
 
 
-def test_killed_at_any_moment(life: Life, record_property: Callable[[str, object], None]) -> None:
+def test_killed_at_any_moment(life: Life) -> None:
     """
     kill -9 at random moments: what was committed is whole, the next run goes on at once, and the target equals the source.
     """
@@ -371,5 +374,4 @@ def test_killed_at_any_moment(life: Life, record_property: Callable[[str, object
         if not list_ and kills % 4 == 2:
             life.small_change()
         life.repair(list_=list_)
-    record_property("kills", kills)
-    record_property("inside a run", inside)
+    print(f"{kills} kills, {inside} of them inside a run")  # noqa: T201  for -s

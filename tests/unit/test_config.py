@@ -339,6 +339,44 @@ def test_real_people_only_where_they_may_be() -> None:
     assert f"{expected} (its default; is USERSYNC_ENV set?)" == caught.value.message
 
 
+OF_FILES = """
+target: embedded
+sources:
+  crm: {{type: file, streams: {{people: {{path: "{path}", key: id}}}}}}
+jobs:
+  people:
+    environments: [production]
+    steps:
+      - extract: {{source: crm, streams: [people]}}
+        load: {{table: people, key: [id], create: true}}
+"""
+
+
+def test_files_are_not_embedded(write: Write) -> None:
+    """
+    A file may hold real people, wherever it is read: a job that reads one runs in its environments alone.
+    """
+    loaded = write(OF_FILES.format(path="people.jsonl"))
+    with pytest.raises(ConfigError, match="job people runs in production only") as caught:
+        loaded.check_environment(loaded.job("people"))
+
+    assert "name development in its environments" in caught.value.hint
+    allowed = write(OF_FILES.format(path="people.jsonl").replace("[production]", "[production, development]"))
+    allowed.check_environment(allowed.job("people"))
+
+
+def test_files_stand_beside_the_config_file(write: Write) -> None:
+    """
+    A relative path is relative to the config file, also with a variable in it; an absolute one is itself.
+    """
+    for path, expected in {
+        "people.jsonl": write.folder / "people.jsonl", "./in/p-*.jsonl": write.folder / "in" / "p-*.jsonl",
+        "${IN}/people.jsonl": Path("/srv/in/people.jsonl"), "${OUT}": write.folder / "out" / "people.jsonl.gz",
+    }.items():  # fmt: skip
+        settings = write(OF_FILES.format(path=path), IN="/srv/in", OUT="out/people.jsonl.gz").source("crm")
+        assert str(expected) == settings.streams["people"].path  # type: ignore[attr-defined]
+
+
 def test_the_variable_counts_without_the_key(write: Write) -> None:
     """
     A file without `environment` is still in production where USERSYNC_ENV says so.

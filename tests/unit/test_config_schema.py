@@ -75,6 +75,26 @@ def test_both_forms_of_extract_and_transform() -> None:
     jsonschema.validate(tree, config.json_schema())
 
 
+FILE = {"path": "people-*.jsonl", "key": ["id", "/address/city"], "version": "updated_at", "version_type": "number", "deleted": "gone"}
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [({}, True), ({"key": "id"}, True), ({"version_type": "${X}"}, True), ({"version_type": "date"}, False), ({"kye": 1}, False),
+     ({"path": 5}, False), ({"key": [5]}, False)],
+)  # fmt: skip
+def test_files_are_in_the_schema(change: dict[str, Any], *, right: bool) -> None:
+    """
+    A source of files with its streams is completed and checked like any other.
+    """
+    tree = example()
+    tree["sources"]["crm"] = {"type": "file", "streams": {"people": {**FILE, **change}}}
+    steps = [{"extract": {"source": "crm", "streams": ["people"]}, "load": {"table": "{stream}", "key": ["id"]}}]
+    tree["jobs"]["people"] = {"steps": steps}
+
+    assert right == jsonschema.Draft202012Validator(config.json_schema()).is_valid(tree)
+
+
 def test_validate_says_what_there_is() -> None:
     """
     One line when all is well.

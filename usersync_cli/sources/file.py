@@ -90,6 +90,12 @@ class FileStream(BaseModel):
                 raise Misfit("names a place inside another field that is read as a text or number", (name,))
         return self
 
+    @model_validator(mode="after")
+    def _is_typed_for_a_reason(self) -> FileStream:
+        if self.version is None and "version_type" in self.model_fields_set:
+            raise Misfit('has an effect only beside "version"', ("version_type",))
+        return self
+
     @property
     def keys(self) -> list[str]:
         """The parts of the key."""
