@@ -24,6 +24,8 @@ README = (ROOT / "README.md").read_text()
 MODELS: dict[str, type[BaseModel]] = {
     "The file": File,
     "A source of type postgres": source_module("postgres").Settings,
+    "A source of type file": source_module("file").Settings,
+    "A stream of files": source_module("file").FileStream,
     "A job": Job,
     "A step": Step,
     "An extract": Extract,
@@ -115,13 +117,15 @@ def test_readme_lists_every_exit_status() -> None:
 
 def test_readme_config_is_right(tmp_path: Path) -> None:
     """
-    The config file in the README is one that usersync reads.
+    The config files in the README are such as usersync reads.
     """
-    (block,) = [block for language, block in blocks(README) if language == "yaml" and "jobs:" in block]
-    (tmp_path / "config.yaml").write_text(block)
-    config = load(tmp_path / "config.yaml", {"USERSYNC_DATABASE_URL": "postgresql://x@/x", "CRM_URL": "postgresql://x@/y"})
+    found = [block for language, block in blocks(README) if language == "yaml" and "jobs:" in block]
+    assert 2 == len(found)
+    for block in found:
+        (tmp_path / "config.yaml").write_text(block)
+        config = load(tmp_path / "config.yaml", {"USERSYNC_DATABASE_URL": "postgresql://x@/x", "CRM_URL": "postgresql://x@/y"})
 
-    assert ["people"] == [config.job(name).name for name in config.jobs]
+        assert ["people"] == [config.job(name).name for name in config.jobs]
 
 
 @pytest.mark.parametrize("section", MODELS)
