@@ -122,11 +122,11 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
 def line(result: RunResult, step: StepResult) -> str:
     """What a step did, in people's words: `auroville: 412 members: 2 new, 1 changed, 409 the same, 0 gone (0.4 s)`."""
     name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
-    if isinstance(step.error, Stopped):
-        return f"{name}: stopped, nothing of this step was written ({step.seconds:.1f} s)"
-    if step.error and not isinstance(step.error, (GuardRefused, PartialError)):
-        return f"{name}: failed, nothing of this step was written ({step.seconds:.1f} s)"
     c = step.counts
+    if step.error and not isinstance(step.error, (GuardRefused, PartialError)):
+        ended = "stopped" if isinstance(step.error, Stopped) else "failed"
+        left = f"{c.distinct:,} {result.noun} of this step are done" if step.written else "nothing of this step was written"
+        return f"{name}: {ended}, {left} ({step.seconds:.1f} s)"
     parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
     if c.duplicates:
         parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
