@@ -13,7 +13,7 @@ import pytest
 from tests.contract.live import PERSON, LiveSource
 from usersync_cli.model import Stream
 
-COUNT = 1500
+COUNT = 4500
 BLOCK = 5_000_000
 
 
@@ -29,7 +29,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     (folder / "members-2.jsonl").write_bytes(lines("members")[(folder / "members-1.jsonl").stat().st_size :])
     (folder / "broken.jsonl").write_bytes(lines("people")[:-10])
     # Members of gzip follow one another: little to write, much to read.
-    (folder / "slow.jsonl.gz").write_bytes(gzip.compress(lines("slow"), 1) * 500)
+    (folder / "slow.jsonl.gz").write_bytes(gzip.compress(lines("slow"), 1) * 200)
     (folder / "silent.jsonl.gz").write_bytes(gzip.compress(b"\n" * BLOCK, 1) * 20)
     streams = {
         name: {"path": str(folder / path), "key": "id"}
