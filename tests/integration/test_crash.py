@@ -27,7 +27,7 @@ from usersync_cli.connections import Connection
 from usersync_cli.errors import UsersyncError
 from usersync_cli.sources import file
 
-KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "8"))
 THOROUGH = KILLS >= 100
 PEOPLE = 60
 PAGE = 16  # records of a page of documents: four pages, the last one not full
@@ -333,7 +333,7 @@ def test_each_call_to_a_database_fails_once(life: Life) -> None:
     assert 40 < whole.calls < 400, "the calls are not counted"
 
     ways, tried, hit = ["cut", "lost", "kill"], 0, 0
-    for i, n in enumerate(range(1, whole.calls + 10, 1 if THOROUGH else whole.calls // 22)):
+    for i, n in enumerate(range(1, whole.calls + 10, 1 if THOROUGH else whole.calls // 15)):
         list_ = life.big_loss() if i % 5 == 3 else None
         if not list_:
             life.small_change()
