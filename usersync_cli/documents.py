@@ -28,7 +28,7 @@ from usersync_cli.errors import (
 )
 from usersync_cli.lease import Lease
 from usersync_cli.leaving import Leavers, had_row, listed_before
-from usersync_cli.model import Cursor, Documents, Extract, Page, Record, Step, Stream
+from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader
 from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, Met, Seen
@@ -47,6 +47,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
         stack.callback(reading.close)
         reading.open(stack)
         done.error = reading.read()
+        reading.forget()
         if lease and done.error is None:
             lease.finish_step(step.name, "ok")
 
@@ -87,17 +88,25 @@ class Reading:
         )
         self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, self._lease)
         numbered = getattr(self._session, "numbered", ())
-        scope = {
-            "job": self._world.tools.job, "step": self._step.name, "run_id": self._lease.run_id if self._lease else None,
-            "account": self._session.account,
-        }  # fmt: skip
         for name in chosen:
-            into = Into(self._step, source, name, scope, numbered=name in numbered)
-            into.seen.recall(self._tx)
+            into = self._into(name, self._session.account, numbered=name in numbered)
             into.stored = stored.get(name)
             into.cursor_version = into.stored.version if into.stored else 0
             into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0)
             self._intos.append(into)
+
+    def _into(self, stream: str, account: str, *, numbered: bool) -> Into:
+        """A stream on its way into its table, and what is remembered of it."""
+        run_id = self._lease.run_id if self._lease else None
+        scope = {"job": self._world.tools.job, "step": self._step.name, "run_id": run_id, "account": account}
+        into = Into(self._step, self._world.sources[self._extract.source], stream, scope, numbered=numbered)
+        into.seen.recall(self._tx)
+        return into
+
+    def forget(self) -> None:
+        """Documents of rejects that were not met for long."""
+        if self._lease:
+            rejects.prune(self._tx, self._world.tools.job)
 
     # all streams
 
@@ -131,12 +140,12 @@ class Reading:
     def _waiting(self) -> list[UsersyncError]:
         """What the step's end says while rejects wait, be they of an earlier run."""
         job, step = self._world.tools.job, self._step.name
-        hint = f"usersync rejects list --job {job}"
         if not self._lease:
             number = sum(into.limits.rejected.total() for into in self._intos)
-            return [PartialError(f"{number:,} {_records(number)} would be set aside", hint=f"after a run: {hint}")] if number else []
+            hint = f"after a run: usersync rejects list --job {job}"
+            return [PartialError(f"{number:,} {_records(number)} would be set aside", hint=hint)] if number else []
         number = rejects.count_waiting(self._tx, job, step=step).get((job, step), 0)
-        return [PartialError(f"{number:,} {_records(number)} set aside, waiting for somebody to look", hint=hint)] if number else []
+        return [rejects.left(job, number)] if number else []
 
     def _read(self, group: Sequence[Into]) -> None:
         """These streams, from their cursors to the end of what there is."""
@@ -358,7 +367,12 @@ class Reading:
 
     def _load(self, work: Work) -> Loader:
         loader = Loader(
-            self._tx, self._step.name, work.into, write=self._lease is not None, diff=None if self._lease else self._options.diff
+            self._tx,
+            self._step.name,
+            work.into,
+            write=self._lease is not None,
+            diff=None if self._lease else self._options.diff,
+            all_may_fail=self._options.retry is not None,
         )
         loader.load([item for item in work.items if not item.again])
         loader.load([item for item in work.items if item.again])
@@ -373,7 +387,9 @@ class Reading:
         if not limits.records and sweep and sweep.name == work.sweep:
             limits.records = sweep.records  # an earlier run has read the beginning of this listing
         limits.count(work.counts.read, reasons)
-        counts = work.counts
+        self._check_sums(work.counts)
+
+    def _check_sums(self, counts: Counts) -> None:
         if not counts.adds_up():
             raise VerificationFailed(f"step {self._step.name}: the counts do not add up: {counts}", hint="this is a bug: please report it")
 

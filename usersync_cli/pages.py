@@ -72,10 +72,23 @@ class OddKeys(Exception):
 
 
 class Loader:
-    """Loads records of one stream in a transaction that has begun; without `write` only finds out, and tells `diff`."""
+    """Loads records of one stream in a transaction that has begun; without `write` only finds out, and tells `diff`.
 
-    def __init__(self, tx: Connection, step: str, into: Into, *, write: bool, diff: Callable[[Change], bool] | None = None) -> None:
+    Where `all_may_fail`, that all of them do says nothing of the transform: they have failed before.
+    """
+
+    def __init__(  # noqa: PLR0913  how, beside where
+        self,
+        tx: Connection,
+        step: str,
+        into: Into,
+        *,
+        write: bool,
+        diff: Callable[[Change], bool] | None = None,
+        all_may_fail: bool = False,
+    ) -> None:
         self._tx, self._step, self._into, self._write, self._diff = tx, step, into, write, diff
+        self._all_may_fail = all_may_fail
         self.counts = Counts()
         self.loaded: list[Item] = []  # those that are left out too
         self.rejects: list[Reject] = []
@@ -246,7 +259,8 @@ class Loader:
         """Reason and detail by key, of those that fail by themselves; empty where that does not explain it."""
         with self._tx.transaction(force_rollback=True):
             found = self._one_by_one(items)
-        if len(found) == len(items) >= HALF_FROM and {why for why, _ in found.values()} == {KEY_DIFFERS}:
+        everybody = len(found) == len(items) >= HALF_FROM and not self._all_may_fail
+        if everybody and {why for why, _ in found.values()} == {KEY_DIFFERS}:
             raise Drift(
                 "the transform gives its rows other keys than those of their records",
                 hint=f"the load's key has to be the record's own: SELECT key AS {self._into.target.load.key[0]}, ...",

@@ -18,12 +18,13 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import class_row
 
-from usersync_cli.errors import Drift, NotFound
+from usersync_cli.errors import Drift, NotFound, PartialError
 from usersync_cli.migrations import current
 
 NO_KEY = "no_key"
 NOT_JSON = "not_json"
 NOT_AN_OBJECT = "not_an_object"
+PAGE_RECORDS, PAGE_BYTES = 1000, 4_000_000  # that are tried again at once
 KEPT = timedelta(days=30)  # a document, after its record was last met; its row stays
 # Of a run's records: more than both of these, or half of them from the third on, and it is not the records that are wrong.
 FEW = 50
@@ -78,6 +79,16 @@ class Waiting:
     first_at: datetime
     last_at: datetime
     has_document: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The document of a reject, to be tried again."""
+
+    id: int
+    key: str
+    version: str | None
+    document: bytes = field(repr=False)
 
 
 # storing
@@ -175,6 +186,19 @@ def document(connection: Connection, id_: int) -> bytes | None:
     """The document of a reject, as it came; None when it has been forgotten."""
     row = connection.execute("SELECT document FROM usersync.rejects WHERE id = %s", (id_,)).fetchone()
     return None if row is None or row[0] is None else bytes(row[0])
+
+
+def kept(connection: Connection, ids: Sequence[int], after: int) -> list[Kept]:
+    """Of these rejects, by number, the first behind `after` whose documents are still there: at most PAGE_RECORDS and PAGE_BYTES."""
+    values = {"ids": list(ids), "after": after, "records": PAGE_RECORDS, "bytes": PAGE_BYTES}
+    with connection.cursor(row_factory=class_row(Kept)) as cursor:
+        return cursor.execute(_KEPT.encode(), values).fetchall()
+
+
+def left(job: str, number: int) -> PartialError:
+    """What the end of a step says while so many wait."""
+    records = "record" if number == 1 else "records"
+    return PartialError(f"{number:,} {records} set aside, waiting for somebody to look", hint=f"usersync rejects list --job {job}")
 
 
 def chosen(connection: Connection, ids: Sequence[int], job: str | None = None) -> list[Waiting]:
@@ -290,6 +314,14 @@ SELECT id, job, step, stream, key, status, reason, detail, version, run_id, firs
  WHERE (%(job)s::text IS NULL OR job = %(job)s) AND (%(step)s::text IS NULL OR step = %(step)s)
    AND (status = 'waiting' OR %(dropped)s) AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s))
  ORDER BY job, step, stream, id
+"""
+_KEPT = """
+SELECT id, key, version, document
+  FROM (SELECT id, key, version, document, row_number() OVER w AS number, sum(octet_length(document)) OVER w AS size
+          FROM (SELECT * FROM usersync.rejects WHERE id = ANY(%(ids)s) AND id > %(after)s AND document IS NOT NULL
+                 ORDER BY id LIMIT %(records)s) AS r
+        WINDOW w AS (ORDER BY id)) AS r
+ WHERE number = 1 OR size <= %(bytes)s ORDER BY id
 """
 _COUNT_WAITING = """
 SELECT job, step, count(*) FROM usersync.rejects

@@ -9,11 +9,11 @@ is one checkpoint, a step of documents one for each page.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, sweep, tabular
+from usersync_cli import documents, log, retry, sweep, tabular
 from usersync_cli.connections import connect, translated
 from usersync_cli.errors import ConfigError, Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
@@ -59,6 +59,8 @@ def run(job: Job, world: World, options: Options) -> RunResult:
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
         _run_steps(steps, world, options, lease, result)
+        if options.retry is not None and result.exit_status in (0, PartialError.status):
+            result.steps += retry.elsewhere(job, world, [step.name for step in steps])
         result.seconds = time.monotonic() - began
         first = next((step.error for step in result.steps if step.error and status_of(step.error) == result.exit_status), None)
         lease.finish(exit_status=result.exit_status, summary="; ".join(line(result, step) for step in result.steps), error=first)
@@ -100,8 +102,7 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
         try:
             if lease:
                 lease.start_step(step.name)
-            run_step = documents.run_step if reads_streams(step) else tabular.run_step
-            run_step(step, world, options, lease, done)
+            _run_step(step, options)(step, world, options, lease, done)
         except UsersyncError as error:
             done.error = lease.verdict(error) if lease else error
             if not done.written:
@@ -119,6 +120,12 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             lease.finish_step(step.name, "partial" if done.written else "failed", error=done.error)
 
 
+def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Lease | None, StepResult], None]:
+    if not reads_streams(step):
+        return tabular.run_step
+    return documents.run_step if options.retry is None else retry.run_step
+
+
 def line(result: RunResult, step: StepResult) -> str:
     """What a step did, in people's words: `auroville: 412 members: 2 new, 1 changed, 409 the same, 0 gone (0.4 s)`."""
     name = result.job if len(result.steps) == 1 else f"{result.job}: {step.name}"
@@ -130,6 +137,8 @@ def line(result: RunResult, step: StepResult) -> str:
     parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
     if c.duplicates:
         parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
+    if c.stale:
+        parts.append(f"{c.stale:,} older than what is there")
     if c.rejected:
         parts.append(f"{c.rejected:,} set aside")
     told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"

@@ -117,6 +117,19 @@ class Seen:
         values |= {"stream_id": self.memory.id}
         return {row[0]: Met(*row[1:]) for row in connection.execute(self._typed(_LOOK_UP), values).fetchall()}
 
+    def listed(self, connection: Connection, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """What was listed of these, by key."""
+        query = "SELECT key, listed FROM usersync.seen WHERE stream_id = %s AND key = ANY(%s)"
+        return dict(connection.execute(query, (self.memory.id, list(keys))).fetchall())
+
+    def has_numbers(self, connection: Connection) -> bool:
+        """Whether the versions that are remembered are numbers."""
+        query = """
+            SELECT version_number IS NOT NULL FROM usersync.seen
+             WHERE stream_id = %s AND (version_at IS NOT NULL OR version_number IS NOT NULL) LIMIT 1
+        """
+        return connection.execute(query, (self.memory.id,)).fetchone() == (True,)
+
     def note(
         self,
         tx: Connection,

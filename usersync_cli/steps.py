@@ -24,6 +24,7 @@ class Options:
     allow_empty: bool = False
     accept_account: bool = False
     approve_deletes: int | None = None  # the run whose list of rows may go
+    retry: Sequence[int] | None = None  # the rejects that are tried again, those of documents without asking their source
     diff: Diff | None = None  # of a dry run: told each change; False when it has heard enough of this step
 
 

@@ -51,9 +51,9 @@ def in_prose(text: str) -> list[str]:
 
 
 def complaint(line: str) -> str | None:
-    """What click says against a command line; None when it takes it. One without its options is fine, and so is RUN for a number."""
+    """What click says against a command line; None when it takes it. One without its options is fine, and so is RUN or ID for a number."""
     try:
-        parse(["1" if word == "RUN" else word for word in shlex.split(line)])
+        parse(["1" if word in {"RUN", "ID"} else word for word in shlex.split(line)])
     except click.MissingParameter:
         return None
     except click.UsageError as error:

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": ("verify", "Compare a job's tables with its sources, row by row; write nothing."),
     "health": ("health", "Exit 0 when every scheduled job is well; for probes and monitoring."),
     "approvals": ("approvals", "Show the rows that wait for a person's word before they are removed."),
+    "rejects": ("rejects", "Show, retry or drop the records that were set aside."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
     "seed": ("seed", "Put three test users into the target and the embedded sources."),
     "schema": ("schema", "Write a SQLAlchemy model and an Alembic migration for the users table."),

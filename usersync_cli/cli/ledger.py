@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class JobStatus:
     good: Run | None
     cursors: Sequence[StoredCursor]
     approvals: Sequence[Approval]  # lists that wait
+    rejects: Mapping[str, int] = field(default_factory=dict)  # records that wait, by step
 
     @property
     def last(self) -> Run | None:
@@ -81,12 +82,13 @@ def read(config: Config, only: str | None = None) -> Report:
 
 
 def _read(config: Config, connection: Connection, only: str | None) -> Report:
-    from usersync_cli import migrations, state, sweep
+    from usersync_cli import migrations, rejects, state, sweep
 
     found = state.current(connection)
     if found is not None and found > state.VERSION:
         raise migrations.newer(found)
     good, held = state.last_good(connection), state.holders(connection)
+    waiting = rejects.count_waiting(connection)
     jobs = []
     for name in _names(config, list(state.latest(connection)), only):
         configured = config.jobs.get(name)
@@ -100,6 +102,7 @@ def _read(config: Config, connection: Connection, only: str | None) -> Report:
                 good.get(name),
                 state.all_cursors(connection, name),
                 sweep.approvals(connection, job=name, waiting=True),
+                {step: number for (job, step), number in waiting.items() if job == name},
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)

@@ -181,10 +181,11 @@ def _print(result: RunResult, output: str, printer: Lines | Document | None, *, 
     if quiet:
         _mail(result, kept=len(lines) + _NOTICES)
     else:
-        _tell(result)
+        tell(result)
 
 
-def _tell(result: RunResult) -> None:
+def tell(result: RunResult) -> None:
+    """On stderr, what went wrong and what to do."""
     from usersync_cli.errors import status_of
     from usersync_cli.log import failure
 

@@ -44,7 +44,7 @@ def status(job_name: str | None, config_path: Path | None, output: str) -> None:
     log.configure(quiet=True)
     report = read(load(config_path), job_name)
     if output == "json":
-        write_json("status", {"at": _iso(report.at), "jobs": [_document(job, report.at) for job in report.jobs]})
+        write_json("status", {"at": iso(report.at), "jobs": [_document(job, report.at) for job in report.jobs]})
     else:
         click.echo("\n\n".join("\n".join(_lines(job, report.at)) for job in report.jobs))
 
@@ -73,6 +73,9 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
             "approval", f"{plural(waiting.keys, 'row')} of step {waiting.step} wait since {when(waiting.created_at, at)}: {waiting.reason}"
         )
         yield _row("", f"`usersync approvals show {waiting.run_id}` lists them")
+    for name, number in job.rejects.items():
+        yield _row("rejects", f"{plural(number, 'record')} of step {name} set aside, waiting for somebody to look")
+        yield _row("", f"`usersync rejects list --job {job.name} --step {name}` lists them")
     for cursor in job.cursors:
         yield _row(f"read {cursor.stream}", _position(cursor, at))
 
@@ -172,12 +175,13 @@ def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "job": job.name,
         "configured": job.configured,
         "schedule": job.schedule,
-        "running": job.holder and {"owner": owner(job.holder), "epoch": job.holder.epoch, "lease_until": _iso(job.holder.lease_until)},
+        "running": job.holder and {"owner": owner(job.holder), "epoch": job.holder.epoch, "lease_until": iso(job.holder.lease_until)},
         "last_run": job.last and _run(job.last, at),
         "last_good": job.good and _run(job.good, at),
-        "failing": {"runs": len(failures), "since": _iso(failures[-1].started_at), **_error(failures[0])} if failures else None,
+        "failing": {"runs": len(failures), "since": iso(failures[-1].started_at), **_error(failures[0])} if failures else None,
         "steps": [_step(step) for step in job.steps],
         "approvals": [_approval(one) for one in job.approvals],
+        "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
         "cursors": [_cursor(cursor, at) for cursor in job.cursors],
     }
 
@@ -191,8 +195,8 @@ def _run(run: Run, at: datetime) -> dict[str, Any]:
         "status": run.status,
         "exit_status": run.exit_status,
         "meaning": None if run.exit_status is None else STATUSES.get(run.exit_status),
-        "started_at": _iso(run.started_at),
-        "finished_at": _iso(run.finished_at),
+        "started_at": iso(run.started_at),
+        "finished_at": iso(run.finished_at),
         "age_seconds": _age(run.started_at, at),
         "seconds": None if took is None else round(took, 3),
         "full": run.full,
@@ -211,8 +215,8 @@ def _step(step: StepRun) -> dict[str, Any]:
         "step": step.step,
         "run": step.run_id,
         "status": step.status,
-        "started_at": _iso(step.started_at),
-        "finished_at": _iso(step.finished_at),
+        "started_at": iso(step.started_at),
+        "finished_at": iso(step.finished_at),
         **vars(step.counts),
         "bytes": step.bytes,
         "normalised": step.normalised,
@@ -227,7 +231,7 @@ def _approval(waiting: Approval) -> dict[str, Any]:
         "stream": waiting.stream,
         "rows": waiting.keys,
         "reason": waiting.reason,
-        "created_at": _iso(waiting.created_at),
+        "created_at": iso(waiting.created_at),
     }
 
 
@@ -239,9 +243,9 @@ def _cursor(cursor: StoredCursor, at: datetime) -> dict[str, Any]:
         "account": cursor.account,
         "rows": cursor.rows,
         "version": cursor.version,
-        "as_of": _iso(as_of),
+        "as_of": iso(as_of),
         "age_seconds": _age(as_of or cursor.updated_at, at),
-        "moved_at": _iso(cursor.updated_at),
+        "moved_at": iso(cursor.updated_at),
         "value": cursor.value,
     }
 
@@ -250,5 +254,6 @@ def _age(moment_: datetime | None, at: datetime) -> float | None:
     return None if moment_ is None else round(max(0.0, (at - moment_).total_seconds()), 1)
 
 
-def _iso(moment_: datetime | None) -> str | None:
+def iso(moment_: datetime | None) -> str | None:
+    """In UTC, as JSON has it."""
     return None if moment_ is None else moment_.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,173 @@
+"""Rejects of documents tried again: what was kept goes the way of a page once more, without asking the source.
+
+Each page is a checkpoint, and no cursor moves: theirs has passed these records. What fails again waits on, and counts
+towards no limit. Rejects of tables are rows of a comparison of everything: trying them again is a run of their step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import groupby
+
+from usersync_cli import rejects
+from usersync_cli.connections import connect, translated
+from usersync_cli.documents import UNCHANGED, Reading
+from usersync_cli.errors import ConfigError, PartialError
+from usersync_cli.lease import Lease
+from usersync_cli.migrations import permitted
+from usersync_cli.model import Job, Record, Step
+from usersync_cli.pages import Item
+from usersync_cli.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
+from usersync_cli.seen import REMOVED, TOLD, Met
+from usersync_cli.steps import Options, StepResult, World, streams
+from usersync_cli.stream import BAD_VERSION, Into, Work
+from usersync_cli.stream import item as item_of
+
+# Of these, what was kept is no record, or only what a listing had of it: the rest is at the source.
+_NO_RECORD = {NO_KEY, NOT_JSON, NOT_AN_OBJECT, BAD_VERSION}
+_NOBODYS = re.compile("sha256:[0-9a-f]{64}")
+
+
+def chosen(job: Job, world: World, ids: Sequence[int]) -> list[Waiting]:
+    """The job's rejects of these numbers, dropped ones too; without numbers, all that wait.
+
+    Raises NotFound for a number that the job has not, ConfigError for one whose step or stream the config has no more.
+    """
+    with connect(world.target, job=job.name, stop=world.tools.stop) as connection, permitted(connection, world.target, "reading rejects"):
+        found = rejects.chosen(connection, ids, job.name) if ids else rejects.waiting(connection, job.name)
+    known = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]}
+    for one in found:
+        if (one.step, one.stream) not in known:
+            what = f"stream {one.stream} in a step {one.step}" if one.stream else f"step {one.step} of tables"
+            raise ConfigError(
+                f"job {job.name} has no {what} any more, of which reject {one.id} is; nothing was changed",
+                hint=f"bring it back in the config file, or `usersync rejects drop {one.id}`",
+            )
+    return found
+
+
+def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
+    """The job's other steps in which rejects wait: because of them it is not well, whatever became of those that were tried."""
+    with connect(world.target, job=job.name) as connection, translated(world.target, "counting rejects"):
+        waiting = rejects.count_waiting(connection, job.name)
+    others = [step.name for step in job.steps if step.name not in tried and waiting.get((job.name, step.name))]
+    return [StepResult(name, error=rejects.left(job.name, waiting[job.name, name])) for name in others]
+
+
+def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+    """Those of `options.retry` that are of this step of documents. What waits afterwards is in `done.error`."""
+    with ExitStack() as stack, translated(world.target, f"loading {step.load.table}"):
+        retrying = Retrying(step, world, options, lease, done)
+        stack.callback(retrying.close)
+        done.error = retrying.retry()
+        if lease and done.error is None:
+            lease.finish_step(step.name, "ok")
+
+
+class Retrying(Reading):
+    """The rejects of one step of documents, in one run."""
+
+    def retry(self) -> PartialError | None:
+        """All that can be tried; what a person has to hear of those that are left."""
+        job, step = self._world.tools.job, self._step.name
+        found = rejects.waiting(self._tx, job, step=step, dropped=True, ids=self._options.retry)
+        of_stream = {stream: list(some) for stream, some in groupby(found, key=lambda one: one.stream)}
+        intos = {stream: self._recalled(stream, some) for stream, some in of_stream.items()}
+        for stream, some in of_stream.items():
+            self._retry(intos[stream], [one for one in some if can_be_tried(one)], left=sum(not can_be_tried(one) for one in some))
+        return self._left([one for one in found if not can_be_tried(one)])
+
+    def _recalled(self, stream: str, some: Sequence[Waiting]) -> Into:
+        """Raises ConfigError where the rejects are of another table: all of that one is still to be read."""
+        versions = [one.version for one in some if one.version]
+        # what was kept of a time stamp is ISO 8601, with its T
+        into = self._into(stream, "", numbered=bool(versions) and "T" not in versions[0])
+        if not into.seen.memory.id:
+            raise ConfigError(
+                f"step {self._step.name} loads another table or key now, of which it has read nothing yet; nothing was tried",
+                hint=f"usersync run --job {self._world.tools.job} --step {self._step.name}: it reads everything, these records too",
+            )
+        if not versions:
+            into.seen.numbered = into.seen.has_numbers(self._tx)
+        return into
+
+    def _retry(self, into: Into, some: Sequence[Waiting], *, left: int) -> None:
+        """Page by page. `left` of them can't be tried: they are counted, and stay as they are."""
+        ids, after = [one.id for one in some], 0
+        while (page := rejects.kept(self._tx, ids, after)) or left:
+            self._check()
+            work = Work(into)
+            work.counts.read = work.counts.rejected = left
+            outdated = self._sort_kept(work, page)
+            with self._checkpoint():
+                self._store_again(work, outdated)
+            self._committed([work], [into.seen], None)
+            after, left = (page[-1].id if page else after), 0
+
+    def _sort_kept(self, work: Work, page: Sequence[Kept]) -> list[str]:
+        """What is to be loaded goes into `work`; gives the keys of those that newer news has overtaken."""
+        seen, outdated = work.into.seen, []
+        items = self._items(work, page)
+        known = seen.look_up(self._tx, [one.record.key for one in items], [one.hash for one in items], [one.version for one in items])
+        for position, item in enumerate(items):
+            work.counts.read += 1
+            item.before = known.get(position, UNCHANGED)
+            if _overtaken(item.before):
+                work.counts.stale += 1
+                outdated.append(item.record.key)
+            else:
+                work.items.append(item)
+        return outdated
+
+    def _items(self, work: Work, page: Sequence[Kept]) -> list[Item]:
+        listed = work.into.seen.listed(self._tx, [one.key for one in page])
+        items = []
+        for one in page:
+            work.size += len(one.document)
+            item = item_of(work.into, Record(work.into.name, one.key, one.document, one.version))
+            if isinstance(item, Reject):
+                work.counts.read += 1
+                work.counts.rejected += 1
+            else:
+                item.listed = listed.get(one.key)  # what the source listed is not known better now
+                items.append(item)
+        return items
+
+    def _store_again(self, work: Work, outdated: Sequence[str]) -> None:
+        seen = work.into.seen
+        loader = self._load(work)
+        work.counts += loader.counts
+        self._check_sums(work.counts)
+        self._remember(seen, work, loader)
+        rejects.resolve(self._tx, seen.scope.job, seen.scope.step, seen.scope.stream, outdated)
+        self._count(work, loader.normalised)
+
+    def _left(self, untried: Sequence[Waiting]) -> PartialError | None:
+        """What still waits in this step, and why some of them could not even be tried."""
+        job, failed = self._world.tools.job, self._done.counts.rejected
+        waiting = rejects.count_waiting(self._tx, job, step=self._step.name).get((job, self._step.name), 0)
+        if not waiting and not failed:
+            return None
+        error = rejects.left(job, waiting)
+        if not waiting:
+            error = PartialError(f"{failed:,} still can't be loaded; they stay dropped", hint=error.hint + " --dropped")
+        forgotten = sum(not one.has_document for one in untried)
+        why = [
+            f"the document of {forgotten:,} was forgotten after {rejects.KEPT.days} days" if forgotten else "",
+            f"what was kept of {len(untried) - forgotten:,} is no whole record" if len(untried) > forgotten else "",
+        ]
+        if untried:
+            error.hint += f"\n{' and '.join(filter(None, why))}: `usersync run --job {job} --full` reads them from the source again"
+        return error
+
+
+def can_be_tried(one: Waiting) -> bool:
+    """Whether its whole document is here."""
+    return one.has_document and one.reason not in _NO_RECORD and not _NOBODYS.fullmatch(one.key)
+
+
+def _overtaken(met: Met) -> bool:
+    """A newer version was loaded, or the source has said since that it is gone."""
+    return met.stale or met.held == REMOVED or met.missing == TOLD
