@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import groupby
 
 from usersync_cli import rejects
@@ -35,7 +35,8 @@ def chosen(job: Job, world: World, ids: Sequence[int]) -> list[Waiting]:
 
     Raises NotFound for a number that the job has not, ConfigError for one whose step or stream the config has no more.
     """
-    with connect(world.target, job=job.name, stop=world.tools.stop) as connection, permitted(connection, world.target, "reading rejects"):
+    connection = connect(world.target, job=job.name, stop=world.tools.stop)
+    with closing(connection), permitted(connection, world.target, "reading rejects"):
         found = rejects.chosen(connection, ids, job.name) if ids else rejects.waiting(connection, job.name)
     known = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]}
     for one in found:
@@ -50,7 +51,7 @@ def chosen(job: Job, world: World, ids: Sequence[int]) -> list[Waiting]:
 
 def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
     """The job's other steps in which rejects wait: because of them it is not well, whatever became of those that were tried."""
-    with connect(world.target, job=job.name) as connection, translated(world.target, "counting rejects"):
+    with closing(connect(world.target, job=job.name)) as connection, translated(world.target, "counting rejects"):
         waiting = rejects.count_waiting(connection, job.name)
     others = [step.name for step in job.steps if step.name not in tried and waiting.get((job.name, step.name))]
     return [StepResult(name, error=rejects.left(job.name, waiting[job.name, name])) for name in others]

@@ -331,7 +331,7 @@ def _document(one: Waiting) -> dict[str, Any]:
         "status": one.status,
         "reason": one.reason,
         "detail": one.detail,
-        "version": one.version,
+        "record_version": one.version,
         "since": iso(one.first_at),
         "last_met": iso(one.last_at),
         "run": one.run_id,
