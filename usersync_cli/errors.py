@@ -11,7 +11,7 @@ STATUSES: dict[int, str] = {
     0: "ok",
     1: "a bug in usersync: please report it",
     2: "usage or config: mend the command or the config file",
-    3: "partial: some step failed, or new rejects",
+    3: "partial: some step failed, or rejects wait for a person",
     4: "temporary: try again later",
     5: "a person must authorise",
     6: "a guard refused to delete",

@@ -472,7 +472,7 @@ def test_calls_to_the_database_that_fail(bad: Export) -> None:
     """
     fault = Fault()
     while fault.calls >= fault.at:
-        fault = Fault(fault.at + 5, "lost" if fault.at % 2 else "cut")
+        fault = Fault(fault.at + 7, "lost" if fault.at % 2 else "cut")
         bad.mend()
         with counting(fault):
             assert bad.rejects("retry", "--all", "--job", "copy").status in {0, 3, 4, 76}, fault
