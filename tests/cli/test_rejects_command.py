@@ -210,11 +210,11 @@ def test_names_that_are_not_there(bad: Export) -> None:
     """
     bad.document["jobs"]["other"] = {"steps": [{**bad.document["jobs"]["copy"]["steps"][0], "name": "elsewhere"}]}
     bad.save()
-    misspelt = bad.rejects("list", "--job", "cpoy")
+    misspelt = bad.rejects("list", "--job", "kopy")
 
     assert (2, "") == (misspelt.status, misspelt.stdout)
     assert 'did you mean "copy"' in misspelt.stderr
-    assert 2 == bad.rejects("list", "--step", "poeple").status
+    assert 2 == bad.rejects("list", "--step", "persons").status
     assert 2 == bad.rejects("drop", "--all", "--job", "copy", "--step", "elsewhere").status
     assert Result(0, NOTHING, "") == bad.rejects("list", "--job", "other", "--step", "elsewhere")
 
