@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["run", "check", "verify", "notify"],
+    ["run", "check", "verify", "listing", "compare", "shape", "notify"],
     ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "sources", "targets"],
     ["seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],

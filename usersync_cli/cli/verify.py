@@ -13,7 +13,7 @@ from usersync_cli.cli.diff import escaped, quoted
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.verify import Difference, Report
+    from usersync_cli.compare import Difference, Report
 
 _EXIT_STATUSES = """\b
 Exit status: 0 no difference, 2 usage or config, 4 temporary, 7 the two
@@ -26,7 +26,12 @@ sides can't be compared, 8 differences, 9 a target table is not there yet,
 @click.option("--step", "steps", multiple=True, metavar="NAME", help="Only this step; may be given several times.")
 @click.option("--values", is_flag=True, help="Print values too, of source and table: people's data.")
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, metavar="ROWS", help="Rows to list for each step; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows to list for each step or stream; 0 for all.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing when there is no difference: for cron, which mails what is printed.")
 @config_option
@@ -42,7 +47,7 @@ def verify(  # noqa: PLR0913  each option is one
     What the source lacks is extra where the step says on_missing: delete, and where it says mark and the row is not
     marked; rows that never came from the source count too. With on_missing: keep they are only counted.
     Records that were set aside are counted as rejected. A run, or a change at the source, in the meantime looks like a
-    difference: verify once more.
+    difference: verify once more. Each stream of a step of documents is compared with its own table.
 
     \b
     Examples:
@@ -66,7 +71,7 @@ def verify(  # noqa: PLR0913  each option is one
         if output == "text" and not (quiet and report.exit_status == 0):
             click.echo(line(job.name, report))
             _list(report, values=values)
-        if report.error:
+        if report.error and (len(reports) == 1 or report.error is not reports[-2].error):  # streams that share one are told once
             log.failure(f"{job.name}: step {report.step}: {report.error.message}", report.error.hint, status=status_of(report.error))
     status = worst(report.exit_status for report in reports)
     if output == "json":
@@ -101,6 +106,7 @@ def _named(values: Mapping[str, str | None]) -> str:
 def _document(report: Report, *, values: bool) -> dict[str, Any]:
     names = ("step", "table", "read", "duplicates", "rows", "missing", "extra", "different", "kept", "marked", "rejected")
     return {
+        "stream": report.stream or None,
         **{name: getattr(report, name) for name in names},
         "columns": dict(report.columns),
         "differences": [

@@ -1,0 +1,153 @@
+"""What `usersync verify` compares, and the SQL that reads both sides of it as text: what a source wants, and what a table holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from usersync_cli import stage
+from usersync_cli.catalog import Table, TableColumn
+from usersync_cli.connections import Connection, identifier
+from usersync_cli.errors import Drift
+from usersync_cli.model import Desired, Load
+from usersync_cli.targets.postgres import MARK
+
+# Types in which two values are equal only if their texts are; of those of text, unless a collation says otherwise.
+_EXACT = {
+    "smallint", "integer", "bigint", "uuid", "boolean", "date", "bytea", "text", "character varying", "bpchar",
+    "timestamp with time zone", "timestamp without time zone",
+}  # fmt: skip
+_MEASURED = {"character varying", "bpchar", '"bit"', "bit varying"}  # what is too long differs; it is no error here, and is not cut
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which columns are compared, in the target's types, and the SQL that reads both sides as text."""
+
+    load: Load
+    table: Table
+    loaded: Sequence[str]
+    helpers: Sequence[tuple[str, str]]  # (column, type) that only order_by uses
+    inexact_key: bool  # keys may be equal whose texts differ
+    number: int = 0  # among those of one transaction
+
+    @property
+    def into(self) -> sql.Composed:
+        """The temp table of what the source wants."""
+        return stage.table(f"usersync_wanted_{self.number}")
+
+    @property
+    def names(self) -> list[str]:
+        """What is compared: all that is loaded but the key, and the mark where the step sets one."""
+        return [name for name in self.loaded if name not in self.load.key] + ([MARK] if self.load.on_missing == "mark" else [])
+
+    def create(self) -> sql.Composed:
+        """Make that table, as the target's columns are: what is put in is cast by PostgreSQL's own rules of assignment."""
+        definitions: list[sql.Composable] = [
+            sql.SQL("{} {} {}").format(
+                identifier(name), sql.SQL(_wide(column)), sql.SQL(f"COLLATE {column.collation}" if column.collation else "")
+            )
+            for name, column in ((name, self.table.columns[name]) for name in self.loaded)
+        ]
+        definitions += [sql.SQL("{} {}").format(identifier(name), stage.type_sql(type_)) for name, type_ in self.helpers]
+        return sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(self.into, sql.SQL(", ").join(definitions))
+
+    def fill(self, desired: Desired) -> sql.Composed:
+        """Put what the transform gives into it."""
+        values: list[sql.Composable] = [
+            sql.SQL("v.{}::text::{}").format(identifier(name), sql.SQL(self.table.columns[name].bare))
+            if self.table.columns[name].is_enum
+            else sql.SQL("v.{}").format(identifier(name))
+            for name in self.loaded
+        ]
+        names = [identifier(name) for name in (*self.loaded, *(name for name, _ in self.helpers))]
+        values += [sql.SQL("v.{}").format(identifier(name)) for name, _ in self.helpers]
+        return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM ({}) AS v").format(
+            self.into, sql.SQL(", ").join(names), sql.SQL(", ").join(values), desired.transform
+        )
+
+    def respell(self) -> sql.Composed:
+        """Give the wanted keys the spelling of the table's where their type calls the two equal (citext, numeric)."""
+        same = sql.SQL(" AND ").join(sql.SQL("t.{0} = w.{0}").format(identifier(name)) for name in self.load.key)
+        to = sql.SQL(", ").join(sql.SQL("{0} = t.{0}").format(identifier(name)) for name in self.load.key)
+        return sql.SQL("UPDATE {} AS w SET {} FROM {} AS t WHERE {} AND {} <> {}").format(
+            self.into, to, self.table.name, same, self.key("t"), self.key("w")
+        )
+
+    def without_key(self) -> sql.Composed:
+        """How many wanted rows, each once, have no key."""
+        return sql.SQL("SELECT count(DISTINCT (w.*)::text) FROM {} AS w WHERE NOT ({})").format(self.into, self._has_key)
+
+    def wanted(self) -> sql.Composed:
+        """What the source wants, by key. Of several rows with one key, those that come first in order_by; without it, all."""
+        rank = sql.SQL("1")
+        if self.load.order_by:
+            own = sql.SQL(self.load.order_by)
+            rank = sql.SQL("rank() OVER (PARTITION BY {} ORDER BY {}\n)").format(self.key("w"), own)  # type: ignore[assignment]
+        return sql.SQL(
+            "SELECT {names} FROM (SELECT {values}, {rank} AS usersync_rank FROM {wanted} AS w WHERE {has_key}) AS r"
+            " WHERE usersync_rank = 1 ORDER BY convert_to(usersync_key, 'UTF8')"
+        ).format(names=self._names, values=self._values("w"), rank=rank, wanted=self.into, has_key=self._has_key)
+
+    def there(self) -> sql.Composed:
+        """What the table holds, by key."""
+        return sql.SQL("SELECT {} FROM (SELECT {} FROM {} AS t) AS r ORDER BY convert_to(usersync_key, 'UTF8')").format(
+            self._names, self._values("t"), self.table.name
+        )
+
+    def key(self, side: str) -> sql.Composed:
+        """A row's key as text, as `seen` and rejects have it too."""
+        columns = [sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) for name in self.load.key]
+        whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::text").format(sql.SQL(", ").join(columns))
+        return sql.SQL('({} COLLATE "C")').format(whole)
+
+    @property
+    def _has_key(self) -> sql.Composed:
+        return sql.SQL(" AND ").join(sql.SQL("w.{} IS NOT NULL").format(identifier(name)) for name in self.load.key)
+
+    @property
+    def _names(self) -> sql.Composed:
+        return sql.SQL(", ").join(identifier(name) for name in ("usersync_key", *self.names))
+
+    def _values(self, side: str) -> sql.Composed:
+        values = [sql.SQL("{} AS usersync_key").format(self.key(side))]
+        for name in self.names:
+            given = side == "t" or name in self.loaded
+            value = sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) if given else sql.SQL("NULL::text")  # not marked
+            values.append(sql.SQL("{} AS {}").format(value, identifier(name)))
+        return sql.SQL(", ").join(values)
+
+
+def _wide(column: TableColumn) -> str:
+    """The column's type, without a length that would cut or refuse."""
+    return column.bare if column.bare.removesuffix("[]") in _MEASURED else column.type
+
+
+def shape_of(  # noqa: PLR0913, PLR0917  all that decides it
+    desired: Desired, load: Load, table: Table, tx: Connection, job: str, number: int = 0
+) -> Shape:
+    """Raises Drift when the two sides have no columns to compare; all the rest is `usersync check`'s."""
+    found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
+    assert found is not None  # noqa: S101  a SELECT always has a result
+    names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
+    loaded = [name for name in names if not name.startswith("_")]
+    problems = [f"column {name} is missing" for name in loaded if name not in table.columns]
+    problems += [f"the key {name} is not a column of the transform" for name in load.key if name not in loaded]
+    problems += [f"the key {name} may be NULL" for name in load.key if name in table.columns and not table.columns[name].not_null]
+    problems += [f"column {MARK} is missing"] if load.on_missing == "mark" and MARK not in table.columns else []
+    if problems:
+        raise Drift(f"target table {load.table}: {'; '.join(problems)}", hint=f"`usersync check --job {job}` prints what would help")
+    helpers: list[tuple[str, str]] = []
+    if load.order_by:
+        given = [(names[i], found.ftype(i), found.fmod(i)) for i in range(found.nfields) if names[i].startswith("_")]
+        for name, oid, modifier in given:
+            ((type_,),) = tx.execute("SELECT pg_catalog.format_type(%s::oid, %s)", (oid, modifier)).fetchall()
+            helpers.append((name, type_))
+    inexact = any(not exact(table.columns[name]) for name in load.key)
+    return Shape(load, table, loaded, helpers, inexact, number)
+
+
+def exact(column: TableColumn) -> bool:
+    return column.bare in _EXACT and not column.collation
