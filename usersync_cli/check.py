@@ -1,18 +1,23 @@
-"""Will a job work? Both ends are asked, rights and columns compared; nothing is written and no row is read."""
+"""Will a job work? Both ends are asked, rights and columns compared; nothing is written, and no row is read.
+
+Of a source of documents that can't tell otherwise whether a stream is there, the first page is read, and thrown away.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
 from usersync_cli import state
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
-from usersync_cli.errors import ConfigError, Drift, UsersyncError
-from usersync_cli.model import Job, Step
-from usersync_cli.steps import Options, StepResult, World
+from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.model import Documents, Job, Step, Stream
+from usersync_cli.steps import Options, StepResult, World, reads_streams, refuse_other_account
+from usersync_cli.stream import Into, fit
 from usersync_cli.tabular import Loading, Reader
 from usersync_cli.targets.postgres import SETTINGS
 
@@ -37,7 +42,7 @@ def check(job: Job, world: World) -> Iterator[Finding]:
     try:
         yield from _target(tx, world)
         for step in job.steps:
-            yield from _step(step, tx, world)
+            yield from (_streams if reads_streams(step) else _tables)(step, tx, world)
     finally:
         rollback(tx)
         tx.close()
@@ -65,15 +70,19 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
         yield Finding("target: usersync's own tables", error)
 
 
-def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
-    stored: dict[str, state.StoredCursor] = {}
-    with ExitStack() as closing:
+def _stored(step: Step, tx: Connection, world: World) -> dict[str, state.StoredCursor]:
+    with suppress(psycopg.Error):  # `_target` has told what is wrong with them
+        return state.cursors(tx, world.tools.job, step.name)
+    return {}
+
+
+def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+    stored = _stored(step, tx, world)
+    with ExitStack() as stack:
         readers: list[Reader] = []
-        with suppress(psycopg.Error):  # `_target` has told what is wrong with them
-            stored = state.cursors(tx, world.tools.job, step.name)
         for source in dict.fromkeys(extract.source for extract in step.extract.values()):
             try:
-                reader = Reader(source, world, step, closing)
+                reader = Reader(source, world, step, stack)
                 reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
                     columns = reader.session.columns(stream)
@@ -92,6 +101,54 @@ def _step(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:
             rollback(tx)
+
+
+def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+    """Each stream by itself, so that all are told that do not fit."""
+    (extract,) = step.extract.values()
+    stored = _stored(step, tx, world)
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(world.sources[extract.source].open(world.tools))
+            before = [stored[name] for name in extract.streams if name in stored]
+            refuse_other_account(extract.source, session.account, before, Options())
+        except UsersyncError as error:
+            yield Finding(f"step {step.name}: source {extract.source}", error)
+            return
+        for name in extract.streams:
+            what = f"step {step.name}: stream {name} from source {extract.source}"
+            try:
+                yield Finding(f"{what}: {_look(extract.source, session, name)}; {_fitting(step, name, session, tx, world)}")
+            except UsersyncError as error:
+                yield Finding(what, error)
+
+
+def _look(source: str, session: Any, stream: str) -> str:
+    """What is there, in words, without a record if the session can tell that."""
+    if (look := getattr(session, "look", None)) is not None:
+        return str(look(stream))
+    pages = session.pages([Stream(stream)], {})
+    with closing(pages) if hasattr(pages, "close") else nullcontext():
+        first = next(iter(pages), None)
+    if first is None:
+        raise Unavailable(f"source {source} gave no page of {stream}", hint="a run would not take that for an empty stream either")
+    assert isinstance(first.content, Documents)  # noqa: S101  sessions of documents give nothing else
+    return f"{len(first.content.records)} on its first page"
+
+
+def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World) -> str:
+    """Whether the stream's transform fits its table. Raises Drift where it does not."""
+    ((_, extract),) = step.extract.items()
+    scope = {"job": world.tools.job, "step": step.name, "run_id": None, "account": session.account}
+    into = Into(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    try:
+        with translated(world.target, f"loading {into.load.table}"):
+            begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+            merge, table = fit(tx, into)
+            name = merge.table.as_string(tx)
+    finally:
+        rollback(tx)
+    return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
 
 
 def _release(version: int) -> str:

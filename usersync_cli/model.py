@@ -118,7 +118,8 @@ class TabularSession(Session, Protocol):
 class DocumentSession(Session, Protocol):
     """A session whose streams are documents. The engine asks for each of these by name; a session has those that it can do.
 
-    Without `gone` and `snapshot`, a record has left when two complete listings lack it.
+    Without `gone` and `snapshot`, a record has left when two complete listings lack it. Without `look`, `usersync check`
+    reads a first page.
     """
 
     together: bool  # one poll feeds all streams; otherwise each stream is read by itself, and may fail by itself
@@ -128,6 +129,10 @@ class DocumentSession(Session, Protocol):
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
         """Full documents of those whose listing changed, each key once; a key that is gone comes as a deleted record."""
+        ...
+
+    def look(self, stream: str) -> str:
+        """What is there of a stream, in a few words ("3 files"), without reading a record; raises what `pages` would."""
         ...
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:

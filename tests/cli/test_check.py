@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests import servers
 from tests.conftest import Command, NewDatabase, Result
+from tests.list_source import ListSource, Sync, people
 from tests.simple_job import Job, clean
+from usersync_cli.check import Finding
+from usersync_cli.check import check as look
+from usersync_cli.errors import Unavailable
 
 
 @pytest.fixture
@@ -166,6 +171,131 @@ def test_the_sql_of_each_step(job: Job) -> None:
     assert (0, 0) == (default.status, own.status)
     assert "SELECT * FROM records" in default.stdout
     assert "SELECT id, upper(name) AS name FROM records" in own.stdout
+
+
+# streams of documents
+
+TYPED = "SELECT key::int AS id, data ->> 'name' AS name FROM records"
+
+
+def streams(job: Job, *, transform: str | None = TYPED, extract: dict[str, Any] | None = None, **more: Any) -> None:
+    """Streams people and companies of files, into tables of their names."""
+    step: dict[str, Any] = {
+        "name": "all",
+        "extract": extract or {"source": "export", "streams": ["people", "companies"]},
+        "load": {"table": "{stream}", "key": ["id"], "create": True, "on_missing": "delete"},
+    }
+    if transform:
+        step["transform"] = transform
+    files = {name: {"path": f"{name}-*.jsonl", "key": "id"} for name in ("people", "companies")}
+    job.document["sources"] = {"export": {"type": "file", "streams": files}}
+    job.document["jobs"] = {"copy": {"steps": [step]}}
+    job.document |= more
+    job.save()
+
+
+def lines(result: Result) -> list[str]:
+    """Those of streams."""
+    return [line for line in result.stdout.splitlines() if ": step all: " in line or "FAIL" in line]
+
+
+def test_streams_are_well(job: Job) -> None:
+    """
+    A line for each stream: what is there, and whether it fits its table. No record is read, and nothing is made.
+    """
+    streams(job)
+    job.at_target("CREATE TABLE companies (id int PRIMARY KEY, name text)")
+    for name in ("people-1", "people-2", "companies-1"):
+        (job.usersync.folder / f"{name}.jsonl").write_text("this is no JSON, which only who reads it can tell\n")
+    result = check(job, "--job", "copy")
+
+    assert 0 == result.status, result
+    assert [
+        'ok   copy: step all: stream people from source export: 2 files; "public"."people" will be created with 2 columns',
+        'ok   copy: step all: stream companies from source export: 1 file; 2 columns fit into "public"."companies"',
+    ] == lines(result)
+    assert [] == job.at_target("SELECT FROM pg_namespace WHERE nspname = 'usersync'")
+    assert [(None,)] == job.at_target("SELECT to_regclass('people')")
+
+
+def test_streams_that_will_not_work(job: Job) -> None:
+    """
+    Each stream by itself: a file that is missing, a table that lacks a column, a transform with a mistake.
+    """
+    streams(job)
+    job.at_target("CREATE TABLE companies (id int PRIMARY KEY)")
+    (job.usersync.folder / "companies-1.jsonl").write_text("")
+    result = check(job)
+    streams(job, transform="SELECT key::int AS id, nam FROM records")
+    (job.usersync.folder / "people-1.jsonl").write_text("")
+    mistake = check(job)
+
+    told = lines(result)
+    assert (7, 2) == (result.status, len(told)), result
+    assert told[0].startswith("FAIL copy: source export, stream people: there is no file ")
+    assert 'ALTER TABLE "companies" ADD COLUMN "name" text;' in result.stdout
+    assert (7, 2) == (mistake.status, mistake.stdout.count('FAIL copy: transform (line 1, column 24): column "nam" does not exist'))
+
+
+def test_another_account_of_streams(job: Job) -> None:
+    """
+    Files of another folder than those that were loaded: what a run would refuse.
+    """
+    streams(job)
+    for name in ("people-1", "companies-1"):
+        (job.usersync.folder / f"{name}.jsonl").write_text('{"id": 1}\n')
+    assert 0 == job.sync().exit_status
+    job.at_target("UPDATE usersync.cursors SET account = '/elsewhere'")
+    result = check(job)
+
+    assert 7 == result.status
+    assert "the rows in the target came from /elsewhere" in result.stdout
+
+
+def test_a_source_that_can_only_be_read(job: Job) -> None:
+    """
+    Where a session can't tell otherwise, its first page is read, and no more; where that fails, the finding says why.
+    """
+    sync = Sync(ListSource({"companies": people(1, 2), "people": people(1, 2, 3, 4)}), job.target)
+
+    def findings() -> list[Finding]:
+        return [finding for finding in look(sync.job, sync.world) if finding.what.startswith("step")]
+
+    found = findings()
+
+    assert [
+        'step all: stream companies from source crm: 2 on its first page; "public"."companies" will be created with 3 columns',
+        'step all: stream people from source crm: 3 on its first page; "public"."people" will be created with 3 columns',
+    ] == [finding.what for finding in found]
+    assert [("companies", 0), ("people", 0)] == sync.source.read
+
+    def fail(stream: str, _page: int) -> None:
+        if stream == "people":
+            raise Unavailable("the source is away")
+
+    sync.source.fail = fail
+    assert [None, "the source is away"] == [finding.error and finding.error.message for finding in findings()]
+
+
+def test_the_sql_of_each_stream(job: Job) -> None:
+    """
+    --sql prints the transform of each stream as it could be typed, and contacts nobody: the files need not be there.
+    """
+    nobody = f"postgresql://postgres@127.0.0.1:{servers.free_port()}/x"
+    streams(job, transform=None, target=nobody)
+    default = check(job, "--sql")
+    streams(job, transform=None, extract={"export": {"source": "export", "streams": ["people", "companies"]}})
+    named = check(job, "--sql")
+    streams(job)
+    own = check(job, "--sql")
+
+    assert [0, 0, 0] == [default.status, named.status, own.status]
+    assert [
+        "-- job copy, step all, stream people, into people", 'SELECT key AS "id", data FROM records', "",
+        "-- job copy, step all, stream companies, into companies", 'SELECT key AS "id", data FROM records', "",
+    ] == default.stdout.splitlines()  # fmt: skip
+    assert "-- in the step's own transform, records is called export" in named.stdout
+    assert 2 == own.stdout.count(TYPED)
 
 
 def test_an_unknown_job(job: Job) -> None:

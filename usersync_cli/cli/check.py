@@ -12,12 +12,13 @@ from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
     from usersync_cli.check import Finding
-    from usersync_cli.model import Job
+    from usersync_cli.config import Config
+    from usersync_cli.model import Job, Step
 
 
 @click.command(epilog=EXIT_STATUSES)
 @click.option("--job", "job_name", metavar="NAME", help="Only this job; otherwise all of them.")
-@click.option("--sql", "show_sql", is_flag=True, help="Print each step's transform instead of trying it.")
+@click.option("--sql", "show_sql", is_flag=True, help="Print each step's transform, or that of each stream, instead of trying it.")
 @config_option
 @output_option
 @click.pass_obj
@@ -30,7 +31,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
     Examples:
       usersync check                               every job
       usersync check --job auroville
-      usersync check --job auroville --sql         the SQL of each step
+      usersync check --job auroville --sql         the SQL of each step, to copy
     """
     from usersync_cli import config, log
 
@@ -39,7 +40,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
     jobs = [settings.job(name) for name in ([job_name] if job_name else settings.jobs)]
     if show_sql:
         for job in jobs:
-            _print_sql(job)
+            _print_sql(settings, job)
         return 0
     from usersync_cli.check import check as look
     from usersync_cli.cli.world import world
@@ -79,8 +80,27 @@ def _print(job: str, finding: Finding) -> None:
         click.echo(f"       {hint}")
 
 
-def _print_sql(job: Job) -> None:
+def _print_sql(settings: Config, job: Job) -> None:
+    from usersync_cli.steps import reads_streams
+
     for step in job.steps:
+        if reads_streams(step):
+            _print_stream_sql(settings, job, step)
+            continue
         click.echo(f"-- job {job.name}, step {step.name}, into {step.load.table}")
         only = next(iter(step.extract))
         click.echo((step.transform or f"SELECT * FROM {only}").rstrip() + "\n")  # noqa: S608  shown, not run
+
+
+def _print_stream_sql(settings: Config, job: Job, step: Step) -> None:
+    """The step's own, or that of its source for each stream."""
+    from usersync_cli.cli.world import source
+    from usersync_cli.stream import transform_of
+
+    ((name, extract),) = step.extract.items()
+    read = source(settings, extract.source)
+    for stream in extract.streams:
+        click.echo(f"-- job {job.name}, step {step.name}, stream {stream}, into {step.load.table.replace('{stream}', stream)}")
+        if name != "records" and not step.transform:
+            click.echo(f"-- in the step's own transform, records is called {name}")
+        click.echo(transform_of(step, read, stream).rstrip() + "\n")

@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
-    from usersync_cli.model import Job
+    from usersync_cli.model import Job, Source
     from usersync_cli.signals import Stop
     from usersync_cli.steps import Progress, World
 
 
 def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
     """The target, the job's sources and tools. Nothing is contacted."""
-    from usersync_cli.config import source_module
     from usersync_cli.model import Tools
     from usersync_cli.steps import World
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}
-    sources = {name: source_module(settings.source_type(name)).Source(name, settings.source(name)) for name in sorted(names)}
+    sources = {name: source(settings, name) for name in sorted(names)}
     return World(settings.target_database(), sources, Tools(job.name, stop, settings.database), progress)
+
+
+def source(settings: Config, name: str) -> Source:
+    """A source of the config file. It is not contacted."""
+    from usersync_cli.config import source_module
+
+    made: Source = source_module(settings.source_type(name)).Source(name, settings.source(name))
+    return made

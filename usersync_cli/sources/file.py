@@ -166,6 +166,13 @@ class Session:
             if self._closed:
                 raise Unavailable(f"{where}: closed in the middle of it")
 
+    def look(self, stream: str) -> str:
+        """How many files there are of it. Raises what `pages` would when they are missing, or may not be read."""
+        if stream not in self._streams:
+            raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(self._streams)}")
+        number = _Listing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop).try_files()
+        return f"{number} file{'s' if number > 1 else ''}"
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -220,6 +227,13 @@ class _Listing:
         """Whoever reads a long file is alive, and ends when the run has to."""
         self._stop.check()
         self._stop.heard = time.monotonic()
+
+    def try_files(self) -> int:
+        """Whether all of them may be read; gives how many there are."""
+        for file in self._files:
+            with self._told(file), Path(file).open("rb"):
+                pass
+        return len(self._files)
 
     def pages(self, since: Cursor | None) -> Generator[Page, None, None]:
         sweep, at = uuid.uuid4().hex, _Place(0, 0, 0)
