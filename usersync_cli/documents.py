@@ -31,12 +31,14 @@ from usersync_cli.leaving import Leavers, had_row, listed_before
 from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader
 from usersync_cli.rejects import Limits, Reject
-from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, Met, Seen
+from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.steps import Options, StepResult, World, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
 from usersync_cli.targets.postgres import SETTINGS
 
+# A page is small, what it is joined with may be big, and often has no statistics yet: its rows are better looked up by index.
+PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}
 UNCHANGED = Met(listed=True, held=b"...", known=True)  # of whom `look_up` says nothing
 
 
@@ -185,7 +187,7 @@ class Reading:
         self._committed(works, after, page)
 
     def _checkpoint(self) -> Any:
-        begin(self._tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+        begin(self._tx, long=True, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         return self._lease.checkpoint(self._tx) if self._lease else _rolled_back(self._tx)
 
     def _committed(self, works: Sequence[Work], after: Sequence[Seen], page: Page | None) -> None:
@@ -248,8 +250,9 @@ class Reading:
             )
         elif items:
             known = duplicates(items, numbered=into.seen.numbered)
+        unmentioned = UNCHANGED if into.seen.there else UNKNOWN
         for position, item in enumerate(items):
-            self._place(work, item, known.get(position, UNCHANGED if into.seen.there else Met()))
+            self._place(work, item, known.get(position, unmentioned))
 
     def _place(self, work: Work, item: Item, met: Met) -> None:  # noqa: C901, PLR0912  a table in the form of code
         into, counts, key = work.into, work.counts, item.record.key

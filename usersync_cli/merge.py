@@ -53,6 +53,15 @@ class Merge:
     marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
     sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
     aside: bool = False  # leave out the records in ASIDE, and those without a key
+    part: bool = False  # a page of what the table holds: the rest of it is not read
+
+    @property
+    def found(self) -> sql.Composed:
+        """The table as t, joined to w from the left. A page looks its rows up by their key whatever the planner knows about the
+        table: one that grows page by page has no statistics, and would be read whole for each page."""
+        if not self.part:
+            return sql.SQL("LEFT JOIN {} AS t ON {}").format(self.table, self.same_key)
+        return sql.SQL("LEFT JOIN LATERAL (SELECT * FROM {} AS t WHERE {} LIMIT 1) AS t ON true").format(self.table, self.same_key)
 
     @cached_property
     def wanted(self) -> sql.Composed:
@@ -146,9 +155,8 @@ class WithoutKey(Drift):
     """Some records have no key."""
 
 
-def compare(tx: Connection, merge: Merge, *, rows: int, part: bool = False) -> Outcome:
-    """What has to be written; kept in CHANGES when there is anything. `rows` is about how many were staged; `part`: only
-    a page of what the table holds, whose other rows are not read.
+def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
+    """What has to be written; kept in CHANGES when there is anything. `rows` is about how many were staged.
 
     Raises WithoutKey for rows without a key.
     """
@@ -159,7 +167,7 @@ def compare(tx: Connection, merge: Merge, *, rows: int, part: bool = False) -> O
         (max(rows, 1),),
     ).fetchone() or (False,)
     for _ in range(ATTEMPTS):
-        found = tx.execute(_compare_small(merge) if part or bigger else _compare_whole(merge)).fetchone()
+        found = tx.execute(_compare_small(merge) if merge.part or bigger else _compare_whole(merge)).fetchone()
         assert found is not None  # noqa: S101  an aggregate always has a row
         read, without_key, new, differing, matched, hit, checksum = found
         if without_key:
@@ -226,8 +234,8 @@ def _compare_small(merge: Merge) -> sql.Composed:
                count(t.{k}),
                count(DISTINCT ({hit})) FILTER (WHERE t.{k} IS NOT NULL),
                {checksum}
-          FROM ({wanted}) AS w LEFT JOIN {table} AS t ON {same_key}
-    """).format(hit=hit, **_parts(merge))
+          FROM ({wanted}) AS w {found}
+    """).format(hit=hit, found=merge.found, **_parts(merge))
 
 
 def key_text(key: Sequence[str], side: str = "t") -> sql.Composed:
@@ -259,9 +267,9 @@ def _keep_changes(merge: Merge) -> sql.Composed:
     return sql.SQL("""
         CREATE TEMP TABLE usersync_changes ON COMMIT DROP AS
         SELECT w.*, t.{k} IS NULL AS usersync_is_new
-          FROM ({wanted}) AS w LEFT JOIN {table} AS t ON {same_key}
+          FROM ({wanted}) AS w {found}
          WHERE t.{k} IS NULL OR {differs}
-    """).format(**_parts(merge))
+    """).format(found=merge.found, **_parts(merge))
 
 
 def _count_new(tx: Connection, merge: Merge) -> int:

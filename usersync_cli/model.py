@@ -50,7 +50,7 @@ class Stream:
     query: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One document: its key, its own bytes, its version and whether the source says it is deleted."""
 

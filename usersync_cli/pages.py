@@ -17,31 +17,36 @@ from psycopg import sql
 
 from usersync_cli import constraints, stage
 from usersync_cli import merge as merging
+from usersync_cli.arrays import Texts, texts
 from usersync_cli.aside import Aside
 from usersync_cli.catalog import Table
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, Merge, key_text
-from usersync_cli.model import Change, Column, Counts, Record
+from usersync_cli.model import Change, Column, Counts, Desired, Record
 from usersync_cli.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
-from usersync_cli.seen import NO_ROW, Met
+from usersync_cli.seen import NO_ROW, UNKNOWN, Met
 from usersync_cli.targets.postgres import Plan, Target
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 PAIRS = 16  # records that fail alone, and may still fit together
-_TEMPORARY = "DROP TABLE IF EXISTS pg_temp.usersync_changes, pg_temp.usersync_duplicates, pg_temp.usersync_aside"
+_FROM_PAGE = sql.SQL("SELECT * FROM pg_temp.usersync_page")  # what the transform gave
+_SENT = "SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS g(key, data, version, ord)"
+_TEMPORARY = """
+DROP TABLE IF EXISTS pg_temp.usersync_page, pg_temp.usersync_changes, pg_temp.usersync_duplicates, pg_temp.usersync_aside
+"""
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """A record that is to be loaded, and what became of it."""
 
     record: Record
-    text: str = field(repr=False)  # its document
+    document: bytes = field(repr=False)  # UTF-8
     version: str | None
     listed: bytes | None  # hash of what was listed; None: to be fetched again next time
     hash: bytes  # of its document
-    before: Met = field(default_factory=Met)
+    before: Met = UNKNOWN
     again: bool = False  # of a dry run: an earlier page had it too
     left_out: bool = False  # the transform gives no row for it
     reject: Reject | None = None
@@ -207,33 +212,48 @@ class Loader:
         self.counts += counts
 
     def _plan(self, items: Sequence[Item]) -> tuple[Plan, set[str]]:
-        """What would change, and the keys of those for whom the transform gives no row."""
-        into, tx = self._into, self._tx
-        staged = stage.create(tx, into.stage, into.columns())
-        (_, _, version, *_) = into.columns()
-        tx.execute(
-            sql.SQL("""
-                INSERT INTO {} SELECT key, data::jsonb, version, false, ord
-                  FROM unnest(%s::text[], %s::text[], %s::{}[]) WITH ORDINALITY AS g(key, data, version, ord)
-            """).format(staged.table, stage.type_sql(version.type)),
-            _columns(items),
-        )
-        desired = replace(stage.desired(into.transform, [staged], len(items)), part=True)
-        merge, table = into.fitted or into.target.fit(desired, tx)
-        merge = replace(merge, sums=False)
-        left_out = self._check_keys(merge, staged.table)
-        if table is None:
-            plan = into.target.plan(desired, tx)
-            return replace(plan, merge=replace(plan.merge, sums=False)), left_out
-        return Plan(merge, merging.compare(tx, merge, rows=len(items), part=True), table), left_out
+        """What would change, and the keys of those for whom the transform gives no row.
 
-    def _check_keys(self, merge: Merge, staged: sql.Composable) -> set[str]:
+        The transform runs once, over the page as parameters; what it gives is kept in PAGE, and compared from there.
+        """
+        into, tx = self._into, self._tx
+        merge, table = self._fit()
+        columns = _columns(items)
+        make = sql.SQL("CREATE TEMP TABLE usersync_page ON COMMIT DROP AS SELECT * FROM ({}) AS v").format(self._transform(_SENT))
+        psycopg.RawCursor(tx).execute(make.as_string(tx), columns)
+        merge = replace(merge, transform=_FROM_PAGE, sums=False)
+        left_out = self._check_keys(merge, columns[0])
+        if table is None:
+            plan = into.target.plan(Desired(_FROM_PAGE, len(items), part=True), tx)
+            return replace(plan, merge=replace(plan.merge, sums=False)), left_out
+        return Plan(merge, merging.compare(tx, merge, rows=len(items)), table), left_out
+
+    def _fit(self) -> tuple[Merge, Table | None]:
+        """How the stream goes into its table. Until a page was written, looked at over an empty stage."""
+        into = self._into
+        if into.fitted:
+            return into.fitted
+        with self._tx.transaction(force_rollback=True):
+            staged = stage.create(self._tx, into.stage, into.columns())
+            return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), self._tx)
+
+    def _transform(self, records: str) -> sql.Composable:
+        """The transform over these rows: a SELECT of key, data, version, ord."""
+        (_, _, version, *_) = self._into.columns()
+        # OFFSET 0: the documents are parsed here, once, and not wherever the transform mentions them
+        part = sql.SQL("(SELECT key, data::jsonb AS data, version::{}, false AS deleted, ord FROM ({}) AS g OFFSET 0) AS part").format(
+            stage.type_sql(version.type), sql.SQL(records)
+        )
+        return stage.desired(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)], 1).transform
+
+    def _check_keys(self, merge: Merge, keys: Texts) -> set[str]:
         """Each row has the key of its record; whoever has no row is left out."""
         found = self._tx.execute(
             sql.SQL("""
-                SELECT s.key, w.key FROM {staged} AS s FULL JOIN (SELECT {key} AS key FROM ({wanted}) AS w) AS w ON w.key = s.key
+                SELECT s.key, w.key FROM unnest(%s) AS s(key) FULL JOIN (SELECT {key} AS key FROM ({wanted}) AS w) AS w ON w.key = s.key
                  WHERE s.key IS NULL OR w.key IS NULL
-            """).format(staged=staged, key=key_text(merge.key, "w"), wanted=merge.wanted)
+            """).format(key=key_text(merge.key, "w"), wanted=merge.wanted),
+            (keys,),
         ).fetchall()
         if any(mine is None for mine, _ in found):
             raise OddKeys(empty=all(theirs is None for mine, theirs in found if mine is None))
@@ -241,7 +261,7 @@ class Loader:
 
     def _drop(self) -> None:
         """A transaction may load several times."""
-        self._tx.execute(sql.SQL(_TEMPORARY + ", {}").format(stage.table(self._into.stage)))
+        self._tx.execute(_TEMPORARY)
 
     def _tell(self, plan: Plan) -> None:
         if self._diff:
@@ -289,26 +309,13 @@ class Loader:
 
     def _one_by_one(self, items: Sequence[Item]) -> dict[str, tuple[str, str]]:
         """The transform and its casts, tried for each record in a subtransaction of its own, all inside the server."""
-        tx, into = self._tx, self._into
-        staged = stage.create(tx, into.stage, into.columns())  # so that the transform can be looked at
-        merge, _ = into.fitted or into.target.fit(stage.desired(into.transform, [staged], 0), tx)
-        (_, _, version, *_) = into.columns()
-        typed = stage.type_sql(version.type)
-        tx.execute(sql.SQL("CREATE TEMP TABLE usersync_page (key text, data text, version {}, ord bigint) ON COMMIT DROP").format(typed))
+        tx = self._tx
+        merge, _ = self._fit()
+        tx.execute("CREATE TEMP TABLE usersync_one (key text, data text, version text, ord bigint) ON COMMIT DROP")
         tx.execute("CREATE TEMP TABLE usersync_failed (key text, state text, col text, con text, tab text) ON COMMIT DROP")
-        tx.execute(
-            sql.SQL("INSERT INTO pg_temp.usersync_page SELECT * FROM unnest(%s::text[], %s::text[], %s::{}[]) WITH ORDINALITY").format(
-                typed
-            ),
-            _columns(items),
-        )
-        one = sql.SQL(
-            "(SELECT p.key, p.data::jsonb AS data, p.version, false AS deleted, p.ord FROM pg_temp.usersync_page AS p"
-            " WHERE p.ctid = usersync_row.usersync_at) AS part"
-        )
-        tried = replace(
-            merge, transform=stage.desired(into.transform, [stage.Stage(into.stage, sql.Composed([one]), temporary=False)], 1).transform
-        )
+        psycopg.RawCursor(tx).execute(f"INSERT INTO pg_temp.usersync_one {_SENT}", _columns(items))
+        one = "SELECT p.* FROM pg_temp.usersync_one AS p WHERE p.ctid = usersync_row.usersync_at"
+        tried = replace(merge, transform=self._transform(one))
         tag = sql.SQL(f"$usersync_{secrets.token_hex(8)}$")
         tries = [sql.SQL("PERFORM count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in merge.fields]
         statement = sql.SQL(_TRY).format(
@@ -341,8 +348,8 @@ class _Foreseen(psycopg.errors.IntegrityConstraintViolation):
         self.bad = bad
 
 
-def _columns(items: Sequence[Item]) -> list[list[str | None]]:
-    return [[item.record.key for item in items], [item.text for item in items], [item.version for item in items]]
+def _columns(items: Sequence[Item]) -> list[Texts]:
+    return [texts(item.record.key for item in items), Texts([item.document for item in items]), texts(item.version for item in items)]
 
 
 _TRY = """
@@ -359,7 +366,7 @@ DECLARE
   usersync_constraint text;
   usersync_table text;
 BEGIN
-  FOR usersync_row IN SELECT p.ctid AS usersync_at, p.key AS usersync_id FROM pg_temp.usersync_page AS p ORDER BY p.ord LOOP
+  FOR usersync_row IN SELECT p.ctid AS usersync_at, p.key AS usersync_id FROM pg_temp.usersync_one AS p ORDER BY p.ord LOOP
     usersync_state := NULL;
     BEGIN
       SELECT count(*) FILTER (WHERE {without}), count(*) FILTER (WHERE {key} <> usersync_row.usersync_id OR ROW(w.*) IS NULL)

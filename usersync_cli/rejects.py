@@ -18,6 +18,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import class_row
 
+from usersync_cli.arrays import Blobs, texts
 from usersync_cli.errors import Drift, NotFound, PartialError
 from usersync_cli.migrations import current
 
@@ -103,11 +104,11 @@ def store(tx: Connection, job: str, step: str, stream: str, run_id: int, rejects
         return Stored()
     given = {one.filed_as: one for one in rejects}
     columns = {
-        "keys": list(given),
-        "reasons": [one.reason for one in given.values()],
-        "details": [one.detail for one in given.values()],
-        "documents": [one.document for one in given.values()],
-        "versions": [one.version for one in given.values()],
+        "keys": texts(given),
+        "reasons": texts(one.reason for one in given.values()),
+        "details": texts(one.detail for one in given.values()),
+        "documents": Blobs([one.document for one in given.values()]),
+        "versions": texts(one.version for one in given.values()),
     }
     rows = sql.SQL(
         "SELECT * FROM unnest(%(keys)s::text[], %(reasons)s::text[], %(details)s::text[], %(documents)s::bytea[], %(versions)s::text[])"
@@ -127,7 +128,7 @@ def store_rows(  # noqa: PLR0913, PLR0917  a reject has a long name
 def resolve(tx: Connection, job: str, step: str, stream: str, keys: Collection[str]) -> int:
     """Forget the rejects of records that were loaded now, dropped ones too; gives how many there were."""
     statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
-    return tx.execute(statement, (job, step, stream, list(keys))).rowcount if keys else 0
+    return tx.execute(statement, (job, step, stream, texts(keys))).rowcount if keys else 0
 
 
 def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int) -> int:
@@ -142,7 +143,7 @@ def touch(tx: Connection, job: str, step: str, stream: str, run_id: int, keys: C
         "UPDATE usersync.rejects SET last_at = clock_timestamp(), run_id = %s"
         " WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
     )
-    tx.execute(statement, (run_id, job, step, stream, list(keys)))
+    tx.execute(statement, (run_id, job, step, stream, texts(keys)))
 
 
 def resolve_unswept(tx: Connection, job: str, step: str, stream: str, sweep_id: int) -> int:

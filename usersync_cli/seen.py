@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from psycopg import sql
 
 from usersync_cli import state
+from usersync_cli.arrays import Blobs, texts
 from usersync_cli.connections import Connection
 from usersync_cli.merge import Merge, key_text
 from usersync_cli.sweep import GONE, Memory, Scope
@@ -40,6 +42,9 @@ class Met:
     known: bool = False  # it is remembered at all
     missing: int = 0
     reject: str | None = None  # waiting, dropped
+
+
+UNKNOWN = Met()
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ class Seen:
 
     def hash(self, document: bytes) -> bytes:
         """Of a document, under this step."""
-        return hashlib.blake2b(document, digest_size=16, key=self.scope.fingerprint.encode()[:LONGEST_FINGERPRINT]).digest()
+        hashed = _keyed(self.scope.fingerprint).copy()
+        hashed.update(document)
+        return hashed.digest()
 
     @property
     def version_type(self) -> str:
@@ -113,7 +120,7 @@ class Seen:
         self, connection: Connection, keys: Sequence[str], hashes: Sequence[bytes], versions: Sequence[str | None]
     ) -> dict[int, Met]:
         """By position, for all but those that are known, unchanged, and in the target."""
-        values = {"keys": list(keys), "hashes": list(hashes), "versions": list(versions), **vars(self.scope)}
+        values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), **vars(self.scope)}
         values |= {"stream_id": self.memory.id}
         return {row[0]: Met(*row[1:]) for row in connection.execute(self._typed(_LOOK_UP), values).fetchall()}
 
@@ -139,16 +146,18 @@ class Seen:
         versions: Sequence[str | None],
     ) -> None:
         """These are at the source, and this is what the target has of them. A version that is None leaves the one that is known."""
-        values = {"stream": self.memory.id, "keys": list(keys), "listed": list(listed), "held": list(held), "versions": list(versions)}
+        values = {
+            "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "held": Blobs(held), "versions": texts(versions),
+        }  # fmt: skip
         tx.execute(self._typed(_NOTE), values)
 
     def back(self, tx: Connection, keys: Sequence[str]) -> None:
         """Complete listings lacked these, or they were said to be gone, and now they are there."""
-        tx.execute("UPDATE usersync.seen SET missing = 0 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, list(keys)))
+        tx.execute("UPDATE usersync.seen SET missing = 0 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
     def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
         """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
-        tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": list(keys), "versions": list(versions), "told": TOLD})
+        tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": TOLD})
 
     def sweep_page(self, tx: Connection, name: str, keys: Collection[str], records: int, *, keyed: bool) -> Seen:
         """One more page of the sweep of this name, which begins with it if none of that name is under way."""
@@ -161,7 +170,7 @@ class Seen:
         if records:
             tx.execute("UPDATE usersync.sweeps SET records = records + %s WHERE id = %s", (records, sweep.id))
         if keys and sweep.keyed:
-            tx.execute(_SWEEP_KEYS, {"id": sweep.id, "keys": list(keys)})
+            tx.execute(_SWEEP_KEYS, {"id": sweep.id, "keys": texts(keys)})
         return replace(self, sweep=replace(sweep, records=sweep.records + records))
 
     # the end of a listing
@@ -180,7 +189,7 @@ class Seen:
         return {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
 
     def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
-        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": list(met), "kept": KEPT}
+        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT}
 
     def known(self, connection: Connection) -> int:
         """How many are remembered that are or were in the target."""
@@ -196,7 +205,7 @@ class Seen:
         """
         tx.execute('CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean) ON COMMIT DROP')
         if told:
-            tx.execute("INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM unnest(%s::text[]) AS g(key)", (list(told),))
+            tx.execute("INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM unnest(%s::text[]) AS g(key)", (texts(told),))
         if self.memory.id:
             tx.execute(_TOLD_CANDIDATES, {"stream": self.memory.id, "told": TOLD})
         if keys is None:
@@ -205,7 +214,7 @@ class Seen:
             tx.execute(
                 "INSERT INTO pg_temp.usersync_candidates SELECT DISTINCT key, false FROM unnest(%s::text[]) AS g(key)"
                 " ON CONFLICT DO NOTHING",
-                (list(keys),),
+                (texts(keys),),
             )
         if approved is not None and self.memory.id:
             tx.execute(_KEPT_CANDIDATES, {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved})
@@ -236,7 +245,7 @@ class Seen:
 
     def missed(self, tx: Connection, keys: Collection[str]) -> None:
         """A complete listing lacked them for the first time, and once is not enough."""
-        tx.execute("UPDATE usersync.seen SET missing = 1 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, list(keys)))
+        tx.execute("UPDATE usersync.seen SET missing = 1 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
     def check_rows(self, tx: Connection, merge: Merge) -> int:
         """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
@@ -262,6 +271,12 @@ class Seen:
             tx.execute(statement, values)
         previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
         return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
+
+
+@lru_cache
+def _keyed(fingerprint: str) -> hashlib.blake2b:
+    """To be copied: a key costs as much as a short document."""
+    return hashlib.blake2b(digest_size=16, key=fingerprint.encode()[:LONGEST_FINGERPRINT])
 
 
 _RECALL = """
@@ -290,13 +305,14 @@ _SWEEP_KEYS = """
 INSERT INTO usersync.sweep_keys (sweep_id, key) SELECT %(id)s, key FROM unnest(%(keys)s::text[]) AS g(key) ORDER BY key COLLATE "C"
 ON CONFLICT DO NOTHING
 """
-# One that is known, unchanged and in the target has no row here: an unchanged page gives none.
+# One that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key
+# is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
 _LOOK_UP = """
 SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.held, s.key IS NOT NULL,
        COALESCE(s.missing, 0), r.status
   FROM (SELECT ord, key, hash, version, row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC) AS rank
           FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
-  LEFT JOIN usersync.seen AS s ON s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C"
+  LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
   LEFT JOIN usersync.rejects AS r
     ON s.held = '\\x00' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key
  WHERE (p.rank = 1 AND s.listed = p.hash AND length(s.held) > 1 AND s.missing = 0

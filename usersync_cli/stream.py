@@ -150,26 +150,30 @@ def item(into: Into, record: Record) -> Item | Reject:
         return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
     if len(key.encode()) > LONGEST_KEY:
         return Reject(f"{key[:64]}... sha256:{hashlib.sha256(key.encode()).hexdigest()}", KEY_TOO_LONG, document=record.data)
-    if record.deleted:
-        text = "{}"
-    else:
-        try:
-            text = record.data.decode()
-        except UnicodeDecodeError:
-            return Reject(key, rejects.NOT_JSON, document=record.data)
-        if "\0" in text:
-            return Reject(key, rejects.NOT_JSON, document=record.data)
+    document = b"{}" if record.deleted else record.data
+    if not _is_utf8(document):
+        return Reject(key, rejects.NOT_JSON, document=record.data)
     version = _version(record.version, numbered=into.seen.numbered)
     if version == "":
         return Reject(key, BAD_VERSION, document=record.data)
     hashed = into.seen.hash(record.data)
-    return Item(record, text, version, hashed if record.settled else None, hashed)
+    return Item(record, document, version, hashed if record.settled else None, hashed)
+
+
+def _is_utf8(document: bytes) -> bool:
+    """Whether PostgreSQL reads it as text."""
+    try:
+        return b"\0" not in document and (document.isascii() or bool(document.decode()))
+    except UnicodeDecodeError:
+        return False
 
 
 def _is_text(key: str) -> bool:
     """Whether PostgreSQL can hold it."""
     if not key or "\0" in key:
         return False
+    if key.isascii():
+        return True
     try:
         key.encode()
     except UnicodeEncodeError:

@@ -20,7 +20,7 @@ LAYERS = [
     ["state", "lease", "rest", "connections", "embedded", "migrations"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
-    ["model", "errors", "signals", "log", "metrics"],
+    ["model", "errors", "signals", "log", "metrics", "arrays"],
 ]
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {

@@ -106,6 +106,7 @@ class Target:
             key=self.load.key,
             transform=desired.transform,
             order_by=self.load.order_by,
+            part=desired.part,
         )
         return (self._with_stamps(merge, table), table) if table else (merge, None)
 
