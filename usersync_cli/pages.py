@@ -6,8 +6,7 @@ of the table are looked at, and only what neither explains is halved.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -31,7 +30,7 @@ from usersync_cli.targets.postgres import Plan, Target
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 PAIRS = 16  # records that fail alone, and may still fit together
 _FROM_PAGE = sql.SQL("SELECT * FROM pg_temp.usersync_page")  # what the transform gave
-_SENT = "SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS g(key, data, version, ord)"
+_SENT = sql.SQL("SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS g(key, data, version, ord)")
 _TEMPORARY = """
 DROP TABLE IF EXISTS pg_temp.usersync_page, pg_temp.usersync_changes, pg_temp.usersync_duplicates, pg_temp.usersync_aside
 """
@@ -71,9 +70,10 @@ class Into(Protocol):
 class OddKeys(Exception):
     """Rows whose key is that of no record of the page."""
 
-    def __init__(self, *, empty: bool) -> None:
+    def __init__(self, lacking: Collection[str], *, empty: bool) -> None:
         super().__init__()
         self.reason = NO_KEY if empty else KEY_DIFFERS
+        self.lacking = lacking  # the records that have no row of their own
 
 
 class Loader:
@@ -136,7 +136,7 @@ class Loader:
                 raise
             self._blame(items, reason(error), getattr(error, "bad", None), search=search)
         except OddKeys as odd:
-            self._blame(items, (odd.reason, ""), None, search=search)
+            self._blame(items, (odd.reason, ""), self._odd(items, odd) if search else {}, search=search)
 
     def _blame(self, items: Sequence[Item], blamed: tuple[str, str], bad: Mapping[str, tuple[str, str]] | None, *, search: bool) -> None:
         """Set those aside that are to blame, and load the rest; where nobody stands out, halve them."""
@@ -189,7 +189,7 @@ class Loader:
             plan, left_out = self._plan(items)
             counts += plan.counts
             if self._write:
-                self._into.target.apply(plan, self._tx)
+                self._apply(plan)
                 normalised = self._into.target.normalised(plan, self._tx)
             elif plan.outcome.inserted or plan.outcome.updated:
                 self._foresee(plan)
@@ -200,6 +200,15 @@ class Loader:
         self._count(counts, items, left_out)
         self.normalised += normalised
         self.loaded += items
+
+    def _apply(self, plan: Plan) -> None:
+        """Write. Where the table refuses somebody, say whom, if that can be found by looking."""
+        try:
+            self._into.target.apply(plan, self._tx)
+        except psycopg.Error as error:
+            if is_about_data(error):
+                self._foresee(plan)
+            raise
 
     def _count(self, counts: Counts, items: Sequence[Item], left_out: set[str]) -> None:
         """Records were counted as read when they came: one that gives no row is none, one that gives several is several."""
@@ -237,12 +246,12 @@ class Loader:
             staged = stage.create(self._tx, into.stage, into.columns())
             return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), self._tx)
 
-    def _transform(self, records: str) -> sql.Composable:
+    def _transform(self, records: sql.Composable) -> sql.Composable:
         """The transform over these rows: a SELECT of key, data, version, ord."""
         (_, _, version, *_) = self._into.columns()
         # OFFSET 0: the documents are parsed here, once, and not wherever the transform mentions them
         part = sql.SQL("(SELECT key, data::jsonb AS data, version::{}, false AS deleted, ord FROM ({}) AS g OFFSET 0) AS part").format(
-            stage.type_sql(version.type), sql.SQL(records)
+            stage.type_sql(version.type), records
         )
         return stage.desired(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)], 1).transform
 
@@ -256,7 +265,9 @@ class Loader:
             (keys,),
         ).fetchall()
         if any(mine is None for mine, _ in found):
-            raise OddKeys(empty=all(theirs is None for mine, theirs in found if mine is None))
+            raise OddKeys(
+                {mine for mine, _ in found if mine is not None}, empty=all(theirs is None for mine, theirs in found if mine is None)
+            )
         return {mine for mine, _ in found}
 
     def _drop(self) -> None:
@@ -269,30 +280,43 @@ class Loader:
                 all(self._diff(change) for change in changes)
 
     def _foresee(self, plan: Plan) -> None:
-        """A preview writes nothing: what the table would refuse is found by looking. Raises as if it had been written."""
+        """Look for those that the table would refuse, and raise as if they had been written; a preview writes nothing."""
         if bad := self._refused(plan):
             raise _Foreseen(bad)
 
     # who is to blame
 
-    def _find(self, items: Sequence[Item]) -> Mapping[str, tuple[str, str]]:
-        """Reason and detail by key, of those that fail by themselves; empty where that does not explain it."""
+    def _find(self, items: Sequence[Item], *, each: bool = False) -> dict[str, tuple[str, str]]:
+        """Reason and detail by key, of those on whom the transform or a cast fails; empty where that does not explain it.
+
+        With `each`, also of those who have rows with another key, or with none: then every record is tried by itself.
+        """
+        if not items:
+            return {}
+        merge, _ = self._fit()
         with self._tx.transaction(force_rollback=True):
-            found = self._one_by_one(items)
+            self._tx.execute("CREATE TEMP SEQUENCE usersync_at")
+            self._tx.execute(_searching(replace(merge, transform=self._transform(_PART)), self._tx))
+            found = psycopg.RawCursor(self._tx).execute(_SEARCH, [*_columns(items), each or len(items) == 1]).fetchall()
+        return {
+            items[number - 1].record.key: (
+                state if state in {NO_KEY, KEY_DIFFERS} else condition(state),
+                detail(column, constraint, table),
+            )
+            for number, state, column, constraint, table in found
+        }
+
+    def _odd(self, items: Sequence[Item], odd: OddKeys) -> dict[str, tuple[str, str]]:
+        """The same where rows have keys of no record. Rows without any mostly are those of records that have no row of their own."""
+        suspects = [item for item in items if item.record.key in odd.lacking] if odd.reason == NO_KEY else []
+        found = self._find(suspects, each=True) or self._find(items, each=True)
         everybody = len(found) == len(items) >= HALF_FROM and not self._all_may_fail
         if everybody and {why for why, _ in found.values()} == {KEY_DIFFERS}:
             raise Drift(
                 "the transform gives its rows other keys than those of their records",
                 hint=f"the load's key has to be the record's own: SELECT key AS {self._into.target.load.key[0]}, ...",
             )
-        if found:
-            return found
-        with self._tx.transaction(force_rollback=True):
-            try:
-                plan, _ = self._plan(items)
-            except psycopg.Error:
-                return {}
-            return self._refused(plan)
+        return found
 
     def _refused(self, plan: Plan) -> dict[str, tuple[str, str]]:
         """Those whom the constraints of the table refuse."""
@@ -306,36 +330,6 @@ class Loader:
             constraints.set_aside(self._tx, plan.merge, one)
         query = sql.SQL("SELECT {}, usersync_reason, usersync_detail FROM {} AS a").format(key_text(plan.merge.key, "a"), ASIDE)
         return {key: (why, where or "") for key, why, where in self._tx.execute(query).fetchall()}
-
-    def _one_by_one(self, items: Sequence[Item]) -> dict[str, tuple[str, str]]:
-        """The transform and its casts, tried for each record in a subtransaction of its own, all inside the server."""
-        tx = self._tx
-        merge, _ = self._fit()
-        tx.execute("CREATE TEMP TABLE usersync_one (key text, data text, version text, ord bigint) ON COMMIT DROP")
-        tx.execute("CREATE TEMP TABLE usersync_failed (key text, state text, col text, con text, tab text) ON COMMIT DROP")
-        psycopg.RawCursor(tx).execute(f"INSERT INTO pg_temp.usersync_one {_SENT}", _columns(items))
-        one = "SELECT p.* FROM pg_temp.usersync_one AS p WHERE p.ctid = usersync_row.usersync_at"
-        tried = replace(merge, transform=self._transform(one))
-        tag = sql.SQL(f"$usersync_{secrets.token_hex(8)}$")
-        tries = [sql.SQL("PERFORM count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in merge.fields]
-        statement = sql.SQL(_TRY).format(
-            tag=tag,
-            bad=sql.SQL(BAD),
-            key=key_text(merge.key, "w"),
-            without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key),
-            tried=tried.wanted,
-            no_key=sql.Literal(NO_KEY),
-            key_differs=sql.Literal(KEY_DIFFERS),
-            last=sql.Literal(len(tries)),
-            cases=sql.SQL(" ").join(sql.SQL("WHEN {} THEN {}").format(sql.Literal(i), one) for i, one in enumerate(tries, 1)),
-            names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in merge.fields)),
-        )
-        tx.execute(statement)
-        failed = tx.execute("SELECT key, state, col, con, tab FROM pg_temp.usersync_failed").fetchall()
-        return {
-            key: (state if state in {NO_KEY, KEY_DIFFERS} else condition(state), detail(column, constraint, table))
-            for key, state, column, constraint, table in failed
-        }
 
 
 class _Foreseen(psycopg.errors.IntegrityConstraintViolation):
@@ -352,35 +346,119 @@ def _columns(items: Sequence[Item]) -> list[Texts]:
     return [texts(item.record.key for item in items), Texts([item.document for item in items]), texts(item.version for item in items)]
 
 
-_TRY = """
-DO {tag}
+def _searching(tried: Merge, tx: Connection) -> sql.Composed:
+    """The function that _SEARCH calls. `tried` is the transform over _PART."""
+    columns = [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in tried.fields]
+    body = sql.SQL(_BODY).format(
+        bad=sql.SQL(BAD),
+        tried=tried.wanted,
+        key=key_text(tried.key, "w"),
+        without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
+        no_key=sql.Literal(NO_KEY),
+        key_differs=sql.Literal(KEY_DIFFERS),
+        last=sql.Literal(len(columns)),
+        cases=sql.SQL(" ").join(sql.SQL("WHEN {} THEN {}").format(sql.Literal(i), one) for i, one in enumerate(columns, 1)),
+        names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in tried.fields)),
+    )
+    return sql.SQL(
+        "CREATE FUNCTION pg_temp.usersync_search"
+        " (usersync_keys text[], usersync_data text[], usersync_versions text[], usersync_each boolean)"
+        " RETURNS TABLE (usersync_ord int, usersync_state text, usersync_column text, usersync_constraint text, usersync_table text)"
+        " LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS {}"
+    ).format(sql.Literal(body.as_string(tx)))
+
+
+# Of the page, those from usersync_lo to usersync_hi. The sequence, which no rollback takes back, notes how far their reading
+# came: mostly it says at once which record was bad.
+_PART = sql.SQL("""
+    SELECT p.key, p.data, p.version, p.ord + usersync_lo - 1 AS ord,
+           pg_catalog.setval('pg_temp.usersync_at'::regclass, p.ord + usersync_lo - 1)
+      FROM unnest(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
+                  usersync_versions[usersync_lo:usersync_hi]) WITH ORDINALITY AS p(key, data, version, ord) OFFSET 0
+""")
+_SEARCH = "SELECT * FROM pg_temp.usersync_search($1, $2, $3, $4)"
+_BODY = """
 #variable_conflict use_column
 DECLARE
-  usersync_row record;
+  usersync_lo int;
+  usersync_hi int;
+  usersync_lows int[];
+  usersync_highs int[];
+  usersync_depth int;
+  usersync_guess int;
+  usersync_right int := 0;
+  usersync_wrong int := 0;
   usersync_last int := 1;
   usersync_try int;
   usersync_without bigint;
   usersync_odd bigint;
-  usersync_state text;
-  usersync_column text;
-  usersync_constraint text;
-  usersync_table text;
 BEGIN
-  FOR usersync_row IN SELECT p.ctid AS usersync_at, p.key AS usersync_id FROM pg_temp.usersync_one AS p ORDER BY p.ord LOOP
+  usersync_lows := ARRAY[1];
+  usersync_highs := ARRAY[cardinality(usersync_keys)];
+  IF usersync_each THEN
+    usersync_lows := ARRAY(SELECT i FROM generate_series(cardinality(usersync_keys), 1, -1) AS i);
+    usersync_highs := usersync_lows;
+  END IF;
+  usersync_depth := cardinality(usersync_lows);
+  WHILE usersync_depth > 0 LOOP
+    usersync_lo := usersync_lows[usersync_depth];
+    usersync_hi := usersync_highs[usersync_depth];
+    usersync_depth := usersync_depth - 1;
     usersync_state := NULL;
+    usersync_column := NULL;
+    usersync_constraint := NULL;
+    usersync_table := NULL;
     BEGIN
-      SELECT count(*) FILTER (WHERE {without}), count(*) FILTER (WHERE {key} <> usersync_row.usersync_id OR ROW(w.*) IS NULL)
-        INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
-      IF usersync_without > 0 THEN
-        INSERT INTO pg_temp.usersync_failed VALUES (usersync_row.usersync_id, {no_key});
-      ELSIF usersync_odd > 0 THEN
-        INSERT INTO pg_temp.usersync_failed VALUES (usersync_row.usersync_id, {key_differs});
+      IF usersync_lo < usersync_hi OR NOT usersync_each THEN
+        PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
+        IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
+          usersync_wrong := usersync_wrong + 1;
+        END IF;
+      ELSE
+        SELECT count(*) FILTER (WHERE {without}), count(*) FILTER (WHERE {key} <> usersync_keys[usersync_lo] OR ROW(w.*) IS NULL)
+          INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
+        usersync_state := CASE WHEN usersync_without > 0 THEN {no_key} WHEN usersync_odd > 0 THEN {key_differs} END;
+        IF usersync_state IS NOT NULL THEN
+          usersync_ord := usersync_lo;
+          RETURN NEXT;
+        END IF;
       END IF;
+      CONTINUE;
     EXCEPTION WHEN {bad} THEN
       GET STACKED DIAGNOSTICS usersync_state = RETURNED_SQLSTATE, usersync_column = COLUMN_NAME,
                               usersync_constraint = CONSTRAINT_NAME, usersync_table = TABLE_NAME;
     END;
-    CONTINUE WHEN usersync_state IS NULL;
+    IF usersync_lo < usersync_hi THEN
+      usersync_guess := (SELECT s.last_value FROM pg_temp.usersync_at AS s);
+      -- The pieces are pushed from the last to the first, so that they are tried in their order: before it, it alone, behind it.
+      IF usersync_wrong > usersync_right + 3 OR usersync_guess NOT BETWEEN usersync_lo AND usersync_hi THEN
+        usersync_guess := (usersync_lo + usersync_hi) / 2;
+        usersync_lows[usersync_depth + 1] := usersync_guess + 1;
+        usersync_highs[usersync_depth + 1] := usersync_hi;
+        usersync_lows[usersync_depth + 2] := usersync_lo;
+        usersync_highs[usersync_depth + 2] := usersync_guess;
+        usersync_depth := usersync_depth + 2;
+        usersync_guess := NULL;
+        CONTINUE;
+      END IF;
+      IF usersync_guess < usersync_hi THEN
+        usersync_depth := usersync_depth + 1;
+        usersync_lows[usersync_depth] := usersync_guess + 1;
+        usersync_highs[usersync_depth] := usersync_hi;
+      END IF;
+      usersync_depth := usersync_depth + 1;
+      usersync_lows[usersync_depth] := usersync_guess;
+      usersync_highs[usersync_depth] := usersync_guess;
+      IF usersync_guess > usersync_lo THEN
+        usersync_depth := usersync_depth + 1;
+        usersync_lows[usersync_depth] := usersync_lo;
+        usersync_highs[usersync_depth] := usersync_guess - 1;
+      END IF;
+      CONTINUE;
+    END IF;
+    IF usersync_lo = usersync_guess THEN
+      usersync_right := usersync_right + 1;
+    END IF;
     -- which column it is: first the one that it was the last time
     FOR usersync_i IN 0 .. {last} LOOP
       usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
@@ -392,8 +470,8 @@ BEGIN
         EXIT;
       END;
     END LOOP;
-    INSERT INTO pg_temp.usersync_failed
-    VALUES (usersync_row.usersync_id, usersync_state, usersync_column, usersync_constraint, usersync_table);
+    usersync_ord := usersync_lo;
+    RETURN NEXT;
   END LOOP;
-END {tag}
+END
 """

@@ -127,7 +127,8 @@ def store_rows(  # noqa: PLR0913, PLR0917  a reject has a long name
 
 def resolve(tx: Connection, job: str, step: str, stream: str, keys: Collection[str]) -> int:
     """Forget the rejects of records that were loaded now, dropped ones too; gives how many there were."""
-    statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    # mostly there are none at all: then the keys are not even looked at
+    statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key IN (SELECT unnest(%s::text[]))"
     return tx.execute(statement, (job, step, stream, texts(keys))).rowcount if keys else 0
 
 

@@ -110,10 +110,10 @@ class Seen:
     def version_type(self) -> str:
         return "numeric" if self.numbered else "timestamp with time zone"
 
-    def _typed(self, statement: str) -> sql.Composed:
+    def _typed(self, statement: str, **more: sql.Composable) -> sql.Composed:
         """With the column and type of this stream's versions."""
         return sql.SQL(statement).format(
-            version=sql.SQL("version_number" if self.numbered else "version_at"), type=sql.SQL(self.version_type)
+            version=sql.SQL("version_number" if self.numbered else "version_at"), type=sql.SQL(self.version_type), **more
         )
 
     def look_up(
@@ -122,7 +122,8 @@ class Seen:
         """By position, for all but those that are known, unchanged, and in the target."""
         values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), **vars(self.scope)}
         values |= {"stream_id": self.memory.id}
-        return {row[0]: Met(*row[1:]) for row in connection.execute(self._typed(_LOOK_UP), values).fetchall()}
+        statement = self._typed(_LOOK_UP, rank=sql.SQL("1" if len(set(keys)) == len(keys) else _RANK))
+        return {row[0]: Met(*row[1:]) for row in connection.execute(statement, values).fetchall()}
 
     def listed(self, connection: Connection, keys: Sequence[str]) -> dict[str, bytes | None]:
         """What was listed of these, by key."""
@@ -307,14 +308,17 @@ ON CONFLICT DO NOTHING
 """
 # One that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key
 # is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
+_RANK = "row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)"
 _LOOK_UP = """
 SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.held, s.key IS NOT NULL,
        COALESCE(s.missing, 0), r.status
-  FROM (SELECT ord, key, hash, version, row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC) AS rank
+  FROM (SELECT ord, key, hash, version, {rank} AS rank
           FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
   LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
-  LEFT JOIN usersync.rejects AS r
-    ON s.held = '\\x00' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key
+  LEFT JOIN LATERAL (
+       SELECT r.status FROM usersync.rejects AS r
+        WHERE s.held = '\\x00' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key LIMIT 1
+  ) AS r ON true
  WHERE (p.rank = 1 AND s.listed = p.hash AND length(s.held) > 1 AND s.missing = 0
         AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
 """

@@ -442,6 +442,30 @@ def test_bad_records_are_set_aside_one_by_one(sync: Sync, bad: list[int]) -> Non
     assert [] == sync.ask("SELECT * FROM usersync.rejects")
 
 
+@pytest.mark.parametrize("transform", [TRANSFORM, f"{TRANSFORM} ORDER BY 2 DESC"], ids=["as they come", "sorted"])
+def test_few_bad_ones_of_a_big_page(sync: Sync, transform: str) -> None:
+    """
+    They are found among many by how far the server came, or by halving where that tells nothing: each by its own reason.
+    """
+    sync.ask("CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, age int)")
+    sync.source.size, sync.transform = 1000, transform
+    listed = sync.source.streams["people"] = people(*range(1, 1001))
+    for number in (1, 2, 333, 1000):
+        listed[number - 1]["age"] = "not a number"
+    listed[499] = {"id": 500, "_raw": b'{"name": "\\u0000", "age": 30}'}
+    for number in (400, 401):
+        listed[number - 1]["name"] = None
+
+    result = sync.run()
+
+    assert "993 0 0 0 rejected 7" == counts(result), result.steps[0].error
+    assert [
+        ("1", "invalid_text_representation"), ("2", "invalid_text_representation"), ("333", "invalid_text_representation"),
+        ("400", "not_null_violation"), ("401", "not_null_violation"), ("500", "untranslatable_character"),
+        ("1000", "invalid_text_representation"),
+    ] == sync.ask("SELECT key, reason FROM usersync.rejects ORDER BY key::int")  # fmt: skip
+
+
 def test_what_is_no_record_is_a_reject_at_once(sync: Sync) -> None:
     """
     What is not JSON, has no key, or a version that is none; jsonb's own objections too. One row each, however often they come.
