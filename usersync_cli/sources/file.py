@@ -36,7 +36,7 @@ from usersync_cli.stage import key_of
 
 KIND = "documents"
 
-PAGE_RECORDS = 1000
+PAGE_RECORDS = 2000
 PAGE_BYTES = 4_000_000  # lines may be long
 LONGEST_LINE = 64_000_000
 BREATH_BYTES = 1_000_000  # read between two looks at whether the run has to end
@@ -155,7 +155,7 @@ class Session:
             pages.close()
 
     def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
-        """Each stream's files in the order of their names, 1000 lines a page. Raises Unavailable when files are missing, or
+        """Each stream's files in the order of their names, 2000 lines a page. Raises Unavailable when files are missing, or
         change while they are read."""
         for stream in streams:
             if stream.name not in self._streams:
