@@ -136,7 +136,9 @@ class Listing:
         # as COPY: psycopg writes an array of documents ten times slower
         with self.tx.cursor() as cursor, cursor.copy(sql.SQL("COPY {} FROM STDIN").format(self._table)) as sink:
             for ord_, one in enumerate(items, self.records + 1):
-                sink.write_row((ord_, one.record.key, one.text, one.version, one.record.deleted, self._was_set_aside(one.record)))
+                sink.write_row(
+                    (ord_, one.record.key, one.document.decode(), one.version, one.record.deleted, self._was_set_aside(one.record))
+                )
         self.records += len(items)
 
     def _was_set_aside(self, record: Record) -> bool:
