@@ -254,7 +254,7 @@ class Reading:
         for position, item in enumerate(items):
             self._place(work, item, known.get(position, unmentioned))
 
-    def _place(self, work: Work, item: Item, met: Met) -> None:  # noqa: C901, PLR0912  a table in the form of code
+    def _place(self, work: Work, item: Item, met: Met) -> None:
         into, counts, key = work.into, work.counts, item.record.key
         item.before = met
         counts.read += 1
@@ -266,12 +266,10 @@ class Reading:
             counts.stale += 1
         elif item.record.deleted:
             self._told(work, item)
-        elif not self._lease and key in into.listed:
-            if into.listed[key] == item.hash:
-                counts.unchanged += 1
-            else:
-                item.again = True
-                work.items.append(item)
+        elif not self._lease and (same := into.came.same(key, item.hash)) is not None:
+            counts.unchanged += same
+            item.again = not same
+            work.items += [item] if item.again else []
         elif (
             met.listed
             and not self._options.full
@@ -356,8 +354,10 @@ class Reading:
                 keys = work.met if into.removes else ()
                 seen = seen.sweep_page(tx, page.sweep, keys, work.counts.distinct, keyed=into.removes)
         else:
-            into.listed |= {item.record.key: item.hash for item in work.items}
-            into.listed |= dict.fromkeys((key for key in work.met if key not in into.listed), b"")
+            for item in work.items:
+                into.came.add(item.record.key, item.hash)
+            for key in work.met:
+                into.came.add(key)
             into.told |= {item.record.key for item in work.told} | {item.record.key for item in loader.left_out if had_row(item.before)}
             into.records += work.counts.distinct if page.sweep else 0
         if page.complete and page.sweep:

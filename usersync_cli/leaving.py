@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli import log, rejects, sweep
+from usersync_cli.arrays import texts
 from usersync_cli.catalog import Table, describe
 from usersync_cli.connections import Connection
 from usersync_cli.lease import Lease
@@ -35,9 +36,9 @@ class Leavers:
         open_ = seen.sweep if seen.sweep and seen.sweep.name == page.sweep else None
         if open_ and not open_.keyed:
             return Leaving()
-        met = [*work.met, *into.listed]
-        lacking = seen.lacking(self._connection(), met, open_) if seen.memory.id else 0
-        adopted = self._to_adopt(into, met, open_) if load.adopt_existing and not seen.memory.adopted else {}
+        of_dry_run = None if self._lease else self._lacking(into, work.met, open_)
+        lacking = seen.lacking(self._connection(), work.met, open_) if of_dry_run is None else len(of_dry_run)
+        adopted = self._to_adopt(into, work.met, open_) if load.adopt_existing and not seen.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
         known = max(seen.known(self._connection()) if seen.memory.id else 0, len(adopted))
@@ -46,9 +47,16 @@ class Leavers:
         approved = self._options.approve_deletes
         listed = seen.listed_keys(self._connection(), approved) if approved is not None else set()
         if reason and not listed:
-            return Leaving(list(adopted) or None, reason)
-        lack = adopted | (seen.lacking_keys(self._connection(), met, open_) if seen.memory.id else {})
+            return Leaving(list(adopted | (of_dry_run or {})) or None, reason)
+        lack = adopted | (seen.lacking_keys(self._connection(), work.met, open_) if of_dry_run is None else of_dry_run)
         return self._confirmed(into, {key: times for key, times in lack.items() if not listed or key in listed})
+
+    def _lacking(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
+        """The same in a dry run, whose earlier pages are written down nowhere."""
+        if not into.seen.memory.id:
+            return {}
+        pages = into.seen.lacking_pages(self._connection(), met, open_)
+        return {key: times for page in pages for key, times in page if key not in into.came}
 
     def _confirmed(self, into: Into, lack: Mapping[str, int]) -> Leaving:
         """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
@@ -66,14 +74,18 @@ class Leavers:
         there = sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
         query = sql.SQL("""
             SELECT {key}, 1 FROM {table} AS t
-             WHERE {there} AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS m(key) WHERE m.key COLLATE "C" = {key})
-        """).format(key=key_text(into.load.key), table=table.name, there=there)
-        found: dict[str, int] = dict(self._connection().execute(query, (list(met),)).fetchall())
-        if open_:
-            swept = "SELECT key FROM usersync.sweep_keys WHERE sweep_id = %s AND key = ANY(%s)"
-            for (key,) in self._connection().execute(swept, (open_.id, list(found))).fetchall():
-                del found[key]
-        return found
+             WHERE {there} AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS m(key) WHERE m.key COLLATE "C" = {key}) {swept}
+        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=self._unless_swept(into, open_))
+        found = self._connection().execute(query, (texts(met),))
+        return {key: times for key, times in found if self._lease or key not in into.came}
+
+    def _unless_swept(self, into: Into, open_: Open | None) -> sql.Composable:
+        """And an earlier page of the sweep did not have t."""
+        if open_ is None:
+            return sql.SQL("")
+        return sql.SQL("AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = {} AND k.key = {})").format(
+            sql.Literal(open_.id), key_text(into.load.key)
+        )
 
     def told(self, into: Into) -> bool:
         """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing."""
@@ -110,7 +122,7 @@ class Leavers:
         into, tx, leaving = work.into, self._connection(), work.leaving or Leaving()
         complete = work.leaving is not None
         approved = self._options.approve_deletes
-        seen.candidates(tx, leaving.keys, [*work.met, *into.listed], approved, into.told)
+        seen.candidates(tx, leaving.keys, work.met, approved, into.told)
         found = Sweep(seen.scope, into.load, seen.memory, 0, looked=True)
         found.candidates = found.removable = seen.with_rows(tx, merge)
         known = max(seen.known(tx) if seen.memory.id else 0, found.candidates)

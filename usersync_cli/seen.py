@@ -7,7 +7,7 @@ fingerprint of the step, so that nothing counts as unchanged once its source, tr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,7 @@ TOLD = -1  # the source said that it is gone, or the transform leaves it out now
 KEPT = -2  # a complete listing lacked it, and the guard kept its row
 CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean
 LONGEST_FINGERPRINT = 64
+LACKING_PAGE = 10_000
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,13 @@ class Seen:
     def lacking_keys(self, connection: Connection, met: Collection[str], sweep: Open | None) -> dict[str, int]:
         """Their keys, and how many sweeps before lacked them too."""
         return dict(connection.execute(_LACKING, self._lack(met, sweep)).fetchall())
+
+    def lacking_pages(self, connection: Connection, met: Collection[str], sweep: Open | None) -> Iterator[Sequence[tuple[str, int]]]:
+        """The same a part at a time, since they may be many."""
+        values, after = self._lack(met, sweep), ""
+        while page := connection.execute(_LACKING_PAGE, {**values, "after": after, "most": LACKING_PAGE}).fetchall():
+            yield page
+            after = page[-1][0]
 
     def listed_keys(self, connection: Connection, run_id: int) -> set[str]:
         """The keys of the list that waits for approval under this run."""
@@ -341,6 +349,7 @@ SELECT s.key, s.missing FROM usersync.seen AS s
    AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %(sweep)s AND k.key = s.key)
    AND NOT EXISTS (SELECT FROM unnest(%(met)s::text[]) AS m(key) WHERE m.key COLLATE "C" = s.key)
 """
+_LACKING_PAGE = f"{_LACKING} AND s.key > %(after)s ORDER BY s.key LIMIT %(most)s"
 _COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
 _LACKING_CANDIDATES = f"""
 INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l ON CONFLICT DO NOTHING

@@ -15,6 +15,7 @@ from psycopg import sql
 from usersync_cli import rejects, stage
 from usersync_cli.catalog import Table
 from usersync_cli.connections import Connection
+from usersync_cli.dry_run import Came
 from usersync_cli.errors import ConfigError, GuardRefused
 from usersync_cli.merge import Merge
 from usersync_cli.model import Column, Counts, Record, Step
@@ -90,7 +91,7 @@ class Into:
         self.stored: StoredCursor | None = None
         self.cursor_version = 0
         self.limits = Limits(step.name)
-        self.listed: dict[str, bytes] = {}  # of a dry run: what came so far
+        self.came = Came()  # of a dry run: what came so far
         self.told: set[str] = set()
         self.records = 0  # of a dry run: so many records of the sweep
 

@@ -15,7 +15,7 @@ LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
     ["run", "check", "verify", "listing", "compare", "shape", "notify"],
-    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "sources", "targets"],
+    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     ["seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity", "tokens"],
     ["state", "lease", "rest", "connections", "embedded", "migrations"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
