@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import parts, report
+from benchmarks import documents, parts, report
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -18,7 +18,8 @@ from benchmarks.server import Server, running
 
 FEW = 10_000  # the small end of "memory does not grow with the rows"
 RESULT = Path("build/benchmarks.json")
-PARTS = ("first-load", "unchanged", "dry-run", "delete", "join", "memory", "small")
+PARTS = ("first-load", "unchanged", "dry-run", "delete", "join", "memory", "small", "rejects", "documents", "documents-memory")
+OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
 
 
 def main() -> None:
@@ -39,12 +40,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns that usersync and its peers take (default 5)")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help=f"where the figures go (default {RESULT})")
-    parser.add_argument("--markdown", action="store_true", help="write docs/benchmarks.json and the table of docs/benchmarks.md too")
+    parser.add_argument(
+        "--markdown", action="store_true", help="write these parts to docs/benchmarks.json and the table of docs/benchmarks.md too"
+    )
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: make the table of this file's figures")
-    arguments = parser.parse_args()
-    if arguments.only and arguments.markdown:
-        parser.error("--markdown wants the whole table: not with --only")
-    return arguments
+    return parser.parse_args()
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -66,12 +66,20 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _parts(server: Server, rows: int, rounds: int, chosen: tuple[str, ...]) -> Mapping[str, Callable[[], Part]]:
     few, many = Bench(People(server, FEW)), Bench(People(server, rows))
-    if set(chosen) - {"small"}:
+    if set(chosen) - {"small", *OF_DOCUMENTS}:
         many.prepare()
         print(f"{rows:,} users made; a profile has {many.people.profile_bytes():.0f} bytes")
     if "memory" in chosen and rows != FEW:
         few.prepare()
+    lines, few_lines = documents.Documents(server, rows), documents.Documents(server, FEW)
+    if set(chosen) & OF_DOCUMENTS:
+        lines.prepare()
+    if "documents-memory" in chosen and rows != FEW:
+        few_lines.prepare()
     return {
+        "rejects": lambda: documents.rejects(lines, rounds),
+        "documents": lambda: documents.unchanged(lines, rounds),
+        "documents-memory": lambda: documents.memory(few_lines, lines),
         "first-load": lambda: parts.first_load(many, rounds),
         "unchanged": lambda: parts.unchanged(many, rounds),
         "dry-run": lambda: parts.dry_run(many, rounds),

@@ -120,7 +120,7 @@ def first_load(bench: Bench, rounds: int) -> Part:
     created = bench.usersync("created", "usersync run, table made by usersync", lambda: bench.people.drop("made"))
     runs = take_turns(bench.server, [existing, text, created, binary], rounds)
     for name in (existing.name, created.name):
-        _expect(runs[name], inserted=bench.people.rows)
+        expect(runs[name], inserted=bench.people.rows)
     bench.people.drop("made")
     return Part(
         "One table to an empty table",
@@ -144,7 +144,7 @@ def unchanged(bench: Bench, rounds: int) -> Part:
     best = bench.typed("typed, binary", {}, binary=True)
     out = bench.read_out()
     runs = take_turns(bench.server, [again, typed, generous, out, best], rounds)
-    _expect(runs[again.name], inserted=0, updated=0, unchanged=bench.people.rows)
+    expect(runs[again.name], inserted=0, updated=0, unchanged=bench.people.rows)
     for peer in (typed, generous, best):
         assert all(run.stdout.split()[2] == "0" for run in runs[peer.name]), runs[peer.name][0].stdout  # count, -----, 0
     own, wal = bench.people.written("accounts") - written, max(comparison_wal(bench.people) for _ in range(2))
@@ -182,7 +182,7 @@ def dry_run(bench: Bench, rounds: int) -> Part:
     _load_again(bench, run)
     runs = take_turns(bench.server, [run, dry, preview], rounds)
     for done in runs.values():
-        _expect(done, inserted=0, updated=0, unchanged=bench.people.rows)
+        expect(done, inserted=0, updated=0, unchanged=bench.people.rows)
     return Part(
         "A dry run",
         [
@@ -203,7 +203,7 @@ def delete(bench: Bench, rounds: int) -> Part:
     before = bench.people.written("accounts") + bench.people.written("seen")
     runs = take_turns(bench.server, [keep, removing], rounds)
     for done in runs.values():
-        _expect(done, inserted=0, updated=0, unchanged=bench.people.rows, gone=0)
+        expect(done, inserted=0, updated=0, unchanged=bench.people.rows, gone=0)
     written = bench.people.written("accounts") + bench.people.written("seen") - before
     return Part(
         "Deletes",
@@ -230,8 +230,8 @@ def join(bench: Bench, rounds: int) -> Part:
     again = bench.usersync("auroville", "usersync run, unchanged", lambda: bench.people.settle("users"))
     copied = bench.copied(bench.people.joined, "joined", USER_NAMES, "users")
     runs = take_turns(bench.server, [copied, first, again], rounds)
-    _expect(runs[first.name], inserted=bench.people.rows)
-    _expect(runs[again.name], inserted=0, updated=0, unchanged=bench.people.rows)
+    expect(runs[first.name], inserted=bench.people.rows)
+    expect(runs[again.name], inserted=0, updated=0, unchanged=bench.people.rows)
     return Part(
         "The join of two databases",
         [
@@ -269,7 +269,7 @@ def small(server: Server) -> Part:
     nothing = Contestant("usersync run, 3 users, nothing to do", run, environment=environment)
     python = Contestant("python -c pass", f"exec {shlex.quote(sys.executable)} -c pass")
     runs = take_turns(server, [help_, nothing, python], TURNS)
-    _expect(runs[nothing.name], inserted=0, updated=0, unchanged=3)
+    expect(runs[nothing.name], inserted=0, updated=0, unchanged=3)
     beside = f"`python -c pass`: {measure.cpu(runs[python.name]):.2f} s"
     return Part(
         "Starting",
@@ -311,7 +311,7 @@ def _example() -> str:
     return people.EXAMPLE.read_text()
 
 
-def _expect(runs: Sequence[Run], **counts: int) -> None:
+def expect(runs: Sequence[Run], **counts: int) -> None:
     """A run that did something else than it should measures nothing."""
     for run in runs:
         step = json.loads(run.stdout)["steps"][0]

@@ -90,8 +90,9 @@ def document(about: dict[str, Any], parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def write_docs(figures: dict[str, Any]) -> None:
-    """The figures, and the table made of them, to docs/."""
+def write_docs(measured: dict[str, Any]) -> None:
+    """The figures, and the table made of them, to docs/. Parts that were not measured now stay as they are, with their date."""
+    figures = _beside_what_is_there(measured)
     (DOCS / "benchmarks.json").write_text(json.dumps(figures, indent=1) + "\n")
     page = DOCS / "benchmarks.md"
     before, _, rest = page.read_text().partition(BEGIN)
@@ -99,11 +100,22 @@ def write_docs(figures: dict[str, Any]) -> None:
     page.write_text(f"{before}{BEGIN}\n{markdown(figures)}\n{END}{after}")
 
 
+def _beside_what_is_there(measured: dict[str, Any]) -> dict[str, Any]:
+    before = json.loads((DOCS / "benchmarks.json").read_text())
+    parts = {entry["part"] for entry in measured["figures"]}
+    kept = {
+        kind: [{"date": before["machine"]["date"], **entry} for entry in before[kind] if entry["part"] not in parts]
+        for kind in ("figures", "runs")
+    }
+    return {**measured, **{kind: [*kept[kind], *measured[kind]] for kind in kept}}
+
+
 def markdown(figures: dict[str, Any]) -> str:
     """The table of the docs."""
     lines = [
         "{rows:,} users, {rounds} rounds, {date}: {cpus} cores, {memory_gb} GB ({system}, {architecture}),".format(**figures["machine"]),
         "PostgreSQL {postgresql}, Python {python}; load before it began: {load_before}.".format(**figures["machine"]),
+        "Another date stands with what was measured then.",
         "",
         "| | usersync | beside it | figure | rounds | limit | |",
         "|---|---|---|---|---|---|---|",
@@ -113,7 +125,9 @@ def markdown(figures: dict[str, Any]) -> str:
         limit = "" if figure.limit is None else _number(figure.limit, figure.unit)
         met = {None: "for information", True: "met", False: "**missed**"}[figure.met]
         rounds = " to ".join(f"{value:.2f}" for value in figure.spread)
-        lines.append(f"| {figure.what} | {figure.ours} | {figure.beside} | {_value(figure)} | {rounds} | {limit} | {met} |")
+        date = entry.get("date", figures["machine"]["date"])
+        what = figure.what if date == figures["machine"]["date"] else f"{figure.what} ({date})"
+        lines.append(f"| {what} | {figure.ours} | {figure.beside} | {_value(figure)} | {rounds} | {limit} | {met} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ def test_it_is_a_dict(came: list[tuple[str, bytes]]) -> None:
         table.add(key, hash_)
         known[key] = hash_ or known.get(key, b"")
 
-        assert (True, True if known[key] else False) == (key in table, table.same(key, known[key] or b"x"))
+        assert (True, bool(known[key])) == (key in table, table.same(key, known[key] or b"x"))
     assert [None] * 3 == [table.same(key, b"x") for key in ("not there", "nor there", "\0\0\0\0")]
 
 
