@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The first Python here that is new enough.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
-# Set to pass options on: make test PYTEST="-x -k merge"
+# Set to pass options on: make test PYTEST="-x -k merge"; one process, to see what is printed: PYTEST="-n 0 -s"
 PYTEST ?=
 BENCH ?=
 
@@ -28,7 +28,7 @@ run: $(VENV)/.embedded ## Try usersync: install it, make three test users, run t
 	@echo "Your own:              $(BIN)/usersync init"
 
 test: $(VENV)/.dev ## Run all tests, on real PostgreSQL servers that they start themselves.
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, codespell.
 	@$(BIN)/ruff check .

@@ -347,6 +347,7 @@ def test_a_line_that_is_still_written_is_waited_for(people: Path, end: bytes) ->
         (gzip.compress(lines(1))[:-8] + b"\0" * 8, Drift), (gzip.compress(lines(1)) + b"rest", Drift),
         (gzip.compress(lines(1))[:10] + b"\x07" * 40, Drift), (gzip.compress(lines(1) + b'{"id'), Unavailable),
     ],
+    ids=["empty", "plain", "without its end", "header", "wrong sum", "something behind", "no data", "half a line"],
 )  # fmt: skip
 def test_a_broken_archive_is_told(tmp_path: Path, content: bytes, error: type[Exception]) -> None:
     """
