@@ -83,9 +83,9 @@ class Leavers:
         """And an earlier page of the sweep did not have t."""
         if open_ is None:
             return sql.SQL("")
-        return sql.SQL("AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = {} AND k.key = {})").format(
-            sql.Literal(open_.id), key_text(into.load.key)
-        )
+        return sql.SQL(
+            "AND NOT EXISTS (SELECT FROM (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = {}) AS k WHERE k.key = {})"
+        ).format(sql.Literal(open_.id), key_text(into.load.key))
 
     def told(self, into: Into) -> bool:
         """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing."""

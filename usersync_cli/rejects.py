@@ -151,7 +151,7 @@ def resolve_unswept(tx: Connection, job: str, step: str, stream: str, sweep_id: 
     """Forget the rejects that a complete listing did not have, by its keys; gives how many there were."""
     statement = (
         "DELETE FROM usersync.rejects AS r WHERE r.job = %s AND r.step = %s AND r.stream = %s"
-        " AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %s AND k.key = r.key)"
+        " AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %s AND r.key = ANY (k.keys))"
     )
     return tx.execute(statement, (job, step, stream, sweep_id)).rowcount
 

@@ -266,7 +266,7 @@ class Seen:
 
     def without_key(self, tx: Connection) -> bool:
         """Whether the sweep met records of which nobody knows who they are."""
-        query = "SELECT EXISTS (SELECT FROM usersync.sweep_keys WHERE sweep_id = %s AND key ~ '^sha256:[0-9a-f]{64}$')"
+        query = "SELECT EXISTS (SELECT FROM usersync.sweep_keys, unnest(keys) AS key WHERE sweep_id = %s AND key ~ '^sha256:[0-9a-f]{64}$')"
         return self.sweep is not None and tx.execute(query, (self.sweep.id,)).fetchone() == (True,)
 
     def close_sweep(self, tx: Connection, outcome: str, candidates: int, removed: int, *, adopted: bool) -> Seen:
@@ -310,10 +310,7 @@ _OPEN_SWEEP = """
 INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, name, keyed)
 VALUES (%(stream)s, %(run)s, 'open', %(account)s, %(name)s, %(keyed)s) RETURNING id
 """
-_SWEEP_KEYS = """
-INSERT INTO usersync.sweep_keys (sweep_id, key) SELECT %(id)s, key FROM unnest(%(keys)s::text[]) AS g(key) ORDER BY key COLLATE "C"
-ON CONFLICT DO NOTHING
-"""
+_SWEEP_KEYS = "INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, %(keys)s::text[])"
 # One that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key
 # is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
 _RANK = "row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)"
@@ -346,7 +343,8 @@ _LACKING = """
 SELECT s.key, s.missing FROM usersync.seen AS s
  WHERE s.stream_id = %(stream)s AND (s.missing >= 0 OR s.missing = %(kept)s)
    AND s.held IS DISTINCT FROM '\\x01' AND s.held IS DISTINCT FROM ''
-   AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %(sweep)s AND k.key = s.key)
+   AND NOT EXISTS (SELECT FROM (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = %(sweep)s) AS k
+                    WHERE k.key COLLATE "C" = s.key)
    AND NOT EXISTS (SELECT FROM unnest(%(met)s::text[]) AS m(key) WHERE m.key COLLATE "C" = s.key)
 """
 _LACKING_PAGE = f"{_LACKING} AND s.key > %(after)s ORDER BY s.key LIMIT %(most)s"

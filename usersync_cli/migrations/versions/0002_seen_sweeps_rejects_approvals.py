@@ -53,13 +53,14 @@ UP = (
     )
     """,
     "CREATE INDEX sweeps_stream_id ON usersync.sweeps (stream_id, id DESC)",
+    # A row for each page of a sweep: one for each key took as long as all the rest of an unchanged listing.
     """
     CREATE TABLE usersync.sweep_keys (
         sweep_id bigint NOT NULL REFERENCES usersync.sweeps ON DELETE CASCADE,
-        key text COLLATE "C" NOT NULL,
-        PRIMARY KEY (sweep_id, key)
+        keys text[] NOT NULL
     )
     """,
+    "CREATE INDEX sweep_keys_sweep_id ON usersync.sweep_keys (sweep_id)",
     # One list of keys for each step and stream of a run that the guard stopped; it is approved whole, once.
     """
     CREATE TABLE usersync.approvals (
