@@ -73,19 +73,12 @@ class Leavers:
             return {}
         there = sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
         query = sql.SQL("""
-            SELECT {key}, 1 FROM {table} AS t
-             WHERE {there} AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS m(key) WHERE m.key COLLATE "C" = {key}) {swept}
-        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=self._unless_swept(into, open_))
+            SELECT t.key, 1 FROM (SELECT {key} AS key FROM {table} AS t WHERE {there}) AS t
+              FULL JOIN (SELECT key COLLATE "C" FROM unnest(%s::text[]) AS m(key) {swept}) AS present ON present.key = t.key
+             WHERE present.key IS NULL
+        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=_swept(open_))
         found = self._connection().execute(query, (texts(met),))
         return {key: times for key, times in found if self._lease or key not in into.came}
-
-    def _unless_swept(self, into: Into, open_: Open | None) -> sql.Composable:
-        """And an earlier page of the sweep did not have t."""
-        if open_ is None:
-            return sql.SQL("")
-        return sql.SQL(
-            "AND NOT EXISTS (SELECT FROM (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = {}) AS k WHERE k.key = {})"
-        ).format(sql.Literal(open_.id), key_text(into.load.key))
 
     def told(self, into: Into) -> bool:
         """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing."""
@@ -168,6 +161,13 @@ class Leavers:
 
 def had_row(met: Met) -> bool:
     return met.known and met.held not in {NO_ROW, REMOVED}
+
+
+def _swept(open_: Open | None) -> sql.Composable:
+    """And the keys of the sweep's earlier pages."""
+    if open_ is None:
+        return sql.SQL("")
+    return sql.SQL('UNION ALL SELECT unnest(keys) COLLATE "C" FROM usersync.sweep_keys WHERE sweep_id = {}').format(sql.Literal(open_.id))
 
 
 def listed_before(into: Into, page: Page) -> int:

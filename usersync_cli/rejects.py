@@ -150,8 +150,9 @@ def touch(tx: Connection, job: str, step: str, stream: str, run_id: int, keys: C
 def resolve_unswept(tx: Connection, job: str, step: str, stream: str, sweep_id: int) -> int:
     """Forget the rejects that a complete listing did not have, by its keys; gives how many there were."""
     statement = (
-        "DELETE FROM usersync.rejects AS r WHERE r.job = %s AND r.step = %s AND r.stream = %s"
-        " AND NOT EXISTS (SELECT FROM usersync.sweep_keys AS k WHERE k.sweep_id = %s AND r.key = ANY (k.keys))"
+        "DELETE FROM usersync.rejects WHERE id IN (SELECT r.id"
+        " FROM (SELECT id, key FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s) AS r"
+        " FULL JOIN (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = %s) AS k ON k.key = r.key WHERE k.key IS NULL OFFSET 0)"
     )
     return tx.execute(statement, (job, step, stream, sweep_id)).rowcount
 

@@ -198,7 +198,7 @@ class Seen:
         return {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
 
     def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
-        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT}
+        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT, "after": ""}
 
     def known(self, connection: Connection) -> int:
         """How many are remembered that are or were in the target."""
@@ -227,6 +227,7 @@ class Seen:
             )
         if approved is not None and self.memory.id:
             tx.execute(_KEPT_CANDIDATES, {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved})
+        tx.execute(sql.SQL("ANALYZE {}").format(CANDIDATES))
 
     def with_rows(self, tx: Connection, merge: Merge) -> int:
         """Put into sweep.GONE those candidates that have a row which is not marked yet; how many."""
@@ -236,6 +237,7 @@ class Seen:
                 CANDIDATES, merge.table, key_text(merge.key), there
             )
         )
+        tx.execute(sql.SQL("ANALYZE {}").format(GONE))
         ((number,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(GONE)).fetchall()
         return int(number)
 
@@ -259,8 +261,9 @@ class Seen:
     def check_rows(self, tx: Connection, merge: Merge) -> int:
         """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
         statement = sql.SQL("""
-            UPDATE usersync.seen AS s SET held = NULL
-             WHERE s.stream_id = {} AND length(s.held) > 1 AND NOT EXISTS (SELECT FROM {} AS t WHERE {} = s.key)
+            UPDATE usersync.seen SET held = NULL WHERE stream_id = {0} AND key IN (
+                SELECT h.key FROM (SELECT key FROM usersync.seen WHERE stream_id = {0} AND length(held) > 1) AS h
+                  FULL JOIN (SELECT {2} AS key FROM {1} AS t) AS t ON t.key = h.key WHERE t.key IS NULL OFFSET 0)
         """).format(sql.Literal(self.memory.id), merge.table, key_text(merge.key))
         return tx.execute(statement).rowcount
 
@@ -339,15 +342,18 @@ UPDATE usersync.seen AS s SET missing = %(told)s, {version} = COALESCE(g.version
   FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
 """
+# FULL JOIN, because what was never analysed may look small: for NOT EXISTS the planner then compares each key with each other.
+# OFFSET 0 keeps it one where its result is joined once more.
 _LACKING = """
-SELECT s.key, s.missing FROM usersync.seen AS s
- WHERE s.stream_id = %(stream)s AND (s.missing >= 0 OR s.missing = %(kept)s)
-   AND s.held IS DISTINCT FROM '\\x01' AND s.held IS DISTINCT FROM ''
-   AND NOT EXISTS (SELECT FROM (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = %(sweep)s) AS k
-                    WHERE k.key COLLATE "C" = s.key)
-   AND NOT EXISTS (SELECT FROM unnest(%(met)s::text[]) AS m(key) WHERE m.key COLLATE "C" = s.key)
+SELECT s.key, s.missing
+  FROM (SELECT key, missing FROM usersync.seen
+         WHERE stream_id = %(stream)s AND (missing >= 0 OR missing = %(kept)s) AND key > %(after)s
+           AND held IS DISTINCT FROM '\\x01' AND held IS DISTINCT FROM '') AS s
+  FULL JOIN (SELECT unnest(keys) COLLATE "C" AS key FROM usersync.sweep_keys WHERE sweep_id = %(sweep)s
+             UNION ALL SELECT key COLLATE "C" FROM unnest(%(met)s::text[]) AS m(key)) AS present ON present.key = s.key
+ WHERE present.key IS NULL
 """
-_LACKING_PAGE = f"{_LACKING} AND s.key > %(after)s ORDER BY s.key LIMIT %(most)s"
+_LACKING_PAGE = f"SELECT key, missing FROM ({_LACKING}) AS l ORDER BY key LIMIT %(most)s"  # noqa: S608  our own text
 _COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
 _LACKING_CANDIDATES = f"""
 INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l ON CONFLICT DO NOTHING

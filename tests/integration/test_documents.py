@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from usersync_cli import migrations
+from usersync_cli import migrations, seen
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
 
@@ -611,3 +612,19 @@ def test_another_account_is_refused(sync: Sync) -> None:
 
     assert 7 == sync.run().exit_status
     assert "0 0 10 0" == sync.ok(accept_account=True)
+
+
+def test_a_big_listing_is_not_compared_key_by_key(sync: Sync) -> None:
+    """
+    Who is lacking is found by one pass over both sides, also where PostgreSQL believes that there are but a few: on a first
+    load nothing was ever analysed, and 100,000 keys against each other took six minutes.
+    """
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    plans: list[str] = []
+    with psycopg.connect(sync.target.url) as tx:
+        values = {"stream": 1, "kept": seen.KEPT, "after": "", "sweep": 1, "met": []}
+        plans += [line for (line,) in tx.execute(f"EXPLAIN {seen._LACKING}", values).fetchall()]
+
+    assert any("Full Join" in line for line in plans), plans
+    assert not any("Nested Loop" in line for line in plans), plans
