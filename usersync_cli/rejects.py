@@ -152,7 +152,8 @@ def resolve_unswept(tx: Connection, job: str, step: str, stream: str, sweep_id: 
     statement = (
         "DELETE FROM usersync.rejects WHERE id IN (SELECT r.id"
         " FROM (SELECT id, key FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s) AS r"
-        " FULL JOIN (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = %s) AS k ON k.key = r.key WHERE k.key IS NULL OFFSET 0)"
+        " FULL JOIN (SELECT unnest(keys) AS key FROM usersync.sweep_keys WHERE sweep_id = %s) AS k ON k.key = r.key"
+        " WHERE k.key IS NULL OFFSET 0)"
     )
     return tx.execute(statement, (job, step, stream, sweep_id)).rowcount
 
