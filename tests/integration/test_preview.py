@@ -24,8 +24,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, execute
+from usersync_cli.cli import cli
 from usersync_cli.cli.diff import TERMINAL_ROWS
-from usersync_cli.cli.run import run as command
 from usersync_cli.errors import GuardRefused, PartialError, UsersyncError
 from usersync_cli.model import Change, Counts, Database
 from usersync_cli.signals import Stop
@@ -344,7 +344,7 @@ def test_what_the_options_want(job: Job) -> None:
     --diff without --dry-run, a limit without --diff and a limited document are refused before anything is read.
     """
     for arguments in (["--diff"], ["--dry-run", "--diff-limit", "3"], ["--dry-run", "--diff", "--diff-limit", "3", "--output", "json"]):
-        refused = CliRunner().invoke(command, ["--job", "copy", *arguments], obj=Stop())
+        refused = CliRunner().invoke(cli, ["run", "--job", "copy", *arguments], obj=Stop())
         assert (2, "") == (refused.exit_code, refused.stdout)
         assert "diff" in refused.stderr
 

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from usersync_cli import config
-from usersync_cli.cli.config import config as command
+from usersync_cli.cli import cli
 from usersync_cli.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def example(**load: Any) -> Any:
 
 
 def call(*arguments: str, **environ: str) -> Result:
-    return CliRunner().invoke(command, list(arguments), env=environ)
+    return CliRunner().invoke(cli, ["config", *arguments], env=environ)
 
 
 def test_the_committed_schema_is_the_models() -> None:
