@@ -140,7 +140,7 @@ def rejects(bench: Documents, rounds: int) -> Part:
         [
             ratio(f"{bench.bad:,} bad of {bench.rows:,} documents", runs[bad.name], runs[good.name], "the same without bad ones", 3),
             ratio(
-                f"{bench.bad:,} bad of {bench.rows:,} rows of a table", runs[rows_bad.name], runs[rows.name], "the same without bad ones", 3
+                f"{bench.bad:,} bad of {bench.rows:,} rows of a table", runs[rows_bad.name], runs[rows.name], "the same without bad ones"
             ),
             ratio("documents, first load", runs[good.name], runs["typed into psql"], "`\\copy` and `INSERT ... ON CONFLICT` in psql"),
         ],

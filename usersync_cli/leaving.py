@@ -16,7 +16,7 @@ from usersync_cli.connections import Connection
 from usersync_cli.lease import Lease
 from usersync_cli.merge import Merge, Outcome, key_text
 from usersync_cli.model import Page
-from usersync_cli.seen import KEPT, NO_ROW, REMOVED, TOLD, Met, Open, Seen
+from usersync_cli.seen import CANDIDATES, KEPT, NO_ROW, REMOVED, TOLD, Met, Open, Seen
 from usersync_cli.steps import Options
 from usersync_cli.stream import Into, Leaving, Work, fit
 from usersync_cli.sweep import Sweep
@@ -41,7 +41,7 @@ class Leavers:
         adopted = self._to_adopt(into, work.met, open_) if load.adopt_existing and not seen.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
-        known = max(seen.known(self._connection()) if seen.memory.id else 0, len(adopted))
+        known = max(seen.known(page.sweep), len(adopted))
         total = listed_before(work.into, page) + work.counts.distinct
         reason = sweep.judge(Sweep(seen.scope, load, seen.memory, total, candidates=max(lacking, len(adopted))), known)
         approved = self._options.approve_deletes
@@ -116,9 +116,11 @@ class Leavers:
         complete = work.leaving is not None
         approved = self._options.approve_deletes
         seen.candidates(tx, leaving.keys, work.met, approved, into.told)
+        if not self._lease:
+            self._leave_out_who_came(into)
         found = Sweep(seen.scope, into.load, seen.memory, 0, looked=True)
         found.candidates = found.removable = seen.with_rows(tx, merge)
-        known = max(seen.known(tx) if seen.memory.id else 0, found.candidates)
+        known = max(seen.known(work.sweep), found.candidates)
         if complete:
             found.records = self._records(work, seen)
         else:
@@ -138,6 +140,12 @@ class Leavers:
             with closing(into.target.changes(plan, self._step, tx)) as changes:
                 all(self._options.diff(change) for change in changes)
         return found
+
+    def _leave_out_who_came(self, into: Into) -> None:
+        """A run notes who is back, page by page, so that they are no candidates of an earlier one any more."""
+        candidates = self._connection().execute(sql.SQL("SELECT key FROM {}").format(CANDIDATES)).fetchall()
+        back = [key for (key,) in candidates if key in into.came and key not in into.told]
+        self._connection().execute(sql.SQL("DELETE FROM {} WHERE key = ANY(%s)").format(CANDIDATES), (texts(back),))
 
     def _records(self, work: Work, seen: Seen) -> int:
         """Of the sweep that ends here."""

@@ -57,6 +57,7 @@ class Open:
     keyed: bool
     records: int
     run_id: int
+    known: int  # how many were remembered when it began: those that come with it do not make more leave
 
 
 @dataclass
@@ -69,10 +70,11 @@ class Seen:
     fingerprint: str = ""
     sweep: Open | None = None
     there: bool = False  # usersync's tables
+    known_before: int = 0  # how many are or were in the target, as of the beginning of this reading
 
     def recall(self, connection: Connection) -> None:
         """Read what is there; nothing where usersync's tables are not."""
-        self.memory, self.fingerprint, self.sweep, self.there = Memory(), "", None, False
+        self.memory, self.fingerprint, self.sweep, self.there, self.known_before = Memory(), "", None, False, 0
         if state.current(connection) != state.VERSION:
             return
         self.there = True
@@ -80,6 +82,7 @@ class Seen:
         if found is None or found[1] != self.scope.target:
             return
         self.memory, self.fingerprint = Memory(found[0], adopted=found[3], previous=found[4]), found[2]
+        ((self.known_before,),) = connection.execute(_KNOWN, (found[0],)).fetchall()
         row = connection.execute(_OPEN, (found[0],)).fetchone()
         self.sweep = Open(*row) if row else None
 
@@ -165,10 +168,11 @@ class Seen:
         """One more page of the sweep of this name, which begins with it if none of that name is under way."""
         sweep = self.sweep
         values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
+        values |= {"known": self.known_before}
         if sweep is None or sweep.name != name:
             tx.execute(_ABANDON, values)
             ((id_,),) = tx.execute(_OPEN_SWEEP, values).fetchall()
-            sweep = Open(id_, name, keyed, 0, self.scope.run_id or 0)
+            sweep = Open(id_, name, keyed, 0, self.scope.run_id or 0, self.known_before)
         if records:
             tx.execute("UPDATE usersync.sweeps SET records = records + %s WHERE id = %s", (records, sweep.id))
         if keys and sweep.keyed:
@@ -200,10 +204,9 @@ class Seen:
     def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
         return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT, "after": ""}
 
-    def known(self, connection: Connection) -> int:
-        """How many are remembered that are or were in the target."""
-        ((number,),) = connection.execute(_KNOWN, (self.memory.id,)).fetchall()
-        return int(number)
+    def known(self, sweep: str) -> int:
+        """How many are or were in the target, as of the beginning of the sweep of this name, or of this reading."""
+        return self.sweep.known if self.sweep and self.sweep.name == sweep else self.known_before
 
     def candidates(
         self, tx: Connection, keys: Collection[str] | None, met: Collection[str], approved: int | None, told: Collection[str] = ()
@@ -296,7 +299,9 @@ SELECT id, target, fingerprint, adopted,
        (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1)
   FROM usersync.seen_streams s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
 """
-_OPEN = "SELECT id, name, keyed, records, run_id FROM usersync.sweeps WHERE stream_id = %s AND outcome = 'open' ORDER BY id DESC LIMIT 1"
+_OPEN = """
+SELECT id, name, keyed, records, run_id, known FROM usersync.sweeps WHERE stream_id = %s AND outcome = 'open' ORDER BY id DESC LIMIT 1
+"""
 _FORGET_STREAM = "DELETE FROM usersync.seen_streams WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s"
 _BEGIN = """
 INSERT INTO usersync.seen_streams (job, step, stream, target, fingerprint)
@@ -310,8 +315,8 @@ WITH old AS (
 DELETE FROM usersync.sweep_keys WHERE sweep_id IN (SELECT id FROM old)
 """
 _OPEN_SWEEP = """
-INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, name, keyed)
-VALUES (%(stream)s, %(run)s, 'open', %(account)s, %(name)s, %(keyed)s) RETURNING id
+INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, name, keyed, known)
+VALUES (%(stream)s, %(run)s, 'open', %(account)s, %(name)s, %(keyed)s, %(known)s) RETURNING id
 """
 _SWEEP_KEYS = "INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, %(keys)s::text[])"
 # One that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key

@@ -628,3 +628,16 @@ def test_a_big_listing_is_not_compared_key_by_key(sync: Sync) -> None:
 
     assert any("Full Join" in line for line in plans), plans
     assert not any("Nested Loop" in line for line in plans), plans
+
+
+def test_new_records_do_not_make_more_leave(sync: Sync) -> None:
+    """
+    Everybody has another number: the guard measures those who leave by those who were there before, not by those who came.
+    """
+    sync.source.streams["people"] = people(*range(1, 13))
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    sync.source.streams["people"] = people(*range(101, 401))
+
+    assert 6 == sync.run().exit_status
+    assert list(range(1, 13)) == sync.rows(where="id < 100")

@@ -45,6 +45,7 @@ UP = (
         account text NOT NULL,
         name text NOT NULL DEFAULT '',
         keyed boolean NOT NULL DEFAULT true,
+        known bigint NOT NULL DEFAULT 0,
         records bigint NOT NULL DEFAULT 0,
         candidates bigint NOT NULL DEFAULT 0,
         removed bigint NOT NULL DEFAULT 0,
