@@ -44,6 +44,7 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
       usersync approvals list --job auroville --output json
     """
     from usersync_cli import sweep
+    from usersync_cli.cli.status import moment
 
     with _reading(config_path) as connection:
         found = sweep.approvals(connection, job=job_name, waiting=True)
@@ -52,7 +53,7 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
         return
     for one in found:
         click.echo(
-            f"run {one.run_id}: {one.job}: step {one.step}: {one.keys:,} rows since {one.created_at:%Y-%m-%d %H:%M} UTC: {one.reason}"
+            f"run {one.run_id}: {one.job}: step {one.step}: {one.keys:,} rows since {moment(one.created_at)}: {one.reason}"
         )
     if not found:
         click.echo("nothing waits for approval")
