@@ -52,9 +52,7 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
         write_json("approvals", {"approvals": [_document(one) for one in found]})
         return
     for one in found:
-        click.echo(
-            f"run {one.run_id}: {one.job}: step {one.step}: {one.keys:,} rows since {moment(one.created_at)}: {one.reason}"
-        )
+        click.echo(f"run {one.run_id}: {one.job}: step {one.step}: {one.keys:,} rows since {moment(one.created_at)}: {one.reason}")
     if not found:
         click.echo("nothing waits for approval")
 
