@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from usersync_cli import yaml_file
 from usersync_cli.config_file import EMBEDDED, File, Reader, source_kind, source_module, source_types, url_mistake
@@ -23,6 +23,9 @@ from usersync_cli.variables import UNSET, read_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from usersync_cli.keys import Keys
+    from usersync_cli.oauth import Client
 
 __all__ = ["Config", "Extract", "Job", "Load", "Step", "duration", "json_schema", "load", "source_module", "source_types"]
 
@@ -40,6 +43,7 @@ class Config:
         self.jobs: Mapping[str, Job] = file.jobs
         self.sources: Mapping[str, BaseModel] = _Sources(self, file.sources)
         self._target = file.target
+        self._types = {name: str(raw["type"]) for name, raw in file.sources.items()}
         self._settings = sources
         self._reader = reader
 
@@ -112,6 +116,38 @@ class Config:
         if self.environment not in PLAYGROUNDS:
             raise ConfigError(f'{name} is "embedded", which is for development and test; this is {self._which_environment()}')
         return Database(embedded[1] or "usersync", name, self.home)
+
+    def oauth_sources(self) -> list[str]:
+        """The sources that a person authorises, by name."""
+        return [name for name, type_ in self._types.items() if hasattr(source_module(type_), "oauth")]
+
+    def oauth_client(self, name: str) -> Client:
+        """The OAuth client of one of them."""
+        client: Client = source_module(self.source_type(name)).oauth(self.source(name))
+        return client
+
+    def sources_of(self, job: str) -> list[str]:
+        """The names of the sources that a job of this file reads."""
+        return self._used(self.jobs[job]) if job in self.jobs else []
+
+    def keys(self) -> Keys:
+        """What encrypts tokens: $USERSYNC_KEYS, else a key that is made beside the embedded database.
+
+        Raises ConfigError where there is none: a database of anybody else's needs a key that is kept elsewhere.
+        """
+        from usersync_cli import keys
+
+        database, given = self.target_database(), self._reader.environ.get(keys.VARIABLE)
+        if database.embedded and not given:
+            return cast("Keys", keys.beside(database.embedded, make=True))
+        if not given:
+            raise ConfigError(
+                f"{keys.VARIABLE} is not set (in the environment or in .env): tokens are kept encrypted in {database.name} only",
+                hint=f"make a key, and keep it where the other secrets are: {keys.MAKE}",
+            )
+        found = keys.parse(given)
+        local = keys.beside(database.embedded, make=False) if database.embedded else None
+        return keys.Keys({**found.by_id, **local.by_id, **found.by_id}) if local else found
 
     @cached_property
     def home(self) -> Path:

@@ -240,12 +240,41 @@ class Target(Protocol[P]):
 
 
 @dataclass(frozen=True)
+class Token:
+    """What a token endpoint gave."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)  # good for one use
+    expires_in: timedelta
+
+
+@dataclass(frozen=True)
+class Access:
+    """An access token, and which one it is in the row of tokens that were stored for its source."""
+
+    token: str = field(repr=False)
+    generation: int
+
+
+class Tokens(Protocol):
+    """Where sources get access tokens (`usersync_cli.tokens`)."""
+
+    def access(self, source: str, refresh: Callable[[str], Token], *, after: int = 0) -> Access:
+        """A valid access token of a generation greater than `after`: ask with that of a token which the API refused.
+
+        `refresh` is one POST with the refresh token that it is given. Raises LoginRequired when a person must authorise.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Tools:
     """What a source or target is handed: pass on what is used, not this."""
 
     job: str
     stop: Stop
     database: Callable[[str, str], Database]  # a URL of the config and how messages call it
+    tokens: Tokens | None = None
 
 
 class Extract(Protocol):

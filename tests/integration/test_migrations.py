@@ -69,7 +69,8 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     ready(database)
     state = {"job_locks", "runs", "run_steps", "cursors"}
     people = {"seen_streams", "seen", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
-    assert {"alembic_version", *state, *people} == tables(connection)
+    tokens = {"tokens", "authorizations"}
+    assert {"alembic_version", *state, *people, *tokens} == tables(connection)
     assert migrations.VERSION == migrations.current(connection)
 
     migrations.downgrade(database)

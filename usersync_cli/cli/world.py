@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from usersync_cli.model import Job, Source
     from usersync_cli.signals import Stop
     from usersync_cli.steps import Progress, World
+    from usersync_cli.tokens import Tokens
 
 
 def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
@@ -18,7 +19,14 @@ def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _e
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}
     sources = {name: source(settings, name) for name in sorted(names)}
-    return World(settings.target_database(), sources, Tools(job.name, stop, settings.database), progress)
+    return World(settings.target_database(), sources, Tools(job.name, stop, settings.database, tokens(settings, stop, job.name)), progress)
+
+
+def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
+    """The tokens that are kept in the target. Nothing is contacted, and no key is asked for."""
+    from usersync_cli.tokens import Tokens
+
+    return Tokens(settings.target_database(), settings.keys, stop, job=job, folder=settings.path.parent)
 
 
 def source(settings: Config, name: str) -> Source:
