@@ -26,6 +26,11 @@ COMMANDS = {
     "health": ("health", "Exit 0 when every scheduled job is well; for probes and monitoring."),
     "approvals": ("approvals", "Show the rows that wait for a person's word before they are removed."),
     "rejects": ("rejects", "Show, retry or drop the records that were set aside."),
+    "oauth-url": ("oauth", "Print the address where a person lets usersync read from a source."),
+    "oauth-callback": ("oauth", "Take the answer of a vendor: CODE is the whole address that it sent you to, or the code in it."),
+    "oauth-status": ("oauth", "Show the tokens of each source: state, generation, age; never a token."),
+    "oauth-rescue": ("oauth", "Put a token back that the database could not take when it came."),
+    "oauth-import": ("oauth", "Take over the tokens of an older tool from its table: auth_token, refresh_token, created_at, updated_at."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
     "seed": ("seed", "Put three test users into the target and the embedded sources."),
     "schema": ("schema", "Write a SQLAlchemy model and an Alembic migration for the users table."),
@@ -50,7 +55,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"usersync_cli.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,6 +17,7 @@ from usersync_cli.cli.status import ago, moment, plural, when
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
+    from usersync_cli.tokens import State
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
 _TEMPORARY = 4
@@ -24,6 +25,7 @@ _TEMPORARY = 4
 
 _EXIT_STATUSES = """\b
 Exit status: 0 all well; otherwise that of the last run (the worst of several jobs);
+5 where a person must authorise a source;
 4 for a job that never ran, is overdue, crashed or was stopped, and when the
 target cannot be reached; 2 usage or config, also when no job has a schedule."""
 
@@ -74,6 +76,13 @@ class Verdict:
 
 def judge(job: JobStatus, at: datetime) -> Verdict:
     """One job at this moment."""
+    from usersync_cli.errors import LoginRequired
+    from usersync_cli.tokens import authorise
+
+    for source, token in job.tokens.items():
+        if token is None or token.state != "ok":
+            what = f"a person must authorise source {source}" + (f" again: {token.last_error}" if token else ": no token yet")
+            return Verdict(job.name, LoginRequired.status, what, authorise(source))
     if job.finished is None:
         if job.holder:
             return Verdict(job.name, 0, "running for the first time")
@@ -88,7 +97,12 @@ def judge(job: JobStatus, at: datetime) -> Verdict:
             f" {_MISSED + 1} scheduled starts have passed since, the third at {moment(missed)}",
             f"is cron running? a run that cannot begin leaves no trace here: usersync check --job {job.name}",
         )
-    return Verdict(job.name, 0, f"last good run {ago(at - job.finished.started_at)}")
+    return Verdict(job.name, 0, f"last good run {ago(at - job.finished.started_at)}{''.join(map(_token, job.tokens.items()))}")
+
+
+def _token(one: tuple[str, State | None]) -> str:
+    source, token = one
+    return f", token of {source} generation {token.generation}, refreshed {ago(token.age)}" if token else ""
 
 
 def _failed(job: JobStatus, at: datetime) -> Verdict:

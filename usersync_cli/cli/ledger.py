@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from usersync_cli.model import Database
     from usersync_cli.state import Connection, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
+    from usersync_cli.tokens import State
 
 _RECENT = 20  # runs of a job to look at first
 _KEPT = 1000  # as many as the ledger keeps of a job
@@ -31,6 +32,7 @@ class JobStatus:
     cursors: Sequence[StoredCursor]
     approvals: Sequence[Approval]  # lists that wait
     rejects: Mapping[str, int] = field(default_factory=dict)  # records that wait, by step
+    tokens: Mapping[str, State | None] = field(default_factory=dict)  # of its sources that a person authorises; None: not yet
 
     @property
     def last(self) -> Run | None:
@@ -82,13 +84,14 @@ def read(config: Config, only: str | None = None) -> Report:
 
 
 def _read(config: Config, connection: Connection, only: str | None) -> Report:
-    from usersync_cli import migrations, rejects, state, sweep
+    from usersync_cli import migrations, rejects, state, sweep, tokens
 
     found = state.current(connection)
     if found is not None and found > state.VERSION:
         raise migrations.newer(found)
     good, held = state.last_good(connection), state.holders(connection)
     waiting = rejects.count_waiting(connection)
+    personal, authorised = config.oauth_sources(), {one.source: one for one in tokens.states(connection)}
     jobs = []
     for name in _names(config, list(state.latest(connection)), only):
         configured = config.jobs.get(name)
@@ -103,10 +106,20 @@ def _read(config: Config, connection: Connection, only: str | None) -> Report:
                 state.all_cursors(connection, name),
                 sweep.approvals(connection, job=name, waiting=True),
                 {step: number for (job, step), number in waiting.items() if job == name},
+                {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
     return Report(at, jobs)  # type: ignore[arg-type]  # a SELECT always has a row
+
+
+def token_states(config: Config) -> Mapping[str, State]:
+    """What is known of each source's tokens, by its name."""
+    from usersync_cli import connections, tokens
+
+    database = config.target_database()
+    with connections.connect(database, job="status") as connection, _readable(connection, database):
+        return {one.source: one for one in tokens.states(connection)}
 
 
 def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.state import Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
+    from usersync_cli.tokens import State
 
 _EXIT_STATUSES = """\b
 Exit status: 0 also when the last run failed (`usersync health` judges),
@@ -57,6 +58,8 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
     yield _row("schedule", f"{job.schedule} (cron)" if job.schedule else "none")
     if job.holder:
         yield _row("running", f"now, held by {owner(job.holder)}, lease until {moment(job.holder.lease_until)}")
+    for source, token in job.tokens.items():
+        yield from _token(source, token)
     if job.finished is None:
         yield _row("last run", "under way, the first one" if job.holder else "never run")
         return
@@ -78,6 +81,14 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
         yield _row("", f"`usersync rejects list --job {job.name} --step {name}` lists them")
     for cursor in job.cursors:
         yield _row(f"read {cursor.stream}", _position(cursor, at))
+
+
+def _token(source: str, token: State | None) -> Iterator[str]:
+    from usersync_cli.cli.oauth import token_hints, token_line
+
+    yield _row(f"token {source}", token_line(token))
+    for line in token_hints(source, token):
+        yield _row("", line.strip())
 
 
 def _row(name: str, text: str) -> str:
@@ -170,6 +181,8 @@ def _took(run: Run) -> str:
 
 
 def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
+    from usersync_cli.cli.oauth import token_document
+
     failures = job.failures
     return {
         "job": job.name,
@@ -183,6 +196,7 @@ def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "approvals": [_approval(one) for one in job.approvals],
         "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
         "cursors": [_cursor(cursor, at) for cursor in job.cursors],
+        "tokens": [token_document(source, token) for source, token in job.tokens.items()],
     }
 
 
