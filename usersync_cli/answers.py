@@ -1,0 +1,230 @@
+"""What comes back from an API and what it means: an answer, something to try again, or an error that says what to do next.
+
+No message holds a token, a value of a query string or a part of a body: those may be a person's. It has the path, the
+status and the request's id, which is what the vendor's support asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+import requests
+from urllib3.exceptions import NewConnectionError, ReadTimeoutError
+
+from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.rate_limit import moment
+
+T = TypeVar("T")
+REPEATED = (429, 500, 502, 503, 504)
+_REQUEST_IDS = ("X-Request-ID", "Request-Id", "X-Correlation-ID", "CF-Ray")
+
+
+class Refused(UsersyncError):
+    """An answer that repeating the request does not change. `title` is the vendor's own word: it stays out of messages."""
+
+    status = 7
+
+    def __init__(self, message: str, *, http_status: int, title: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = http_status
+        self.title = title
+
+
+class Forbidden(Refused):
+    """A right, a scope or the credentials: a person has to mend them."""
+
+    status = 2
+
+
+class Missing(Refused):
+    """There is no such record, or no such path."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to ask for. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer."""
+
+    method: str
+    path: str
+    json: Mapping[str, Any] | None = field(default=None, repr=False)
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    repeat: bool = True
+    accept: Collection[int] = ()  # their body has to be JSON all the same: the 404 of a proxy is no answer
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path.partition('?')[0]}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer with a body that is JSON, or with none (201, 202, 204)."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)  # asked for in any case
+    where: str = ""  # how messages call it
+
+    @property
+    def date(self) -> datetime | None:
+        """When it was, by the server's clock; whole seconds."""
+        return moment(self.headers.get("Date", ""))
+
+    @property
+    def request_id(self) -> str:
+        """What the vendor's log calls this request; empty when it does not say."""
+        named = (self.headers.get(name, "") for name in _REQUEST_IDS)
+        return next((text for text in named if re.fullmatch(r"[\w.:/=+-]{1,80}", text)), "")
+
+    def json(self) -> Any:
+        """The body; None when there is none. Half surrogates, which JSON allows, come as they are."""
+        return _parsed(self.body) if self.body else None
+
+    def decode(self, type_: type[T]) -> T:
+        """The body as msgspec reads it into `type_`. Raises Drift when it has another shape."""
+        try:
+            return msgspec.json.decode(self.body, type=type_)
+        except msgspec.MsgspecError as error:
+            # What it says of an enumeration quotes the value.
+            why = str(error) if str(error).startswith(("Expected `", "Object missing")) else "it can't be read"
+        raise Drift(f"{self.where} has another shape than documented: {why}", hint="did the vendor change its API?")
+
+
+class Again(Exception):
+    """The same request may have another outcome. `untouched`: the server did nothing, so that nobody minds."""
+
+    def __init__(self, message: str, *, untouched: bool = False) -> None:
+        super().__init__(message)
+        self.untouched = untouched
+
+
+@dataclass(frozen=True)
+class Server:
+    """Whom we talk to: how messages call it, and the address before each path."""
+
+    name: str
+    url: str
+
+    def __post_init__(self) -> None:
+        with suppress(ValueError):
+            parts = urlsplit(self.url)
+            told = parts.username or parts.password or parts.query or parts.fragment
+            if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not told:
+                return
+        raise ConfigError(
+            f"the address of {self.name} is not one of an API", hint="it is https://HOST or https://HOST/PATH, without a user, ? or #"
+        )
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).netloc
+
+    def judged(self, request: Request, reply: Reply) -> Reply:
+        """The reply if it is an answer; else raises what it means."""
+        good = 200 <= reply.status < 300
+        if good and reply.status != 200 and not reply.body:
+            return reply
+        if (good or reply.status in request.accept) and _is_json(reply.body):
+            return reply
+        if good:
+            kind = reply.headers.get("Content-Type", "").partition(";")[0]
+            shown = f" of type {kind}" if re.fullmatch(r"[a-z]+/[a-z.+-]+", kind) else ""
+            raise Again(f"answered {reply.status} with {len(reply.body):,} bytes{shown} that are not JSON, or not all of it")
+        if reply.status in REPEATED:
+            raise Again(said(reply), untouched=reply.status == 429)
+        raise self._refusal(request, reply)
+
+    def _refusal(self, request: Request, reply: Reply) -> UsersyncError:
+        what = f"{self.name} {said(reply)} to {request}"
+        if 300 <= reply.status < 400:
+            return ConfigError(
+                f"{what}, which points to {self._elsewhere(request, reply)}; it was not followed",
+                hint="if that is where the API is, set the source's address to it; otherwise something stands in between",
+            )
+        if reply.status == 408 or reply.status >= 500:
+            return Unavailable(what, hint="nothing was lost; the next run tries again")
+        kind, hint = _KINDS.get(reply.status, (Refused, "the vendor's support finds the request by its id; did its API change?"))
+        return kind(what, http_status=reply.status, title=_title(reply.body), hint=hint)
+
+    def _elsewhere(self, request: Request, reply: Reply) -> str:
+        """Where a redirect points: without query and credentials, and without the request's path when it ends in that."""
+        with suppress(ValueError):
+            to = urlsplit(urljoin(self.url + request.path, reply.headers.get("Location", "")))
+            if to.hostname:
+                host = f"[{to.hostname}]" if ":" in to.hostname else to.hostname
+                path = to.path.removesuffix(request.path) if to.path.endswith(request.path) else ""
+                return f"{to.scheme}://{host}{f':{to.port}' if to.port else ''}{path}"
+        return "nowhere"
+
+    def problem(self, error: Exception) -> Exception:
+        """What it means that there was no reply at all. Not for `raise ... from`: foreign texts hold the query string."""
+        causes = list(_causes(error))
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+            return ConfigError(
+                f"the certificate of {self.name} ({self.host}) is not trusted",
+                hint="is the address right? for a certificate of your own authority, name its file of certificates in the config file",
+            )
+        if isinstance(error, ValueError):  # InvalidURL, InvalidHeader and the like, which quote what they dislike
+            hint = "mend its address or its credentials in the config file"
+            return ConfigError(f"no request to {self.name} can be made: {type(error).__name__}", hint=hint)
+        if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in causes):
+            return Again(f"can't be reached at {self.host}")
+        if any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in causes):
+            return Again("did not answer in time")
+        return Again("cut the connection")
+
+
+def said(reply: Reply) -> str:
+    """What a reply was, for the middle of a sentence."""
+    return f"answered {reply.status}" + (f" (request id {reply.request_id})" if reply.request_id else "")
+
+
+_KINDS: Mapping[int, tuple[type[Refused], str]] = {
+    401: (Forbidden, "mend the credentials in the config file"),
+    403: (Forbidden, "give the integration the right or scope for this, where it is registered, then authorise again"),
+    404: (Missing, "no such record or path; is the source's address in the config file right?"),
+}
+
+
+def _is_json(body: bytes) -> bool:
+    with suppress(ValueError):
+        _parsed(body, msgspec.Raw)
+        return True
+    return False
+
+
+def _parsed(body: bytes, type_: Any = Any) -> Any:
+    """msgspec is quick, but takes no half surrogate; one in one record must not cost the others of its page."""
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.DecodeError:
+        return json.loads(body.decode("utf-8", "replace"), parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _title(body: bytes) -> str:
+    with suppress(ValueError, LookupError, TypeError):
+        return str(_parsed(body)["errors"][0]["title"])[:200]
+    return ""
+
+
+def _causes(error: object) -> Iterator[BaseException]:
+    """An error and all that it wraps: urllib3 and requests do that in four ways."""
+    todo, known = [error], set[int]()
+    while todo:
+        error = todo.pop()
+        if isinstance(error, BaseException) and id(error) not in known:
+            known.add(id(error))
+            yield error
+            todo += [error.__cause__, error.__context__, getattr(error, "reason", None), *error.args]

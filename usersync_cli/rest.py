@@ -1,0 +1,278 @@
+"""The one REST client: JSON over HTTP with tokens, a rate limit, repetitions and deadlines. What replies mean: answers.py."""
+
+from __future__ import annotations
+
+import math
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import msgspec
+import requests
+import tenacity
+from urllib3.exceptions import HTTPError
+
+from usersync_cli import __version__, log
+from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, said
+from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
+from usersync_cli.rate_limit import RateLimit
+from usersync_cli.signals import Stop
+from usersync_cli.wire import Call, Lines, Session, leave
+
+__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request"]
+
+PIECE_BYTES = 65_536
+CONNECT_SECONDS = 10.0
+YOUNG_SECONDS = 60.0  # a token that is refused at this age is not refused for its age
+_AUTHORISE = "`usersync oauth-status` shows the token, `usersync oauth-url` begins a new authorisation"
+
+
+class Access(Protocol):
+    """A bearer token; a newer one has a larger generation."""
+
+    @property
+    def token(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+
+
+class Client:
+    """One vendor's API. Calls may come from several threads; each is bounded by `deadline`, waits for the limit included.
+
+    `access(after)` gives a bearer token of a newer generation than `after`: called with 0 first, with g after a 401 with
+    generation g. `name` is how messages call the vendor. `ca` is a file of certificates instead of the public ones.
+    `pause` is the first one before a repetition; each is twice as long as the last, and chance adds to it.
+    """
+
+    def __init__(  # noqa: PLR0913  all but the first three have a default
+        self,
+        base_url: str,
+        *,
+        name: str,
+        stop: Stop,
+        access: Callable[[int], Access] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        limit: RateLimit | None = None,
+        ca: Path | None = None,
+        deadline: timedelta = timedelta(minutes=5),
+        timeout: timedelta = timedelta(seconds=30),
+        max_body: int = 64_000_000,
+        pause: timedelta = timedelta(seconds=0.5),
+    ) -> None:
+        self._server, self._stop = Server(name, base_url.rstrip("/")), stop
+        self._limit = limit or RateLimit()
+        self._login = _Login(access) if access else None
+        self._headers, self._auth, self._ca = dict(headers or {}), auth, _certificates(ca, name)
+        self._deadline, self._timeout = deadline.total_seconds(), timeout.total_seconds()
+        self._max_body, self._pause = max_body, pause.total_seconds()
+        self._lines = Lines(self._session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections and threads."""
+        self._lines.close()
+
+    def post(self, path: str, json: Mapping[str, Any], *, repeat: bool = True) -> Reply:
+        """Raises Refused, Missing, LoginRequired, ConfigError, Unavailable, Drift; Stopped after a signal."""
+        return self.send(Request("POST", path, json, repeat=repeat))
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, repeat: bool = True) -> Reply:
+        """Like `post`."""
+        return self.send(Request("GET", path, params=params or {}, repeat=repeat))
+
+    def send(self, request: Request) -> Reply:
+        """Like `post`, for any method."""
+        call = self._start(request)
+        with self._leaving([call]):
+            return call.result()
+
+    def each(self, asked: Iterable[Request], workers: int) -> Iterator[Reply]:
+        """The replies in the order of the requests, at most `workers` of which are on their way or wait to be taken.
+
+        Requests are drawn as there is room. What `post` raises ends it, and so does closing it; no call goes on after that.
+        """
+        asked, calls = iter(asked), deque[Call[Reply]]()
+        with self._leaving(calls):
+            while True:
+                while len(calls) < workers and (request := next(asked, None)):
+                    calls.append(self._start(request))
+                if not calls:
+                    return
+                reply = calls[0].result()
+                calls.popleft()
+                yield reply
+
+    def _start(self, request: Request) -> Call[Reply]:
+        call = Call(partial(self._repeat, request), until=time.monotonic() + self._deadline, stop=self._stop)
+        self._lines.start(call)
+        return call
+
+    @contextmanager
+    def _leaving(self, calls: Collection[Call[Reply]]) -> Iterator[None]:
+        """Whatever happens: none of these is on its way afterwards, and no token is being asked for."""
+        try:
+            yield
+        finally:
+            leave(calls)
+            if self._login and not all(call.future.done() for call in calls):
+                self._login.settle()
+
+    def _session(self) -> requests.Session:
+        session = Session()
+        session.auth = self._auth
+        session.verify = str(self._ca) if self._ca else True
+        session.headers.update({"User-Agent": f"usersync/{__version__}", "Accept": "application/json", **self._headers})
+        return session
+
+    def _repeat(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
+        """Ask until there is an answer, or the deadline comes before it."""
+        began = time.monotonic()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Again) and (request.repeat or error.untouched)),
+            wait=tenacity.wait_exponential(multiplier=self._pause, max=30) + tenacity.wait_random(0, self._pause),
+            stop=tenacity.stop_before_delay(call.left),
+            sleep=call.sleep,
+            before_sleep=partial(_tell, request),
+            reraise=True,
+        )
+        try:
+            return retrying(self._ask, request, call, session)
+        except Again as again:
+            problem, tries = str(again), retrying.statistics["attempt_number"]
+        took = f"tried {tries:,} {'time' if tries == 1 else 'times'} in {time.monotonic() - began:,.0f} seconds"
+        raise Unavailable(
+            f"{self._server.name} {problem} ({request}; {took})",
+            hint="nothing was lost; the next run tries again" if request.repeat else "it may have been done all the same: look first",
+        )
+
+    def _ask(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
+        """Once; with a newer token a second time when that is what is wrong."""
+        if self._login is None:
+            return self._server.judged(request, self._exchange(request, call, session))
+        access = self._login.access(call)
+        reply = self._exchange(request, call, session, access.token)
+        if reply.status == 401:
+            access = self._login.newer(access, call, f"{self._server.name} {said(reply)} to {request}")
+            reply = self._exchange(request, call, session, access.token)
+        if reply.status == 401:
+            raise LoginRequired(f"{self._server.name} {said(reply)} to {request}, with a new token too", hint=_AUTHORISE)
+        return self._server.judged(request, reply)
+
+    def _exchange(self, request: Request, call: Call[Reply], session: requests.Session, token: str = "") -> Reply:
+        """One request and what comes back, whatever its status. Raises Again when that is nothing."""
+        with self._limit.slot(call.sleep, call.until) as slot:
+            call.check()
+            try:
+                with self._sent(request, call, session, token) as response:
+                    call.alive()
+                    self._limit.learn(slot, response.status_code, response.headers)
+                    # Nobody reads what a gateway has to say.
+                    body = b"" if response.status_code >= 500 else self._read(request, response, call)
+                    return Reply(response.status_code, body, response.headers, f"{self._server.name}'s answer to {request}")
+            except (OSError, HTTPError, HTTPException, UnicodeError) as error:
+                call.hang_up()
+                call.check()  # if we cut it ourselves
+                problem = self._server.problem(error)
+            except BaseException:
+                call.hang_up()
+                raise
+        raise problem
+
+    def _sent(self, request: Request, call: Call[Reply], session: requests.Session, token: str) -> requests.Response:
+        body, headers = None, {}
+        if request.json is not None:
+            body, headers["Content-Type"] = msgspec.json.encode(request.json), "application/json"
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        left = max(call.left, 0.001)
+        return session.request(
+            request.method,
+            self._server.url + request.path,
+            params=request.params,
+            data=body,
+            headers=headers,
+            timeout=(min(CONNECT_SECONDS, self._timeout, left), min(self._timeout, left)),
+            allow_redirects=False,
+            stream=True,
+        )
+
+    def _read(self, request: Request, response: requests.Response, call: Call[Reply]) -> bytes:
+        """The body in pieces, each of which is as much as there is: who sends a byte a second finds the deadline."""
+        body = bytearray()
+        while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
+            call.alive()
+            body += piece
+            if len(body) > self._max_body:
+                raise Drift(
+                    f"{self._server.name} answered more than {self._max_body:,} bytes to {request}",
+                    hint="is its address in the config file right? an API answers in pages",
+                )
+            if not call.left:
+                raise Again("did not finish its answer in time")
+        return bytes(body)
+
+
+class _Login:
+    """The token that all threads of a client use; one of them at a time asks for a newer one."""
+
+    def __init__(self, ask: Callable[[int], Access]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._access: Access | None = None
+        self._renewed = -math.inf  # when we got one that we had asked for
+
+    def access(self, call: Call[Any]) -> Access:
+        with self._lock:
+            call.check()
+            if self._access is None:
+                self._access = self._ask(0)
+            return self._access
+
+    def newer(self, refused: Access, call: Call[Any], what: str) -> Access:
+        """Another one than this. Raises LoginRequired when this is so new that age can't be what is wrong with it."""
+        with self._lock:
+            call.check()
+            if self._access and self._access.generation > refused.generation:
+                return self._access
+            if time.monotonic() - self._renewed < YOUNG_SECONDS:
+                raise LoginRequired(f"{what} with a token less than a minute old", hint=_AUTHORISE)
+            self._access = self._ask(refused.generation)
+            self._renewed = time.monotonic()
+            return self._access
+
+    def settle(self) -> None:
+        """Wait for who is asking: a token that comes and is not kept would be lost."""
+        with self._lock:
+            pass
+
+
+def _tell(request: Request, state: tenacity.RetryCallState) -> None:
+    """Before a repetition; of a 429 the rate limit tells."""
+    again, action = state.outcome and state.outcome.exception(), state.next_action
+    if isinstance(again, Again) and action and not again.untouched:
+        log.get().warning("request repeated", request=str(request), why=str(again), seconds=round(action.sleep, 1))
+
+
+def _certificates(ca: Path | None, name: str) -> Path | None:
+    try:
+        if ca:
+            ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: {ca} is no file of certificates: {error.strerror or error}", hint="it holds them in PEM form"
+        ) from error
+    return ca

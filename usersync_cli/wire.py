@@ -1,0 +1,238 @@
+"""Threads that do calls over HTTP, each with its own session, and a way to end such a call from outside.
+
+requests has no total deadline and hears of no signal: looking up a name, connecting, TLS and header lines that come byte
+by byte block as long as they like. So a call runs in a thread of its own, and who waits for it cuts its connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent import futures
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from usersync_cli.signals import Stop
+
+T = TypeVar("T")
+POLL = 0.1  # seconds between two looks at the signal and the clock
+LEAVE = 0.5  # seconds for calls that were given up to notice it
+
+
+class GivenUp(Exception):
+    """Inside a call: nobody waits for it any more."""
+
+
+class Call(Generic[T]):
+    """One call on its way. `work` gets it and the session of the thread that does it; `until` is on the monotonic clock."""
+
+    def __init__(self, work: Callable[[Call[T], requests.Session], T], *, until: float, stop: Stop) -> None:
+        self.work = work
+        self.until = until
+        self.future: futures.Future[T] = futures.Future()
+        self.line: Line | None = None
+        self._stop = stop
+        self._given_up = False
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; 0 when it has passed."""
+        return max(0.0, self.until - time.monotonic())
+
+    def check(self) -> None:
+        """A safe point of the call."""
+        if self._given_up:
+            raise GivenUp
+        self._stop.check()
+
+    def alive(self) -> None:
+        """The server gave a sign of life."""
+        self.check()
+        self._stop.heard = time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past a signal, nor when nobody wants the answer any more."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            self._stop.sleep(min(left, POLL))
+
+    def result(self) -> T:
+        """Wait for what `work` gives or raises. A signal ends the waiting, the deadline cuts the connection."""
+        try:
+            while futures.wait([self.future], POLL).not_done:
+                self._stop.check()
+                if not self.left:
+                    self.cut()
+        except BaseException:
+            self.give_up()
+            raise
+        return self.future.result()
+
+    def give_up(self) -> None:
+        """Nobody waits any more: the thread of the call leaves it at its next safe point, and its connection is cut."""
+        self._given_up = True
+        self.cut()
+
+    def cut(self) -> None:
+        """End what blocks in the connection, from another thread. To the call it looks as if the server had."""
+        if self.line:
+            self.line.cut(self)
+
+    def hang_up(self) -> None:
+        """For `work` itself: close the connection, whatever is still to come; the next request makes a new one."""
+        if self.line:
+            self.line.hang_up()
+
+
+def leave(calls: Collection[Call[Any]]) -> None:
+    """Give up those that are still on their way, and wait a moment for them to notice."""
+    for call in calls:
+        call.give_up()
+    futures.wait([call.future for call in calls], LEAVE)
+
+
+class Lines:
+    """The threads of a client: made when needed, used again, and daemons, because nobody can end one that looks up a name."""
+
+    def __init__(self, session: Callable[[], requests.Session]) -> None:
+        self._session = session
+        self._lines: list[Line] = []
+        self._idle: list[Line] = []
+        self._lock = threading.Lock()
+
+    def start(self, call: Call[Any]) -> None:
+        with self._lock:
+            line = self._idle.pop() if self._idle else self._new()
+        line.calls.put(call)
+
+    def _new(self) -> Line:
+        line = Line(self._session(), self._idle.append)
+        self._lines.append(line)
+        line.start()
+        return line
+
+    def close(self) -> None:
+        """End the threads. One that does not hear is left to itself: it dies with the process."""
+        with self._lock:
+            lines, self._lines, self._idle = self._lines, [], []
+        for line in lines:
+            line.calls.put(None)
+        until = time.monotonic() + LEAVE
+        for line in lines:
+            line.join(max(0.0, until - time.monotonic()))
+
+
+class Line(threading.Thread):
+    """A thread, its session, and the one connection that this has open."""
+
+    def __init__(self, session: requests.Session, done: Callable[[Line], None]) -> None:
+        super().__init__(name="rest", daemon=True)
+        self.calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        self._session = session
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
+        self._done = done
+        self._call: Call[Any] | None = None
+        self._twin: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        while call := self.calls.get():
+            with self._lock:
+                self._call = call
+            call.line = self
+            answer = self._do(call)
+            with self._lock:
+                self._call = None
+            self._done(self)  # first, so that who gets the answer finds us free
+            answer()
+            del call, answer
+        self.hang_up()
+
+    def _do(self, call: Call[T]) -> Callable[[], None]:
+        """Do the work; gives what then tells the one who waits."""
+        try:
+            call.check()
+            given = call.work(call, self._session)
+        except BaseException as error:  # noqa: BLE001  it is raised where the answer is waited for
+            return partial(call.future.set_exception, error)
+        return partial(call.future.set_result, given)
+
+    def watch(self, opened: socket.socket) -> socket.socket:
+        """Note a new connection. A twin of its descriptor, because TLS takes the socket itself away from us."""
+        with self._lock:
+            self._drop()
+            self._twin = opened.dup()
+        try:
+            if self._call:
+                self._call.check()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def hang_up(self) -> None:
+        """Both ends of the descriptor have to go: as long as one is open the server may go on sending."""
+        self._session.close()
+        with self._lock:
+            self._drop()
+
+    def cut(self, call: Call[Any]) -> None:
+        """If it is still this call that is on the line."""
+        with self._lock:
+            if self._call is call and self._twin:
+                with suppress(OSError):
+                    self._twin.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        if self._twin:
+            self._twin.close()
+            self._twin = None
+
+
+class Session(requests.Session):
+    """Keeps to itself: nothing of ~/.netrc over our own header, no proxy that nobody asked for, and no redirects.
+
+    Even with allow_redirects=False requests looks where one would lead, for which it reads the body to its end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class _Http(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return cast(Line, threading.current_thread()).watch(super()._new_conn())
+
+
+class _Https(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return cast(Line, threading.current_thread()).watch(super()._new_conn())
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
