@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.http_server import Answer, Asked, HttpServer, Window
 from tests.servers import free_port, until
+from usersync_cli import log
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.rest import Client, Forbidden, Missing, RateLimit, Refused, Request
 from usersync_cli.signals import Stop
@@ -50,6 +51,12 @@ class Tokens:
     def __call__(self, after: int) -> Access:
         self.after.append(after)
         return Access(f"token-{after + 1}", after + 1)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_logged() -> None:
+    """Whatever an earlier test of this process made of the log."""
+    log.configure(verbosity=1)
 
 
 @pytest.fixture
