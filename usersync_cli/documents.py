@@ -345,6 +345,8 @@ class Reading:
         """Write what the page brings; gives what is remembered once it is committed. Without a lease, only compare."""
         into, tx = work.into, self._tx
         seen = into.seen.begin(tx, fresh=into.fresh) if self._lease else into.seen
+        if self._lease and page.sweep:
+            seen = seen.open_sweep(tx, page.sweep, keyed=into.removes)
         loader = self._load(work)
         work.counts += loader.counts
         self._judge(work, loader)
@@ -352,7 +354,7 @@ class Reading:
             self._remember(seen, work, loader)
             if page.sweep:
                 keys = work.met if into.removes else ()
-                seen = seen.sweep_page(tx, page.sweep, keys, work.counts.distinct, keyed=into.removes)
+                seen = seen.sweep_page(tx, keys, work.counts.distinct)
         else:
             for item in work.items:
                 into.came.add(item.record.key, item.hash)

@@ -56,7 +56,7 @@ class Leavers:
         if not into.seen.memory.id:
             return {}
         pages = into.seen.lacking_pages(self._connection(), met, open_)
-        return {key: times for page in pages for key, times in page if key not in into.came}
+        return {key: times for page in pages for key, times in page if key not in into.came and key not in into.told}
 
     def _confirmed(self, into: Into, lack: Mapping[str, int]) -> Leaving:
         """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
@@ -125,7 +125,7 @@ class Leavers:
             found.records = self._records(work, seen)
         else:
             found.records, found.memory = max(known, 1), replace(seen.memory, previous=None)
-        found.reason = leaving.reason or (sweep.judge(found, known) if found.candidates else "")
+        found.reason = (leaving.reason or sweep.judge(found, known)) if found.candidates else ""  # rejects may have no row
         if not found.reason and found.candidates and complete and not hasattr(self._session, "gone") and seen.without_key(tx):
             found.reason = f"{found.candidates:,} rows would go, and they may be records that were set aside without a key"
         sweep.decide(tx, found, approved)

@@ -62,7 +62,7 @@ class Open:
 
 @dataclass
 class Seen:
-    """The memory of one stream of a step. Its state is that of the last commit: `begin` and `sweep_page` give the next one."""
+    """The memory of one stream of a step. Its state is that of the last commit: `begin`, `open_sweep` and `sweep_page` give the next one."""
 
     scope: Scope
     numbered: bool = False  # versions are numbers, not time stamps
@@ -164,15 +164,20 @@ class Seen:
         """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
         tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": TOLD})
 
-    def sweep_page(self, tx: Connection, name: str, keys: Collection[str], records: int, *, keyed: bool) -> Seen:
-        """One more page of the sweep of this name, which begins with it if none of that name is under way."""
-        sweep = self.sweep
+    def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Seen:
+        """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
+        if self.sweep and self.sweep.name == name:
+            return self
+        ((known,),) = tx.execute(_KNOWN, (self.memory.id,)).fetchall()
         values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
-        values |= {"known": self.known_before}
-        if sweep is None or sweep.name != name:
-            tx.execute(_ABANDON, values)
-            ((id_,),) = tx.execute(_OPEN_SWEEP, values).fetchall()
-            sweep = Open(id_, name, keyed, 0, self.scope.run_id or 0, self.known_before)
+        tx.execute(_ABANDON, values)
+        ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": known}).fetchall()
+        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, known))
+
+    def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Seen:
+        """One more page of the sweep under way."""
+        sweep = self.sweep
+        assert sweep is not None  # noqa: S101  `open_sweep`
         if records:
             tx.execute("UPDATE usersync.sweeps SET records = records + %s WHERE id = %s", (records, sweep.id))
         if keys and sweep.keyed:

@@ -641,3 +641,16 @@ def test_new_records_do_not_make_more_leave(sync: Sync) -> None:
 
     assert 6 == sync.run().exit_status
     assert list(range(1, 13)) == sync.rows(where="id < 100")
+
+
+def test_rejects_that_leave_ask_nobody(sync: Sync) -> None:
+    """
+    Records that were set aside and never had a row are no rows that would go: when the source has them no more, nobody is asked.
+    """
+    sync.source.streams["people"] = [person(1), person(2, age="x")]
+    sync.load = {"on_missing": "delete"}
+    assert 3 == sync.run().exit_status
+    sync.source.streams["people"] = [person(1), {**person(2), "_deleted": True}]
+
+    assert (0, 0) == (sync.run(dry_run=True).exit_status, sync.run().exit_status)
+    assert [] == sync.ask("SELECT * FROM usersync.rejects")
