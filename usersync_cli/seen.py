@@ -62,7 +62,7 @@ class Open:
 
 @dataclass
 class Seen:
-    """The memory of one stream of a step. Its state is that of the last commit: `begin`, `open_sweep` and `sweep_page` give the next one."""
+    """The memory of one stream of a step. Its state is that of the last commit: `begin` and those for sweeps give the next one."""
 
     scope: Scope
     numbered: bool = False  # versions are numbers, not time stamps
