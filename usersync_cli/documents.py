@@ -272,6 +272,7 @@ class Reading:
             work.items += [item] if item.again else []
         elif (
             met.listed
+            and not item.record.whole
             and not self._options.full
             and not (met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject))
         ):

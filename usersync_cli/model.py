@@ -61,6 +61,7 @@ class Record:
     deleted: bool = False
     problem: str = ""  # why it can't be loaded, where the source sees that itself: not_json, not_an_object, no_key
     settled: bool = True  # False: so young that its document may still change without its version; it is fetched again next time
+    whole: bool = False  # True: it is loaded, and its whole document read, also when its listing is the one that we know
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ class DocumentSource(Source, Protocol):
 
     def transform(self, stream: str) -> str:
         """A SELECT over `records` (key text, data jsonb, version, deleted boolean, ord bigint)."""
+        ...
+
+    def definition(self, stream: str) -> str:
+        """The columns of a new table for what `transform` gives, without its key, as CREATE TABLE has them; without it they
+        are those of the SELECT. Asked for by name."""
         ...
 
 

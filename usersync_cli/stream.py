@@ -57,6 +57,12 @@ def transform_of(step: Step, source: object, stream: str) -> str:
     return f"SELECT key AS {name}, data FROM records"  # noqa: S608  a quoted name
 
 
+def definition_of(step: Step, source: object, stream: str) -> str:
+    """The columns of a new table, where the source's own SELECT fills it and the source says which it has; else ""."""
+    own = None if step.transform else getattr(source, "definition", None)
+    return str(own(stream)).strip() if own else ""
+
+
 def stage_name(step: Step) -> str:
     """What transforms call the page: the extract's name; a source's own transforms call it records."""
     return next(iter(step.extract)) if step.transform else "records"
@@ -77,7 +83,7 @@ class Into:
             load.max_missing,
             load.adopt_existing,
         )
-        self.target = Target(self.load)
+        self.target = Target(self.load, definition_of(step, source, stream))
         self.transform = transform_of(step, source, stream)
         self.stage = stage_name(step)
         (extract,) = step.extract.values()

@@ -68,8 +68,10 @@ class Target:
 
     in_checkpoint = True
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, definition: str = "") -> None:
+        """`definition`: the columns of a table that is made, where they are not just those of the transform; without its key."""
         self.load = load
+        self._definition = definition
 
     # what is there, and does it fit
 
@@ -420,15 +422,19 @@ class Target:
         """The table that the transform describes, and when each row came and last changed."""
         loaded = [c for c in columns if not c.name.startswith("_")]
         names = {c.name for c in loaded}
+        key = sql.SQL(", ").join(identifier(name) for name in merge.key)
+        mark = [sql.SQL("{} timestamp with time zone").format(identifier(MARK))] if self.load.on_missing == "mark" and MARK not in names else []
+        if self._definition:
+            own = [sql.SQL(self._definition), *mark, sql.SQL("UNIQUE ({})").format(key)]  # type: ignore[arg-type]  # the source's own text
+            return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(own))
         definitions = [sql.SQL("{} {}").format(identifier(c.name), stage.type_sql(_storable(c.type))) for c in loaded]
         stamps = [
             name for name in ("inserted_at", "updated_at") if name not in names and not (name == "inserted_at" and "created_at" in names)
         ]
         definitions += [sql.SQL("{} timestamp with time zone NOT NULL DEFAULT now()").format(identifier(name)) for name in stamps]
-        if self.load.on_missing == "mark" and MARK not in names:
-            definitions.append(sql.SQL("{} timestamp with time zone").format(identifier(MARK)))
+        definitions += mark
         if with_key:
-            definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.SQL(", ").join(identifier(name) for name in merge.key)))
+            definitions.append(sql.SQL("PRIMARY KEY ({})").format(key))
         return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(definitions))
 
     def _create_sql(self, outputs: Sequence[Column], tx: Connection) -> str:

@@ -1,0 +1,507 @@
+"""The source `teamleader` against a local Teamleader: how little it asks, and that nothing is lost whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.teamleader_job import ALL, Crm
+from tests.teamleader_server import Asked, Teamleader
+from usersync_cli.errors import status_of
+from usersync_cli.sources import teamleader
+
+DAY = timedelta(days=1)
+SIZES = {
+    "contacts": 1000, "companies": 500, "events": 200, "invoices": 200, "projects": 200, "users": 200,
+    "customFieldDefinitions": 200, "departments": 3,
+}  # fmt: skip
+STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
+
+
+@pytest.fixture
+def api() -> Iterator[Teamleader]:
+    with Teamleader().running() as running:
+        yield running
+
+
+@pytest.fixture
+def crm(api: Teamleader, database: Any) -> Crm:
+    """Contacts alone."""
+    return Crm(api, database)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of five, so that a few records fill many."""
+    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that stays is told within a second."""
+    monkeypatch.setattr(teamleader, "DEADLINE", timedelta(seconds=0.8))
+
+
+def filled(server: Teamleader) -> dict[str, list[str]]:
+    """The 2,503 records of a middling account; their ids."""
+    return {resource: server.add(resource, count) for resource, count in SIZES.items()}
+
+
+def at(path: str, number: int, act: Callable[[], None]) -> Callable[[Asked], None]:
+    """A hook that acts once, before this page of this list is answered."""
+    left = itertools.count()
+
+    def before(asked: Asked) -> None:
+        if asked.path == path and asked.page == number and next(left) == 0:
+            act()
+
+    return before
+
+
+# how much is asked
+
+
+def test_a_first_sync_and_those_after_it_ask_for_little(api: Teamleader, database: Any) -> None:
+    """
+    2,503 records: pages that exist, one or a few more for each resource, and .info of each; then next to nothing.
+    """
+    ids = filled(api)
+    crm = Crm(api, database, ALL)
+    first = crm.requests()
+    lists = [asked for asked in first if asked.action == "list"]
+
+    assert 2303 == sum(asked.action == "info" for asked in first), "definitions are listed whole"
+    assert len(lists) <= 26 + 8 + 5
+    for resource, count in SIZES.items():
+        assert count == len(crm.held(STREAM_OF.get(resource, resource)))
+    assert crm.is_equal()
+    assert len(crm.requests()) <= 45
+
+    changed = [("contacts", 6), ("companies", 5), ("invoices", 4), ("projects", 4)]
+    for resource, number in changed:
+        for id_ in ids[resource][:number]:
+            api.change(resource, id_, tags=["changed"])
+    again = crm.requests()
+
+    assert 19 <= sum(asked.action == "info" for asked in again)
+    assert len(again) <= 60
+    assert crm.is_equal()
+    assert crm.is_equal("projects", "projects")
+
+
+def test_lists_alone_ask_for_no_document(api: Teamleader, database: Any) -> None:
+    """
+    `detail: list` stores what lists have: 45 requests for everything, none of them .info.
+    """
+    filled(api)
+    crm = Crm(api, database, ALL, {"detail": "list"})
+    first = crm.requests()
+
+    assert len(first) <= 45
+    assert not [asked for asked in first if asked.action == "info"]
+    assert [(1000,)] == crm.ask("SELECT count(*) FROM tl_contacts WHERE tl_content ? 'primary_address'")
+
+
+def test_more_detail_later_loads_everything_again(crm: Crm) -> None:
+    """
+    What was stored as lists have it is no whole document: `detail: full` reads all of them.
+    """
+    crm.server.add("contacts", 7)
+    crm.settings = {"detail": "list"}
+    assert "7 0 0 0" == crm.ok()
+    crm.settings = {}
+
+    assert "0 7 0 0" == crm.ok()
+    assert crm.is_equal()
+    assert "0 0 0 0" == crm.ok()
+
+
+def test_everything_is_listed_again_every_so_often(crm: Crm) -> None:
+    """
+    `full_every` by Teamleader's clock: then a listing of all, which asks for no document that it has.
+    """
+    ids = crm.server.add("contacts", 150)
+    crm.ok()
+    crm.server.delete("contacts", ids[3])
+    assert "0 0 0 0" == crm.ok()
+    crm.server.ahead = 8 * DAY
+    asked = crm.requests()
+
+    assert [ids[3]] == crm.held(where="deleted_at IS NOT NULL")
+    assert 1 == sum(one.action == "info" for one in asked), "who seems to be gone is asked for"
+    assert ["3", "2", "1"] == [str(one.page) for one in asked if one.action == "list"]
+    assert "0 0 0 0" == crm.ok()
+
+
+@pytest.mark.parametrize("resource", ["users", "departments", "events", "projects"])
+def test_hidden_changes_are_found_every_so_often(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    What neither list nor time stamp shows comes with the documents that are read again every `full_every`.
+    """
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 6)
+    crm.ok()
+    hidden = {"users": "time_zone", "departments": "website", "events": "links", "projects": "milestones"}[resource]
+    stamp = api.records[resource][ids[2]].get("updated_at")
+    api.change(resource, ids[2], **{hidden: "changed"}, **({"updated_at": stamp} if stamp else {}))
+    crm.ok()
+    api.ahead = 8 * DAY
+    crm.ok()
+
+    assert crm.is_equal(resource, resource)
+    api.ahead = 9 * DAY
+    assert not [asked for asked in crm.requests() if asked.action == "info"]
+
+
+def test_new_projects_are_read_where_the_account_has_them(api: Teamleader, database: Any) -> None:
+    """
+    `auto` asks which module it is; `v2` does not ask. Projects of the other module are other records.
+    """
+    api.module = "projects-v2"
+    api.add("projects-v2/projects", 12)
+    crm = Crm(api, database, ["projects"])
+
+    assert "12 0 0 0" == crm.ok()
+    assert crm.is_equal("projects", "projects-v2/projects")
+    crm.settings = {"projects": "v2"}
+    assert not [asked for asked in crm.requests() if asked.path == "accounts.projects-v2-status"]
+
+
+# what changes
+
+
+def test_changes_come_and_deletions_go(crm: Crm) -> None:
+    """
+    New, changed, the same, gone; a changed document is asked for, and only that.
+    """
+    ids = crm.server.add("contacts", 8)
+    assert "8 0 0 0" == crm.ok()
+    crm.server.change("contacts", ids[1], remarks="changed")
+    crm.server.add("contacts", at=datetime.now(UTC))
+    crm.server.delete("contacts", ids[2])
+
+    assert "1 1 0 0" == crm.ok()
+    assert "0 0 8 1" == crm.ok(full=True)
+    assert crm.is_equal()
+
+
+def test_a_young_document_is_read_again(crm: Crm) -> None:
+    """
+    Two changes in one second have one time stamp: what was read within two seconds of its change is asked for again.
+    """
+    (id_, *_) = crm.server.add("contacts", 3)
+    crm.ok()
+    crm.server.change("contacts", id_, remarks="first")
+    crm.ok()
+    stamp = crm.server.records["contacts"][id_]["updated_at"]
+    crm.server.change("contacts", id_, remarks="second", updated_at=stamp)
+
+    assert "0 1 0 0" == crm.ok()
+    assert crm.is_equal()
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-20), timedelta(minutes=20)])
+def test_teamleaders_clock_counts_alone(crm: Crm, ahead: timedelta) -> None:
+    """
+    Whether its clock is before ours or behind, no change is lost.
+    """
+    crm.server.ahead = ahead
+    ids = crm.server.add("contacts", 6)
+    crm.ok()
+    for id_ in ids:
+        crm.server.change("contacts", id_, remarks=f"changed {id_}")
+        crm.ok()
+        assert crm.is_equal()
+
+
+def test_a_clock_that_was_set_back_loses_nothing(crm: Crm) -> None:
+    """
+    A cursor ahead of Teamleader's own clock would hide changes: everything is listed once.
+    """
+    crm.server.ahead = 2 * DAY
+    (id_, *_) = crm.server.add("contacts", 6)
+    crm.ok()
+    crm.server.ahead = timedelta(0)
+    crm.server.change("contacts", id_, remarks="changed")
+
+    assert "0 1 5 0" == crm.ok()
+    assert crm.is_equal()
+
+
+def test_a_late_change_is_found(crm: Crm) -> None:
+    """
+    A change that becomes visible ten minutes late, with its old time stamp, is within the overlap.
+    """
+    (id_, *_) = crm.server.add("contacts", 6)
+    crm.ok()
+    crm.ok()
+    late = (crm.server.now() - timedelta(minutes=10)).isoformat()
+    crm.server.change("contacts", id_, remarks="late", updated_at=late)
+
+    assert "0 1 0 0" == crm.ok()
+
+
+# what changes while it is read
+
+RESOURCES = ["contacts", "companies", "invoices", "projects", "events", "users", "customFieldDefinitions", "projects-v2/projects"]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("number", [1, 2, 4, 6])
+def test_what_changes_while_it_is_read_is_not_lost(api: Teamleader, database: Any, resource: str, number: int) -> None:
+    """
+    Records inserted (also at the beginning), deleted and updated before any page: all that is there is in the table after
+    the next run, and nobody that is there was removed.
+    """
+    api.module = "legacy" if resource != "projects-v2/projects" else "projects-v2"
+    stream = STREAM_OF.get(resource, resource)
+    crm = Crm(api, database, [stream])
+    ids = api.add(resource, 27)
+    first = {"invoices": {"invoice_number": None}, "users": {"email": "a"}, "customFieldDefinitions": {"label": "A"},
+             "events": {"starts_at": "2000-01-01T00:00:00+00:00"}}.get(resource, {})  # fmt: skip
+
+    def disturb() -> None:
+        for one in (1, 8, 14, 22):
+            api.delete(resource, ids[one])
+        api.add(resource, 2, at=api.now(), **first)
+        api.change(resource, ids[12], title="changed", remarks="changed")
+
+    api.before = at(f"{resource}.list", number, disturb)
+    crm.ok()
+    assert set(crm.here(stream)) <= {*crm.there(resource), *(ids[one] for one in (1, 8, 14, 22))}
+    crm.ok()
+
+    assert set(crm.there(resource)) <= set(crm.here(stream))
+    api.before = at(f"{resource}.list", number, disturb_again := lambda: api.delete(resource, ids[3]))
+    crm.ok(full=True)
+    crm.ok(full=True)
+    assert crm.there(resource) == crm.here(stream)
+    assert disturb_again
+
+
+@pytest.mark.usefixtures("small")
+def test_a_list_that_is_disturbed_is_walked_again(api: Teamleader, database: Any) -> None:
+    """
+    A draft that comes first moves an old invoice behind us, where no later run would ask for it: the walk begins again.
+    """
+    crm = Crm(api, database, ["invoices"])
+    api.add("invoices", 25)
+    api.before = at("invoices.list", 2, lambda: api.add("invoices", at=api.now(), invoice_number=None) and None)
+
+    assert crm.requests()
+    assert crm.is_equal("invoices", "invoices")
+
+
+@pytest.mark.usefixtures("small")
+def test_many_changes_are_walked_like_everything(api: Teamleader, database: Any) -> None:
+    """
+    More changes than a page holds, and one more while they are read: none is missed after the next run.
+    """
+    for resource in ("contacts", "invoices", "projects"):
+        crm = Crm(api, database, [resource])
+        ids = api.add(resource, 40)
+        crm.ok()
+        for id_ in ids[:22]:
+            api.change(resource, id_, title="changed")
+        api.before = at(f"{resource}.list", 3, lambda: api.change(resource, ids[30], title="changed"))  # noqa: B023
+        crm.ok()
+        crm.ok()
+        assert crm.is_equal(resource, resource)
+
+
+def test_deleted_between_list_and_document(crm: Crm) -> None:
+    """
+    A record that is gone when its document is asked for was deleted: no failure, and no row.
+    """
+    ids = crm.server.add("contacts", 6)
+    crm.server.before = at("contacts.list", 1, lambda: None)
+    gone = iter([ids[4]])
+
+    def before(asked: Asked) -> None:
+        if asked.action == "info" and (id_ := next(gone, None)):
+            crm.server.delete("contacts", id_)
+
+    crm.server.before = before
+    assert "5 0 0 0" == crm.ok()
+    assert crm.is_equal()
+
+
+# faults
+
+STAYING = [500, 429, 502, "gateway", "html", "truncated", "not_json", "null", "nothing", "reset", "hang", 400, 403, 404, 401]
+PLACES = [("contacts.list", 6), ("contacts.list", 2), ("contacts.list", 1), ("contacts.info", 0)]
+
+
+@pytest.mark.usefixtures("small", "impatient")
+@pytest.mark.parametrize("how", STAYING)
+def test_whatever_goes_wrong_the_next_run_repairs(crm: Crm, how: int | str) -> None:
+    """
+    A fault that stays, at any page or document, in a first sync and in a sweep: a status that is not 0, rows that are right as far
+    as they go, nobody removed, and after the next run without it all is well.
+    """
+    gone = iter(crm.server.add("contacts", 27))
+    for path, number in PLACES:
+        crm.server.fail(how, path, times=1000, skip=0 if number else 2, **({"page": number} if number else {}))
+        failed = crm.run(full=True).steps[0].error
+
+        assert failed is not None
+        assert status_of(failed) in {2, 4, 5, 7}
+        assert "Test User" not in f"{failed.message} {failed.hint}"
+        assert set(crm.here() if crm.ask("SELECT FROM pg_class WHERE relname = 'tl_contacts'") else []) <= set(crm.there())
+        crm.server.faults.clear()
+        crm.server.delete("contacts", next(gone))
+        crm.server.change("contacts", crm.there()[-1], remarks=f"changed at {path} {number}")
+        crm.ok()
+        crm.ok(full=True)
+        assert crm.is_equal()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("how", [500, "gateway", "html", "truncated", "not_json", "reset"])
+def test_a_fault_that_passes_is_no_fault(crm: Crm, how: int | str) -> None:
+    """
+    What helps when it is asked for again is asked for again, within the run.
+    """
+    crm.server.add("contacts", 12)
+    crm.server.fail(how, "contacts.list", page=2)
+    crm.server.fail(how, "contacts.info", skip=3)
+
+    assert "12 0 0 0" == crm.ok()
+    assert crm.is_equal()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_a_page_that_falls_silent_is_no_end(crm: Crm, number: int) -> None:
+    """
+    `data: []` on a page before one that has records is an error, not the end of the list; nobody is removed.
+    """
+    crm.server.add("contacts", 27)
+    crm.ok()
+    crm.server.fail("empty", "contacts.list", page=number)
+    failed = crm.run(full=True).steps[0].error
+
+    assert (4, True) == (status_of(failed) if failed else 0, crm.is_equal())
+    assert "0 0 27 0" == crm.ok(full=True)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_list_without_pages_is_refused(crm: Crm) -> None:
+    """
+    Something in between that gives the same page for every number is told, not walked for ever.
+    """
+    crm.server.add("contacts", 27)
+
+    def first_page(asked: Asked) -> None:
+        if asked.action == "list":
+            asked.body["page"]["number"] = 1
+
+    crm.server.before = first_page
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert "two pages are the same" in failed.message
+    assert len(crm.server.asked) < 6
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_resource_that_fails_leaves_the_others_done(api: Teamleader, database: Any) -> None:
+    """
+    Each resource by itself: exit 3, and what could be read is there.
+    """
+    crm = Crm(api, database, ["companies", "contacts", "users"])
+    for resource in crm.streams:
+        api.add(resource, 4)
+    api.fail(500, "contacts.list", times=1000)
+    failed = crm.run().steps[0].error
+
+    assert 3 == (failed and status_of(failed))
+    assert crm.is_equal("companies", "companies")
+    assert crm.is_equal("users", "users")
+    api.faults.clear()
+    assert "4 0 4 0" == crm.ok()
+
+
+def test_a_missing_scope_is_named(api: Teamleader, database: Any) -> None:
+    """
+    403 says which scope the integration lacks, and what to type when it has it.
+    """
+    crm = Crm(api, database, ["contacts", "invoices"])
+    api.add("contacts", 3)
+    api.scopes.discard("invoices")
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert 2 == status_of(failed)
+    assert "the scope invoices is missing" in failed.message
+    assert "usersync oauth-url --source crm" in failed.hint
+    assert crm.is_equal()
+
+
+def test_another_account_is_refused(crm: Crm) -> None:
+    """
+    The people of another account are not loaded over those of this one: exit 7, and nothing is asked for.
+    """
+    crm.server.add("contacts", 3)
+    crm.ok()
+    crm.server.account = "11111111-2222-3333-4444-555555555555"
+    before = crm.server.count("contacts.list")
+    failed = crm.run().steps[0].error
+
+    assert 7 == (failed and status_of(failed))
+    assert before == crm.server.count("contacts.list")
+
+
+def test_the_rate_limit_is_kept(crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    More requests than a window allows wait for their turn; the server refuses none.
+    """
+    crm.server.limit, crm.server.window = 20, timedelta(seconds=0.5)
+    monkeypatch.setattr(teamleader, "WINDOW", crm.server.window)
+    crm.server.add("contacts", 50)
+    crm.ok()
+
+    assert 429 not in {asked.status for asked in crm.server.asked}
+    assert crm.is_equal()
+
+
+# bad documents
+
+
+def test_one_bad_document_costs_no_other(crm: Crm) -> None:
+    """
+    NUL, half surrogates, an id that is none, time stamps that are none: set aside with a reason, and the others are loaded.
+    """
+    ids = crm.server.add("contacts", 8)
+    crm.server.change("contacts", ids[0], remarks="a\0b")
+    crm.server.change("contacts", ids[1], tags=["\ud800 half"], updated_at="2016-02-04T16:44:33+00:00")
+    crm.server.change("contacts", ids[2], emails=None, tags=None, custom_fields=None)
+    crm.server.change("contacts", ids[3], remarks="long " * 40_000, unknown={"a": [1, {"b": 12345678901234567.5}]})
+    crm.server.change("contacts", ids[4], updated_at="yesterday, or so")
+    crm.server.records["contacts"]["no uuid"] = {**crm.server.records["contacts"][ids[5]], "id": "no uuid"}
+    result = crm.run()
+
+    assert result.steps[0].error is not None
+    assert 3 == status_of(result.steps[0].error)
+    reasons = crm.ask("SELECT key, reason FROM usersync.rejects ORDER BY reason, key")
+    assert {ids[0], ids[1], ids[4], "no uuid"} == {key for key, _ in reasons}
+    assert sorted({*ids} - {ids[0], ids[1], ids[4]}) == crm.held()
+    before = len(crm.server.asked)
+    crm.run()
+    assert not [asked for asked in crm.server.asked[before:] if asked.action == "info" and asked.body["id"] in ids[5:]]
+
+
+def test_digits_stay_as_they_came(crm: Crm) -> None:
+    """
+    A document goes to jsonb as its own bytes: no number loses a digit.
+    """
+    number = "12345678901234567.890"
+    crm.server.add("contacts", amount=f"as it is:{number}")
+    crm.ok()
+
+    assert [(number,)] == crm.ask("SELECT tl_content ->> 'amount' FROM tl_contacts")

@@ -1,0 +1,601 @@
+"""The source `teamleader`: the CRM Teamleader Focus, eight resources over its API, with as few requests as its documents allow.
+
+Lists are pages of a live listing. They are read from the last page to the first, sorted so that new records come last:
+then a deletion moves records towards us, and whatever is new stands on pages whose changes the next run asks for. Of a list
+that can't be sorted so, the walk is done again when something changed meanwhile. The clock is Teamleader's own, always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+
+from usersync_cli import log
+from usersync_cli.errors import ConfigError, Drift, Unavailable
+from usersync_cli.jobs import Duration
+from usersync_cli.mistakes import Misfit
+from usersync_cli.model import Access, Cursor, Documents, Page, Record, Stream, Tools
+from usersync_cli.variables import UNSET
+
+if TYPE_CHECKING:
+    from usersync_cli import oauth as grants
+    from usersync_cli.rest import Client, RateLimit, Reply
+
+KIND = "documents"
+
+API_VERSION = "2023-09-26"  # what the documents that we know describe
+PAGE_RECORDS = 100  # the most that a page holds
+OVERLAP = timedelta(minutes=15)  # a change may become visible late, and clocks behind one address differ
+YOUNG = timedelta(seconds=2)  # time stamps have whole seconds: so young a document may change without another one
+GUESS = 2  # pages, of a list of which nothing is known
+NEAR = 6  # pages between one that has records and one that has none, which are tried one by one
+WALKS = 3  # through a list that changes meanwhile
+WINDOW = timedelta(minutes=1)  # of the rate limit
+DEADLINE = timedelta(minutes=5)  # of one call, repetitions and waits for the rate limit included
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What Teamleader documents of one resource."""
+
+    path: str
+    sort: str  # the field that moves least
+    scope: str = ""
+    includes: str = ""  # what .list gives when asked; .info has it always
+    since: bool = False  # .list takes updated_since
+    latest: str = ""  # what sorts changes so that later ones come last
+    versioned: bool = False  # its documents have updated_at
+    steady: bool = True  # sorted by `sort`, new records come last
+    whole: bool = False  # .list has all that .info has
+    paged: bool = True
+    by_ids: bool = True  # .list takes ids
+
+    @property
+    def called(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+_PEOPLE: dict[str, Any] = {"sort": "added_at", "includes": "custom_fields", "since": True, "latest": "updated_at", "versioned": True}
+RESOURCES = {
+    "companies": Resource("companies", scope="companies", **_PEOPLE),
+    "contacts": Resource("contacts", scope="contacts", **_PEOPLE),
+    "custom_fields": Resource("customFieldDefinitions", "label", whole=True),
+    "departments": Resource("departments", "name", "departments", paged=False),
+    "events": Resource("events", "starts_at", "events"),  # its .info alone has links to work orders
+    "invoices": Resource("invoices", "invoice_number", "invoices", since=True, versioned=True, steady=False),
+    "projects": Resource("projects", "created_at", "projects", since=True, by_ids=False),
+    "users": Resource("users", "email", "users"),
+}
+NEW_PROJECTS = Resource("projects-v2/projects", "project_key", "projects", includes="custom_fields")
+STREAMS = tuple(RESOURCES)
+
+
+class Settings(BaseModel):
+    """An account of Teamleader Focus, and the integration that reads it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    type: Literal["teamleader"]
+    client_id: str = Field(description="of the integration, as Teamleader's marketplace shows it")
+    client_secret: str = Field(repr=False, description="of the integration")
+    redirect_uri: str = Field(description="where Teamleader sends who authorised; one of those that the integration lists")
+    api_url: str = Field("https://api.focus.teamleader.eu", description="Teamleader's API, or a proxy before it")
+    auth_url: str = Field("https://focus.teamleader.eu", description="where a person authorises, and tokens come from")
+    full_every: Annotated[Duration, WithJsonSchema({"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"})] = Field(
+        timedelta(days=7), description="how often everything is listed, to find who has left, and details that change without a trace"
+    )
+    detail: Literal["full", "list"] = Field("full", description="list: store what lists have, which costs no request for each record")
+    projects: Literal["auto", "legacy", "v2"] = Field("auto", description="which module for projects the account uses; auto asks")
+    workers: int = Field(8, ge=1, le=32, description="requests at the same time")
+
+    @field_validator("api_url", "auth_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not value.startswith(("https://", "http://", UNSET)):
+            raise Misfit("must be an address that begins with https://")
+        return value.rstrip("/")
+
+
+def oauth(settings: Settings) -> grants.Client:
+    """The integration, as it asks for tokens."""
+    from usersync_cli import oauth as grants
+
+    own = settings.client_id, settings.client_secret, settings.redirect_uri
+    return grants.Client(f"{settings.auth_url}/oauth2/authorize", f"{settings.auth_url}/oauth2/access_token", *own)
+
+
+def account(settings: Settings, access_token: str) -> str:
+    """Whose data this token opens."""
+    from usersync_cli.rest import Client
+    from usersync_cli.signals import Stop
+
+    with Client(settings.api_url, name="Teamleader", stop=Stop(), access=lambda _: Access(access_token, 1)) as client:
+        return _whose(client.post("/users.me", {}))
+
+
+class Source:
+    """An account; nothing is contacted before `open`."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+        self._limit: RateLimit | None = None
+
+    def transform(self, stream: str) -> str:
+        """The columns that such a table always had."""
+        return f"SELECT key::uuid AS tl_uuid, data AS tl_content, '{stream}'::varchar AS tl_type FROM records"  # noqa: S608  our own name
+
+    def definition(self, _stream: str) -> str:
+        """The columns of a new table for what `transform` gives."""
+        return """
+            id serial PRIMARY KEY, tl_uuid uuid NOT NULL, tl_content jsonb NOT NULL, tl_type varchar,
+            created_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone NOT NULL DEFAULT now()
+        """
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[Session]:
+        """Asks whose account it is. Connections and threads end with the session."""
+        from usersync_cli.rest import Client, RateLimit
+
+        if (tokens := tools.tokens) is None:
+            raise AssertionError("whoever opens a source with tokens brings the place where they are kept")
+        refresh = oauth(self._settings).refresh
+        self._limit = self._limit or RateLimit(window=WINDOW)  # of all sessions of a run
+        with Client(
+            self._settings.api_url,
+            name=f"source {self.name}",
+            stop=tools.stop,
+            access=lambda after: tokens.access(self.name, refresh, after=after),
+            headers={"X-Api-Version": API_VERSION, "Accept": "application/json"},
+            limit=self._limit,
+            deadline=DEADLINE,
+        ) as client:
+            yield Session(self.name, self._settings, client)
+
+
+# where a stream stands
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Through the pages of one listing, from the last to the first."""
+
+    sweep: str = ""  # the name of a complete listing; "" only for changes
+    since: str = ""  # of changes: since when
+    began: str = ""  # Teamleader's time at the first answer
+    page: int | None = None  # the next to read; None while nobody knows which is the last
+    last: int = 0  # that one
+    above: str = ""  # what stood on the page that was read before
+    whole: bool = False  # whole documents of all are read, whatever the list says
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is stored as the cursor. Times are Teamleader's."""
+
+    path: str  # legacy projects and new ones are other records
+    detail: str
+    until: str = ""  # changes before this are loaded
+    swept: str = ""  # when the last complete listing began
+    whole: str = ""  # when whole documents of all were last read
+    pages: int = 0  # of the last complete listing
+    walk: Walk | None = None  # under way
+
+    @classmethod
+    def of(cls, cursor: Cursor | None) -> Place | None:
+        if cursor is None:
+            return None
+        walk = cursor.get("walk")
+        return cls(**{**cursor, "walk": Walk(**walk) if walk else None})
+
+    @property
+    def cursor(self) -> Cursor:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def done(self, walk: Walk) -> Place:
+        """After the first page, which is the last to be read."""
+        if not walk.sweep:
+            return replace(self, until=walk.began, walk=None)
+        whole = walk.began if walk.whole else self.whole
+        return replace(self, until=walk.began, swept=walk.began, whole=whole, pages=walk.last, walk=None)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """One answer of .list."""
+
+    rows: Sequence[bytes]
+    at: datetime
+
+    @property
+    def mark(self) -> str:
+        """Tells this page from another, also when a record on it changes."""
+        return hashlib.blake2b(b"".join(_head(row).id.encode(errors="replace") for row in self.rows), digest_size=8).hexdigest()
+
+
+class Session:
+    """An account, and the time there when it was opened. Each stream is read by itself."""
+
+    together = False
+    snapshot = False
+    numbered: Collection[str] = ()
+
+    def __init__(self, name: str, settings: Settings, client: Client) -> None:
+        self._name, self._settings, self._client = name, settings, client
+        reply = client.post("/users.me", {})
+        self.account = _whose(reply)
+        self._now = _date(reply)
+        self._projects: Resource | None = None
+        full = settings.detail == "full"
+        self.detailed = {stream for stream, resource in RESOURCES.items() if full and not resource.whole}
+
+    # listing
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+        """Each stream's pages of 100, from the last to the first: all of them, or what changed since its cursor.
+
+        Raises Unavailable for an answer that can't be, ConfigError for a scope that is missing.
+        """
+        for stream in streams:
+            resource = self._resource(stream.name)
+            yield from self._pages(stream.name, resource, Place.of(since.get(stream.name)))
+
+    def _pages(self, stream: str, resource: Resource, before: Place | None) -> Generator[Page, None, None]:
+        place = Place(resource.path, self._settings.detail)
+        if before and (before.path, before.detail) == (place.path, place.detail):
+            place = before
+        walk: Walk | None = place.walk or self._begin(stream, place, anew=before is not None and place is not before)
+        while walk:
+            walk = yield from self._walk(stream, resource, place, walk)
+
+    def _begin(self, stream: str, place: Place, *, anew: bool) -> Walk:
+        """What there is to read now. `anew`: what is loaded is of another kind, however much of it is listed as before."""
+        resource = self._resource(stream)
+        hidden = stream in self.detailed and not resource.versioned  # changes that neither list nor time stamp show
+        whole = anew or (hidden and self._is_old(place.whole))
+        ahead = place.until and datetime.fromisoformat(place.until) > self._now + OVERLAP
+        if ahead:
+            log.get().warning("cursor is ahead of Teamleader's clock; everything is listed", stream=stream, cursor=place.until)
+        if whole or ahead or not resource.since or not place.until or self._is_old(place.swept):
+            return Walk(sweep=uuid.uuid4().hex, whole=whole)
+        return Walk(since=_text(datetime.fromisoformat(place.until) - OVERLAP))
+
+    def _is_old(self, moment: str) -> bool:
+        return not moment or datetime.fromisoformat(moment) + self._settings.full_every <= self._now
+
+    def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk) -> Generator[Page, None, Walk | None]:
+        """The pages that are left of a listing. Gives the next walk, where this one was disturbed."""
+        listed = None
+        if walk.page is None:
+            walk, listed = self._find_end(resource, walk, place.pages)
+        while (number := walk.page or 0) > 1:
+            listed = listed or self._list(resource, walk, number)
+            self._check(resource, walk, listed)
+            records = [self._record(stream, resource, walk, row, listed.at) for row in listed.rows]
+            walk = replace(walk, page=number - 1, above=listed.mark)
+            yield Page(Documents(records), replace(place, walk=walk).cursor, complete=False, streams=(stream,), sweep=walk.sweep)
+            listed = None
+        records = []
+        if number:
+            listed = listed or self._list(resource, walk, number)
+            self._check(resource, walk, listed)
+            records = [self._record(stream, resource, walk, row, listed.at) for row in listed.rows]
+        following = self._following(stream, resource, place, walk)
+        cursor = replace(place, walk=following) if following else place.done(walk)
+        if following and following.tries > WALKS:
+            cursor, following = replace(place, walk=None), None
+        complete = bool(walk.sweep) and cursor.swept == walk.began
+        yield Page(Documents(records), cursor.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
+        return following
+
+    def _following(self, stream: str, resource: Resource, place: Place, walk: Walk) -> Walk | None:
+        """Another walk, where something changed that may have moved a record from a page before we read it to one after that.
+
+        Only asked of lists whose next reading would not show it: one of changes.
+        """
+        sorted_by_age = resource.steady if walk.sweep else bool(resource.latest)
+        if not resource.since or sorted_by_age or walk.last <= 1:
+            return None
+        if not self._list(resource, Walk(since=walk.began), 1).rows:
+            return None
+        log.get().info("list changed while it was read", source=self._name, stream=stream, tries=walk.tries)
+        return Walk(walk.sweep and uuid.uuid4().hex, walk.since, whole=walk.whole, tries=walk.tries + 1)
+
+    def _find_end(self, resource: Resource, walk: Walk, known: int) -> tuple[Walk, _Listed | None]:
+        """The last page, after a look that the one behind it is empty; and what stands there, if it was read after that look."""
+        if not resource.paged:
+            listed = self._list(resource, walk, 0)
+            return replace(walk, began=_text(listed.at), page=1, last=1), listed
+        full, empty, began, mark = 0, 0, "", ""
+        number = (known or GUESS if walk.sweep else 1) + 1
+        while True:
+            listed = self._list(resource, walk, number)
+            began = began or _text(listed.at)
+            if listed.rows:
+                if mark == listed.mark:
+                    raise self._odd(resource, f"two pages are the same ({full} and {number})")
+                full, mark = number, listed.mark
+            else:
+                empty = number
+            if empty and empty - full == 1:
+                ready = listed if listed.rows and number == full else None
+                return replace(walk, began=began, page=full, last=full), ready
+            number = self._between(full, empty, known)
+
+    @staticmethod
+    def _between(full: int, empty: int, known: int) -> int:
+        """Which page to look at next, behind one that has records (0 for none) and before one that has none."""
+        if not empty:
+            return full + 1 if full == known + 1 else full * 2
+        return empty - 1 if empty - full <= NEAR or empty == known + 1 else (full + empty) // 2
+
+    def _check(self, resource: Resource, walk: Walk, listed: _Listed) -> None:
+        """A page that is empty although the one behind it was not, or the same, is none; unless so many were deleted."""
+        number = walk.page or 0
+        if not walk.above or (listed.rows and listed.mark != walk.above):
+            return
+        if self._list(resource, walk, number + 1).rows:
+            what = f"page {number} is the same as page {number + 1}" if listed.rows else f"page {number} is empty, and page {number + 1} is not"
+            raise self._odd(resource, what)
+
+    def _odd(self, resource: Resource, what: str) -> Unavailable:
+        return Unavailable(
+            f"source {self._name}: {resource.path}.list: {what}", hint="nothing was taken over from that page; the next run reads it again"
+        )
+
+    def _list(self, resource: Resource, walk: Walk, number: int) -> _Listed:
+        """One page; number 0 for a list without pages."""
+        body: dict[str, Any] = {"filter": {"updated_since": walk.since}} if walk.since else {}
+        if number:
+            field = (walk.since and resource.latest) or resource.sort
+            body |= {"page": {"size": PAGE_RECORDS, "number": number}, "sort": [{"field": field, "order": "asc"}]}
+        if resource.includes:
+            body["includes"] = resource.includes
+        return self._listed(resource, body)
+
+    def _listed(self, resource: Resource, body: Mapping[str, Any]) -> _Listed:
+        with self._told(resource):
+            reply = self._client.post(f"/{resource.path}.list", body)
+        return _Listed(_rows(reply), _date(reply))
+
+    @staticmethod
+    def _record(stream: str, resource: Resource, walk: Walk, row: bytes, at: datetime) -> Record:
+        head = _head(row)
+        if head.problem:
+            return Record(stream, "", row, problem=head.problem)
+        # Among changes, of what shows no time of its change, nobody knows that we have it already.
+        whole = walk.whole or (bool(walk.since) and not resource.versioned)
+        return Record(stream, head.id, row, head.updated_at, settled=_is_settled(head, at), whole=whole)
+
+    # whole documents
+
+    def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Their .info, several at the same time; what was deleted since it was listed comes as deleted."""
+        missing = 0
+        for key, reply in self._infos(stream, keys):
+            if reply.status == 404:
+                missing += 1
+                yield Record(stream, key, b"{}", deleted=True)
+                continue
+            row = _data(reply)
+            head = _head(row)
+            if head.id != key:
+                raise Drift(f"source {self._name}: {self._resource(stream).path}.info gave another record than the one that was asked for")
+            yield Record(stream, key, row, head.updated_at, settled=_is_settled(head, _date(reply)))
+        if missing > 2 and missing == len(keys):
+            resource = self._resource(stream)
+            raise Unavailable(
+                f"source {self._name}: {resource.path}.info knows none of {missing} records that {resource.path}.list just gave",
+                hint="nothing was taken over from that page; the next run reads it again. Is api_url right?",
+            )
+
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        """Those whose .info is 404. With `detail: list` those that a list of just these ids lacks, where there is such a list."""
+        resource = self._resource(stream)
+        if self._settings.detail == "full" or not resource.by_ids:
+            return {key for key, reply in self._infos(stream, keys) if reply.status == 404}
+        there: set[str] = set()
+        for at in range(0, len(keys), PAGE_RECORDS):
+            some = list(keys[at : at + PAGE_RECORDS])
+            pages = {"page": {"size": PAGE_RECORDS, "number": 1}} if resource.paged else {}
+            there |= {_head(row).id for row in self._listed(resource, {"filter": {"ids": some}, **pages}).rows}
+        return set(keys) - there
+
+    def _infos(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
+        from usersync_cli.rest import Request
+
+        resource = self._resource(stream)
+        requests: Iterable[Request] = (Request("POST", f"/{resource.path}.info", {"id": key}, accept=(404,)) for key in keys)
+        with self._told(resource):
+            yield from zip(keys, self._client.each(requests, self._settings.workers), strict=True)
+
+    def look(self, stream: str) -> str:
+        """Whether it may be listed, in one request."""
+        resource = self._resource(stream)
+        self._listed(resource, {"page": {"size": 1, "number": 1}} if resource.paged else {})
+        return f"{resource.path}.list answers"
+
+    # what else
+
+    def _resource(self, stream: str) -> Resource:
+        if stream not in RESOURCES:
+            raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(RESOURCES)}")
+        if stream != "projects":
+            return RESOURCES[stream]
+        if self._projects is None:
+            self._projects = self._module()
+        return self._projects
+
+    def _module(self) -> Resource:
+        """An account has either the legacy projects or the new ones."""
+        which: object = self._settings.projects
+        if which == "auto":
+            with self._told(NEW_PROJECTS):
+                which = self._client.post("/accounts.projects-v2-status", {}).decode(_Status).data.status
+        known = {"legacy": RESOURCES["projects"], "v2": NEW_PROJECTS, "projects-v2": NEW_PROJECTS}
+        if which not in known:
+            raise Drift(
+                f"source {self._name}: accounts.projects-v2-status says neither legacy nor projects-v2",
+                hint="say `projects: legacy` or `projects: v2` in the source's settings",
+            )
+        return known[str(which)]
+
+    @contextmanager
+    def _told(self, resource: Resource) -> Iterator[None]:
+        """Which scope is missing."""
+        from usersync_cli.rest import Refused
+
+        try:
+            yield
+        except Refused as error:
+            if error.http_status != 403:
+                raise
+            scope = f"the scope {resource.scope}" if resource.scope else "the right"
+            raise ConfigError(
+                f"{error.message}: {scope} is missing",
+                hint=f"give it to the integration in Teamleader's marketplace, and see that who authorises may read {resource.called};"
+                f" then authorise again: usersync oauth-url --source {self._name}",
+            ) from error
+
+
+# answers
+
+
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _One(msgspec.Struct):
+    data: msgspec.Raw
+
+
+class _Account(msgspec.Struct):
+    id: str
+
+
+class _Me(msgspec.Struct):
+    account: _Account
+
+
+class _MeReply(msgspec.Struct):
+    data: _Me
+
+
+class _Module(msgspec.Struct):
+    status: str
+
+
+class _Status(msgspec.Struct):
+    data: _Module
+
+
+class _Head(msgspec.Struct):
+    """What has to be known of a document before it is loaded."""
+
+    id: str = ""
+    updated_at: str | None = None
+    problem: str = ""
+
+
+_HEADS = msgspec.json.Decoder(msgspec.defstruct("_Start", [("id", str | None, None), ("updated_at", str | None, None)]))
+
+
+def _whose(reply: Reply) -> str:
+    return reply.decode(_MeReply).data.account.id
+
+
+def _date(reply: Reply) -> datetime:
+    """Teamleader's time; without it, nobody could say from where to go on."""
+    if (date := reply.date) is None:
+        raise Drift(f"{reply.where} has no Date header", hint="does a proxy take it away?")
+    return date
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _is_settled(head: _Head, at: datetime) -> bool:
+    try:
+        return head.updated_at is None or at - datetime.fromisoformat(head.updated_at) >= YOUNG
+    except (ValueError, TypeError):  # the engine says what is wrong with it
+        return True
+
+
+def _rows(reply: Reply) -> Sequence[bytes]:
+    """The documents of a list, each as it came."""
+    try:
+        return [bytes(row) for row in msgspec.json.decode(reply.body, type=_List).data]
+    except msgspec.ValidationError:
+        reply.decode(_List)  # raises, in our words
+        raise
+    except msgspec.DecodeError:  # half surrogates are JSON, but not to msgspec
+        return _elements(_member(reply.body.decode(errors="replace"), reply.where))
+
+
+def _data(reply: Reply) -> bytes:
+    """The document of an answer of .info, as it came."""
+    try:
+        return bytes(msgspec.json.decode(reply.body, type=_One).data)
+    except msgspec.ValidationError:
+        reply.decode(_One)
+        raise
+    except msgspec.DecodeError:
+        return _member(reply.body.decode(errors="replace"), reply.where).encode()
+
+
+def _head(row: bytes) -> _Head:
+    try:
+        found = _HEADS.decode(row)
+        given = (found.id, found.updated_at)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:
+            parsed = json.loads(row)
+        except (ValueError, RecursionError):
+            return _Head(problem="not_json")
+        if not isinstance(parsed, dict):
+            return _Head(problem="not_an_object")
+        given = tuple(one if isinstance(one := parsed.get(name), str) else None for name in ("id", "updated_at"))  # type: ignore[assignment]
+    return _Head(given[0], given[1]) if given[0] else _Head(problem="no_key")
+
+
+def _member(text: str, where: str) -> str:
+    """The value of `data` in an object, as it stands there. The whole is known to be JSON."""
+    decoder, at = json.JSONDecoder(), _after(text, 0) + 1
+    while text[(at := _after(text, at))] != "}":
+        name, at = decoder.raw_decode(text, at)
+        begin = _after(text, _after(text, at) + 1)
+        _, at = decoder.raw_decode(text, begin)
+        if name == "data":
+            return text[begin:at]
+        at = _after(text, at)
+        at += text[at] == ","
+    raise Drift(f"{where} has no data", hint="did the vendor change its API?")
+
+
+def _elements(text: str) -> Sequence[bytes]:
+    """The elements of an array."""
+    decoder, at, found = json.JSONDecoder(), _after(text, 0) + 1, []
+    while text[(at := _after(text, at))] != "]":
+        _, end = decoder.raw_decode(text, at)
+        found.append(text[at:end].encode())
+        at = _after(text, end)
+        at += text[at] == ","
+    return found
+
+
+def _after(text: str, at: int) -> int:
+    """Behind white space."""
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
