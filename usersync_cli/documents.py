@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from usersync_cli import log, rejects, state
@@ -156,7 +157,8 @@ class Reading:
             since = {}  # what is read together begins together
         for into in group:
             into.fresh = into.name not in since
-        pages = self._session.pages([Stream(into.name) for into in group], since)
+        streams = [Stream(into.name, listed=partial(into.seen.listed_so_far, self._tx)) for into in group]
+        pages = self._session.pages(streams, since)
         with closing(pages) if hasattr(pages, "close") else nullcontext():
             for page in pages:
                 self._check()

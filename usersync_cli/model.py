@@ -48,6 +48,8 @@ class Stream:
     name: str
     table: str | None = None
     query: str | None = None
+    # Of documents, the keys that an interrupted complete listing had, page by page, when `since` goes on with it.
+    listed: Callable[[], Iterable[Sequence[str]]] = field(default=tuple, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

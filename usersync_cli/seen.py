@@ -184,6 +184,11 @@ class Seen:
             tx.execute(_SWEEP_KEYS, {"id": sweep.id, "keys": texts(keys)})
         return replace(self, sweep=replace(sweep, records=sweep.records + records))
 
+    def listed_so_far(self, connection: Connection) -> list[Sequence[str]]:
+        """The keys of the sweep under way, page by page; none where they are not kept."""
+        query = "SELECT keys FROM usersync.sweep_keys WHERE sweep_id = %s"
+        return [keys for (keys,) in connection.execute(query, (self.sweep.id,)).fetchall()] if self.sweep else []
+
     # the end of a listing
 
     def lacking(self, connection: Connection, met: Collection[str], sweep: Open | None) -> int:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from usersync_cli.connections import Connection
-from usersync_cli.model import Copy, Desired, Documents, Stream, Target
+from usersync_cli.model import Copy, Desired, Documents, Stream, Target, Tokens
 
 SECRET = "a-secret-to-look-for"
 PERSON = "Test User"
@@ -45,6 +45,7 @@ class LiveSource:
     server: LiveServer | None  # None, with the reason: nothing is connected to, and `nowhere` stands for a server that is away
     secret: bool = True  # False, with the reason: no setting is a password or token
     nowhere: Mapping[str, Any] | None = None  # settings that lead to nothing
+    tokens: Tokens | None = None  # for a source that asks for some
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,13 @@ def stop() -> Stop:
 
 
 @pytest.fixture
-def make(name: str, stop: Stop) -> Callable[[Any], AbstractContextManager[Any]]:
+def make(name: str, stop: Stop, live: LiveSource) -> Callable[[Any], AbstractContextManager[Any]]:
     """Opens the source with these settings, once the result is entered."""
 
     def made(settings: Any) -> AbstractContextManager[Any]:
         module = source_module(name)
         source = module.Source("crm", module.Settings(type=name, **settings))
-        context: AbstractContextManager[Any] = source.open(Tools("contract", stop, Database))
+        context: AbstractContextManager[Any] = source.open(Tools("contract", stop, Database, live.tokens))
         return context
 
     return made

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.teamleader_job import ALL, Crm
-from tests.teamleader_server import Asked, Teamleader
+from tests import servers
+from tests.conftest import Command, Result
+from tests.teamleader_job import ALL, SECRET, Crm, made
+from tests.teamleader_server import TOKEN, Asked, Teamleader
 from usersync_cli.errors import status_of
+from usersync_cli.keys import Keys
+from usersync_cli.model import Token
+from usersync_cli.signals import Stop
 from usersync_cli.sources import teamleader
+from usersync_cli.tokens import Tokens
 
 DAY = timedelta(days=1)
 SIZES = {
@@ -505,3 +515,127 @@ def test_digits_stay_as_they_came(crm: Crm) -> None:
     crm.ok()
 
     assert [(number,)] == crm.ask("SELECT tl_content ->> 'amount' FROM tl_contacts")
+
+
+# interrupted
+
+
+def with_token(usersync: Command, crm: Crm, **more: Any) -> None:
+    """A config file for the real command, and a token for it in the target."""
+    step = {"extract": {"source": "crm", "streams": list(crm.streams)}, "load": {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True}}
+    step["load"] |= {"on_missing": "mark", **more}
+    document = {"environment": "test", "target": crm.target.url, "sources": {"crm": made(crm.server.url, **crm.settings)},
+                "jobs": {"teamleader": {"steps": [step]}}}  # fmt: skip
+    (usersync.folder / "config.yaml").write_text(json.dumps(document))
+    servers.migrate(crm.target)
+    tokens = Tokens(crm.target, lambda: Keys({"k1": KEY}), Stop(), job="teamleader")
+    tokens.store("crm", Token(TOKEN, "a-refresh-token", timedelta(hours=1)))
+
+
+KEY = b"0123456789abcdef0123456789abcdef"
+VARIABLES = {"USERSYNC_KEYS": f"k1:{base64.b64encode(KEY).decode()}"}
+
+
+def clean(result: Result) -> Result:
+    """The result, after a look that it shows neither secrets nor people."""
+    for word in ("Traceback", "internal error", SECRET, TOKEN, "a-refresh-token", "Test User"):
+        assert word not in result.stdout + result.stderr, result
+    return result
+
+
+@pytest.mark.parametrize("meanwhile", ["before the sweep", "while it is dead"])
+def test_a_sweep_that_is_killed_goes_on(api: Teamleader, database: Any, usersync: Command, meanwhile: str) -> None:
+    """
+    kill -9 on page 5 of 10 of a sweep, one record of page 2 and one of page 8 deleted before it or after: both and only
+    both are marked, with fewer requests than a new sweep.
+    """
+    ids = api.add("contacts", 1000)
+    crm = Crm(api, database, settings={"detail": "list", "full_every": "0s"})
+    with_token(usersync, crm)
+    assert 0 == clean(usersync("run", "--job", "teamleader", **VARIABLES)).status
+
+    def leave() -> None:
+        api.delete("contacts", ids[155])
+        api.delete("contacts", ids[755])
+
+    if meanwhile == "before the sweep":
+        leave()
+    there, before = threading.Event(), len(api.asked)
+    api.before = at("contacts.list", 5, lambda: there.set() or api.wait(3))  # type: ignore[func-returns-value]
+    with usersync.start("run", "--job", "teamleader", **VARIABLES) as process:
+        assert there.wait(20)
+        process.kill()
+        process.communicate()
+    if meanwhile == "while it is dead":
+        leave()
+    killed = len(api.asked)
+    assert [1, 11, 10, 9, 8, 7, 6, 5] == [asked.page or 1 for asked in api.asked[before:killed]]
+    assert 0 == clean(usersync("run", "--job", "teamleader", **VARIABLES)).status
+
+    assert sorted([ids[155], ids[755]]) == crm.held(where="deleted_at IS NOT NULL")
+    assert crm.there() == crm.here()
+    whole = 1 + 11 + 1  # users.me, the pages and the one behind them, and who is gone
+    assert len(api.asked) - killed < whole
+    assert clean(usersync("run", "--job", "teamleader", **VARIABLES)).status == 0
+
+
+@pytest.mark.usefixtures("small", "impatient")
+def test_a_first_sync_goes_on_where_it_stopped(crm: Crm) -> None:
+    """
+    What was loaded is not asked for again; nothing is lost that changed in between.
+    """
+    ids = crm.server.add("contacts", 50)
+    crm.server.fail(500, "contacts.info", times=1000, id=ids[3])
+    assert crm.run().steps[0].error is not None
+    assert 45 == len(crm.held())
+    crm.server.faults.clear()
+    crm.server.change("contacts", ids[40], remarks="changed")
+    crm.server.delete("contacts", ids[41])
+    asked = crm.requests()
+
+    assert 5 == sum(one.action == "info" for one in asked)
+    crm.ok()
+    assert crm.is_equal()
+
+
+# a table of the old tool
+
+OLD = """
+CREATE TABLE tl_contacts (
+    id serial PRIMARY KEY, tl_uuid uuid NOT NULL, tl_content jsonb NOT NULL, tl_type VARCHAR,
+    created_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT tl_contacts_constraint_key UNIQUE (tl_uuid))
+"""
+
+
+def test_a_table_of_the_old_tool_is_taken_over(crm: Crm) -> None:
+    """
+    Rows that are equal stay untouched, those that differ are mended, those that are missing come; nothing else changes.
+    """
+    ids = crm.server.add("contacts", 6)
+    crm.load = {"on_missing": "keep"}
+    crm.ask(OLD)
+    for number, id_ in enumerate([*ids[:5], str(uuid.UUID(int=5))]):
+        content = crm.server.info("contacts", id_) if id_ in ids else {"id": id_}
+        content = {**content, "remarks": "old"} if number == 2 else content
+        crm.ask(f"INSERT INTO tl_contacts (tl_uuid, tl_type, tl_content, updated_at) VALUES ('{id_}', 'contacts', '{json.dumps(content)}', '2020-01-01')")
+    before = crm.ask("SELECT xmin::text, * FROM tl_contacts ORDER BY id")
+
+    assert "1 1 4 0" == crm.ok()
+    after = crm.ask("SELECT xmin::text, * FROM tl_contacts ORDER BY id")
+    assert [row for row in before if row[1] != 3] == [row for row in after if row[1] not in (3, 7)]
+    assert crm.ask("SELECT id FROM tl_contacts WHERE updated_at > '2020-01-02' ORDER BY id") == [(3,), (7,)]
+    assert "0 0 6 0" == crm.ok(full=True)
+
+
+def test_a_new_table_is_like_the_old_one(crm: Crm) -> None:
+    """
+    What reads the old tool's tables reads ours: the same columns, in their order, and one more with on_missing: mark.
+    """
+    crm.server.add("contacts", 2)
+    crm.ok()
+    query = "SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute WHERE attrelid = 'tl_contacts'::regclass AND attnum > 0"
+    ours = crm.ask(f"{query} ORDER BY attnum")
+    crm.ask(f"DROP TABLE tl_contacts; {OLD}")
+
+    assert [*crm.ask(f"{query} ORDER BY attnum"), ("deleted_at", "timestamp with time zone", False)] == ours

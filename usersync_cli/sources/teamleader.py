@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ OVERLAP = timedelta(minutes=15)  # a change may become visible late, and clocks 
 YOUNG = timedelta(seconds=2)  # time stamps have whole seconds: so young a document may change without another one
 GUESS = 2  # pages, of a list of which nothing is known
 NEAR = 6  # pages between one that has records and one that has none, which are tried one by one
+MANY_PAGES = 5  # of ids that are looked for at once
 WALKS = 3  # through a list that changes meanwhile
 WINDOW = timedelta(minutes=1)  # of the rate limit
 DEADLINE = timedelta(minutes=5)  # of one call, repetitions and waits for the rate limit included
@@ -77,6 +79,7 @@ RESOURCES = {
 }
 NEW_PROJECTS = Resource("projects-v2/projects", "project_key", "projects", includes="custom_fields")
 STREAMS = tuple(RESOURCES)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Settings(BaseModel):
@@ -247,16 +250,18 @@ class Session:
         Raises Unavailable for an answer that can't be, ConfigError for a scope that is missing.
         """
         for stream in streams:
-            resource = self._resource(stream.name)
-            yield from self._pages(stream.name, resource, Place.of(since.get(stream.name)))
+            yield from self._pages(stream, Place.of(since.get(stream.name)))
 
-    def _pages(self, stream: str, resource: Resource, before: Place | None) -> Generator[Page, None, None]:
+    def _pages(self, stream: Stream, before: Place | None) -> Generator[Page, None, None]:
+        resource = self._resource(stream.name)
         place = Place(resource.path, self._settings.detail)
         if before and (before.path, before.detail) == (place.path, place.detail):
             place = before
-        walk: Walk | None = place.walk or self._begin(stream, place, anew=before is not None and place is not before)
+        walk: Walk | None = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
+        listed = [key for keys in stream.listed() for key in keys if _UUID.fullmatch(key)] if place.walk and place.walk.sweep else []
         while walk:
-            walk = yield from self._walk(stream, resource, place, walk)
+            walk = yield from self._walk(stream.name, resource, place, walk, listed)
+            listed = []
 
     def _begin(self, stream: str, place: Place, *, anew: bool) -> Walk:
         """What there is to read now. `anew`: what is loaded is of another kind, however much of it is listed as before."""
@@ -273,8 +278,13 @@ class Session:
     def _is_old(self, moment: str) -> bool:
         return not moment or datetime.fromisoformat(moment) + self._settings.full_every <= self._now
 
-    def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk) -> Generator[Page, None, Walk | None]:
-        """The pages that are left of a listing. Gives the next walk, where this one was disturbed."""
+    def _walk(  # noqa: PLR0913  whose, where, how far
+        self, stream: str, resource: Resource, place: Place, walk: Walk, before: Sequence[str]
+    ) -> Generator[Page, None, Walk | None]:
+        """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
+
+        `before` are those that an earlier run has listed, some time ago: who of them is gone by now is told with the last page.
+        """
         listed = None
         if walk.page is None:
             walk, listed = self._find_end(resource, walk, place.pages)
@@ -290,12 +300,17 @@ class Session:
             listed = listed or self._list(resource, walk, number)
             self._check(resource, walk, listed)
             records = [self._record(stream, resource, walk, row, listed.at) for row in listed.rows]
+        left = self._departed(resource, before, self._lacking(resource, before)) if before and resource.by_ids else []
+        if left and place.swept:
+            records += [Record(stream, key, b"{}", deleted=True) for key in self.gone(stream, left)]
         following = self._following(stream, resource, place, walk)
-        cursor = replace(place, walk=following) if following else place.done(walk)
-        if following and following.tries > WALKS:
-            cursor, following = replace(place, walk=None), None
-        complete = bool(walk.sweep) and cursor.swept == walk.began
-        yield Page(Documents(records), cursor.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
+        after = replace(place, walk=following) if following else place.done(walk)
+        complete = bool(walk.sweep) and not following
+        if left and not place.swept:  # too many for the guard, which knows of nobody yet: the next run lists everything again
+            after = replace(after, swept="")
+        if following and following.tries > WALKS:  # not today
+            after, following = replace(place, walk=None), None
+        yield Page(Documents(records), after.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
         return following
 
     def _following(self, stream: str, resource: Resource, place: Place, walk: Walk) -> Walk | None:
@@ -310,6 +325,31 @@ class Session:
             return None
         log.get().info("list changed while it was read", source=self._name, stream=stream, tries=walk.tries)
         return Walk(walk.sweep and uuid.uuid4().hex, walk.since, whole=walk.whole, tries=walk.tries + 1)
+
+    def _departed(self, resource: Resource, keys: Sequence[str], lacking: int) -> list[str]:
+        """Who of these, of whom at most so many are lacking, is not there any more; in few requests where that are few."""
+        if not lacking:
+            return []
+        if len(keys) <= PAGE_RECORDS:
+            there = {_head(row).id for row in self._with_ids(resource, keys, 1)}
+            return [key for key in keys if key not in there]
+        middle = min(len(keys) // PAGE_RECORDS // 2 or 1, MANY_PAGES) * PAGE_RECORDS
+        first, rest = keys[:middle], keys[middle:]
+        found = self._departed(resource, first, self._lacking(resource, first) if middle > PAGE_RECORDS else lacking)
+        return found + self._departed(resource, rest, lacking - len(found))
+
+    def _lacking(self, resource: Resource, keys: Sequence[str]) -> int:
+        """At most so many of these are not there any more: the last page of a list of just these tells."""
+        pages = -(-len(keys) // PAGE_RECORDS)
+        if pages > MANY_PAGES:
+            return len(keys)
+        there = len(self._with_ids(resource, keys, pages))
+        return len(keys) - (pages - 1) * PAGE_RECORDS - there if there else len(keys)
+
+    def _with_ids(self, resource: Resource, keys: Sequence[str], number: int) -> Sequence[bytes]:
+        """A page of a list of just these."""
+        page = {"page": {"size": PAGE_RECORDS, "number": number}} if resource.paged else {}
+        return self._listed(resource, {"filter": {"ids": list(keys)}, **page}).rows
 
     def _find_end(self, resource: Resource, walk: Walk, known: int) -> tuple[Walk, _Listed | None]:
         """The last page, after a look that the one behind it is empty; and what stands there, if it was read after that look."""
@@ -406,9 +446,7 @@ class Session:
             return {key for key, reply in self._infos(stream, keys) if reply.status == 404}
         there: set[str] = set()
         for at in range(0, len(keys), PAGE_RECORDS):
-            some = list(keys[at : at + PAGE_RECORDS])
-            pages = {"page": {"size": PAGE_RECORDS, "number": 1}} if resource.paged else {}
-            there |= {_head(row).id for row in self._listed(resource, {"filter": {"ids": some}, **pages}).rows}
+            there |= {_head(row).id for row in self._with_ids(resource, keys[at : at + PAGE_RECORDS], 1)}
         return set(keys) - there
 
     def _infos(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
