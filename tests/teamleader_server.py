@@ -67,7 +67,8 @@ RESOURCES = {
         only_info=("milestones", "participants", "custom_fields"), only_list=("created_at",),
     ),
     "projects-v2/projects": Resource(
-        ("project_key", "start_date", "end_date", "title", "status"), "projects", includes=("custom_fields", "legacy_project", "pagination"),
+        ("project_key", "start_date", "end_date", "title", "status"), "projects",
+        includes=("custom_fields", "legacy_project", "pagination"),
         only_info=("update_rights", "custom_user_rates"), only_list=("time_estimated",), descending=True,
     ),
     "users": Resource(("first_name", "last_name", "email", "function"), "users", only_info=("time_zone",)),
@@ -89,7 +90,8 @@ def document(resource: str, number: int, id_: str) -> Document:
     made: dict[str, Document] = {
         "companies": {"name": f"Test Company {number}", **of_person},
         "contacts": {"first_name": "Test", "last_name": f"User {number}", "salutation": None, "companies": [], **of_person},
-        "customFieldDefinitions": {"context": "contact", "type": "single_line", "label": f"Field {number:05}", "group": "Test", "required": False},
+        "customFieldDefinitions": {"context": "contact", "type": "single_line", "label": f"Field {number:05}",
+                                   "group": "Test", "required": False},
         "departments": {"name": f"Department {number}", "vat_number": None, "currency": "EUR", "emails": [], "status": "active",
                         "address": address, "telephones": [], "website": None, "iban": None},
         "events": {"creator": None, "task": None, "title": label, "starts_at": _text(BORN + timedelta(minutes=number)), "links": []},
@@ -213,7 +215,9 @@ class Teamleader:
         """Let requests of this path go wrong; with fields, only those that have them: page=3, id=..."""
 
         def fits(asked: Asked) -> bool:
-            return asked.path == path and all((asked.page if name == "page" else asked.body.get(name)) == value for name, value in fields.items())
+            return asked.path == path and all(
+                (asked.page if name == "page" else asked.body.get(name)) == value for name, value in fields.items()
+            )
 
         self.faults.append(Fault(how, fits, times, skip))
 
@@ -236,13 +240,16 @@ class Teamleader:
             if not allowed:
                 return 429, _error("Too many requests", 429), limits
             try:
-                if headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
-                    raise _Refused(401, "Unauthorized")
-                if headers.get("X-Api-Version", VERSION) != VERSION:
-                    raise _Refused(400, "unknown version")
+                self._admit(headers)
                 return 200, self._answer(asked), limits
             except _Refused as refused:
                 return refused.status, _error(refused.title, refused.status), limits
+
+    def _admit(self, headers: Mapping[str, str]) -> None:
+        if headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
+            raise _Refused(401, "Unauthorized")
+        if headers.get("X-Api-Version", VERSION) != VERSION:
+            raise _Refused(400, "unknown version")
 
     def _limited(self) -> tuple[bool, dict[str, str]]:
         now, window = time.monotonic(), self.window.total_seconds()
@@ -283,7 +290,7 @@ class Teamleader:
         for order in reversed(asked.body.get("sort", [{"field": resource.sorts[0], "order": "desc" if resource.descending else "asc"}])):
             if order["field"] not in resource.sorts:
                 raise _Refused(400, "unknown sort field")
-            chosen.sort(key=lambda one: _sortable(asked.resource, one, order["field"]), reverse=order["order"] == "desc")  # noqa: B023
+            chosen.sort(key=lambda one: _sortable(asked.resource, one, order["field"]), reverse=order["order"] == "desc")
         wanted = [one for one in asked.body.get("includes", "").split(",") if one]
         if set(wanted) - set(resource.includes):
             raise _Refused(400, "unknown include")
@@ -315,7 +322,8 @@ class Teamleader:
     @contextmanager
     def running(self) -> Iterator[Teamleader]:
         """From here on it answers at `url`."""
-        server = _Server(("127.0.0.1", 0), _handler(self))
+        server = _Server(("127.0.0.1", 0), _Handler)
+        server.teamleader = self
         self.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -343,6 +351,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
+    teamleader: Teamleader
 
     def handle_error(self, *_: Any) -> None:
         """Clients hang up."""
@@ -369,60 +378,59 @@ def _sortable(resource: str, one: Document, name: str) -> tuple[Any, ...]:
     return (value is not None, value if value is not None else "")
 
 
-def _handler(teamleader: Teamleader) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
 
-        def setup(self) -> None:
-            super().setup()
-            teamleader.connections.add(self.connection)
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        def finish(self) -> None:
-            teamleader.connections.discard(self.connection)
-            with suppress(OSError):
-                super().finish()
+    def setup(self) -> None:
+        super().setup()
+        self.server.teamleader.connections.add(self.connection)
 
-        def do_POST(self) -> None:
-            text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked = Asked(self.path.lstrip("/"), json.loads(text or b"{}"))
-            fault = next((one for one in teamleader.faults if one.strikes(asked)), None)
-            status, body, headers = teamleader.take(asked, self.headers)
-            kind, content = "application/json", re.sub(rb'"as it is:([^"]*)"', rb"\1", json.dumps(body).encode())
-            if fault:
-                status, kind, content = self._spoilt(fault.how, status, kind, content)
-            asked.status = status
-            if not status:
-                self.close_connection = True
-                return
-            size = len(content) + (100 if fault and fault.how == "truncated" else 0)
-            head = {"Date": format_datetime(teamleader.now(), usegmt=True), "Content-Type": kind, "Content-Length": str(size),
-                    "X-Api-Version": VERSION, "X-Request-ID": f"request-{len(teamleader.asked)}", **headers}  # fmt: skip
-            lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-            self.wfile.write(f"HTTP/1.1 {status} Answer\r\n{lines}\r\n".encode() + content)
-            if size > len(content):
-                self.close_connection = True
+    def finish(self) -> None:
+        self.server.teamleader.connections.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
 
-        def _spoilt(self, how: int | str, status: int, kind: str, content: bytes) -> tuple[int, str, bytes]:
-            if isinstance(how, int):
-                return how, kind, json.dumps(_error("Test User 1 can't be shown", how)).encode()
-            if how == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return 0, kind, content
-            if how in ("hang", "wait"):
-                teamleader.wait(60 if how == "hang" else 0.3)
-                return (0 if how == "hang" else status), kind, content
-            return {
-                "html": (200, "text/html", b"<html><body>Test User 1: maintenance</body></html>"),
-                "gateway": (502, "text/html", b"<html><body>Bad gateway</body></html>"),
-                "truncated": (200, kind, content[: len(content) // 2]),
-                "not_json": (200, kind, content[: len(content) // 2]),
-                "empty": (200, kind, b'{"data": []}'),
-                "null": (200, kind, b'{"data": null}'),
-                "nothing": (200, kind, b""),
-            }[how]
+    def do_POST(self) -> None:
+        text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = Asked(self.path.lstrip("/"), json.loads(text or b"{}"))
+        fault = next((one for one in self.server.teamleader.faults if one.strikes(asked)), None)
+        status, body, headers = self.server.teamleader.take(asked, self.headers)
+        kind, content = "application/json", re.sub(rb'"as it is:([^"]*)"', rb"\1", json.dumps(body).encode())
+        if fault:
+            status, kind, content = self._spoilt(fault.how, status, kind, content)
+        asked.status = status
+        if not status:
+            self.close_connection = True
+            return
+        size = len(content) + (100 if fault and fault.how == "truncated" else 0)
+        head = {"Date": format_datetime(self.server.teamleader.now(), usegmt=True), "Content-Type": kind, "Content-Length": str(size),
+                "X-Api-Version": VERSION, "X-Request-ID": f"request-{len(self.server.teamleader.asked)}", **headers}  # fmt: skip
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        self.wfile.write(f"HTTP/1.1 {status} Answer\r\n{lines}\r\n".encode() + content)
+        if size > len(content):
+            self.close_connection = True
 
-        def log_message(self, *_: Any) -> None:
-            """pytest shows what failed."""
+    def _spoilt(self, how: int | str, status: int, kind: str, content: bytes) -> tuple[int, str, bytes]:
+        if isinstance(how, int):
+            return how, kind, json.dumps(_error("Test User 1 can't be shown", how)).encode()
+        if how == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return 0, kind, content
+        if how in ("hang", "wait"):
+            self.server.teamleader.wait(60 if how == "hang" else 0.3)
+            return (0 if how == "hang" else status), kind, content
+        return {
+            "html": (200, "text/html", b"<html><body>Test User 1: maintenance</body></html>"),
+            "gateway": (502, "text/html", b"<html><body>Bad gateway</body></html>"),
+            "truncated": (200, kind, content[: len(content) // 2]),
+            "not_json": (200, kind, content[: len(content) // 2]),
+            "empty": (200, kind, b'{"data": []}'),
+            "null": (200, kind, b'{"data": null}'),
+            "nothing": (200, kind, b""),
+        }[how]
 
-    return Handler
+    def log_message(self, *_: Any) -> None:
+        """pytest shows what failed."""

@@ -522,7 +522,10 @@ def test_digits_stay_as_they_came(crm: Crm) -> None:
 
 def with_token(usersync: Command, crm: Crm, **more: Any) -> None:
     """A config file for the real command, and a token for it in the target."""
-    step = {"extract": {"source": "crm", "streams": list(crm.streams)}, "load": {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True}}
+    step = {
+        "extract": {"source": "crm", "streams": list(crm.streams)},
+        "load": {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True},
+    }
     step["load"] |= {"on_missing": "mark", **more}
     document = {"environment": "test", "target": crm.target.url, "sources": {"crm": made(crm.server.url, **crm.settings)},
                 "jobs": {"teamleader": {"steps": [step]}}}  # fmt: skip
@@ -618,7 +621,10 @@ def test_a_table_of_the_old_tool_is_taken_over(crm: Crm) -> None:
     for number, id_ in enumerate([*ids[:5], str(uuid.UUID(int=5))]):
         content = crm.server.info("contacts", id_) if id_ in ids else {"id": id_}
         content = {**content, "remarks": "old"} if number == 2 else content
-        crm.ask(f"INSERT INTO tl_contacts (tl_uuid, tl_type, tl_content, updated_at) VALUES ('{id_}', 'contacts', '{json.dumps(content)}', '2020-01-01')")
+        crm.ask(
+            "INSERT INTO tl_contacts (tl_uuid, tl_type, tl_content, updated_at)"
+            f" VALUES ('{id_}', 'contacts', '{json.dumps(content)}', '2020-01-01')"
+        )
     before = crm.ask("SELECT xmin::text, * FROM tl_contacts ORDER BY id")
 
     assert "1 1 4 0" == crm.ok()
@@ -634,8 +640,11 @@ def test_a_new_table_is_like_the_old_one(crm: Crm) -> None:
     """
     crm.server.add("contacts", 2)
     crm.ok()
-    query = "SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute WHERE attrelid = 'tl_contacts'::regclass AND attnum > 0"
-    ours = crm.ask(f"{query} ORDER BY attnum")
+    query = """
+        SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
+         WHERE attrelid = 'tl_contacts'::regclass AND attnum > 0 ORDER BY attnum
+    """
+    ours = crm.ask(query)
     crm.ask(f"DROP TABLE tl_contacts; {OLD}")
 
-    assert [*crm.ask(f"{query} ORDER BY attnum"), ("deleted_at", "timestamp with time zone", False)] == ours
+    assert [*crm.ask(query), ("deleted_at", "timestamp with time zone", False)] == ours

@@ -278,9 +278,7 @@ class Session:
     def _is_old(self, moment: str) -> bool:
         return not moment or datetime.fromisoformat(moment) + self._settings.full_every <= self._now
 
-    def _walk(  # noqa: PLR0913  whose, where, how far
-        self, stream: str, resource: Resource, place: Place, walk: Walk, before: Sequence[str]
-    ) -> Generator[Page, None, Walk | None]:
+    def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, before: Sequence[str]) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
 
         `before` are those that an earlier run has listed, some time ago: who of them is gone by now is told with the last page.
@@ -289,21 +287,14 @@ class Session:
         if walk.page is None:
             walk, listed = self._find_end(resource, walk, place.pages)
         while (number := walk.page or 0) > 1:
-            listed = listed or self._list(resource, walk, number)
-            self._check(resource, walk, listed)
-            records = [self._record(stream, resource, walk, row, listed.at) for row in listed.rows]
-            walk = replace(walk, page=number - 1, above=listed.mark)
+            records, mark = self._read(stream, resource, walk, listed)
+            walk, listed = replace(walk, page=number - 1, above=mark), None
             yield Page(Documents(records), replace(place, walk=walk).cursor, complete=False, streams=(stream,), sweep=walk.sweep)
-            listed = None
-        records = []
-        if number:
-            listed = listed or self._list(resource, walk, number)
-            self._check(resource, walk, listed)
-            records = [self._record(stream, resource, walk, row, listed.at) for row in listed.rows]
+        records, _ = self._read(stream, resource, walk, listed) if number else ([], "")
         left = self._departed(resource, before, self._lacking(resource, before)) if before and resource.by_ids else []
         if left and place.swept:
             records += [Record(stream, key, b"{}", deleted=True) for key in self.gone(stream, left)]
-        following = self._following(stream, resource, place, walk)
+        following = self._following(stream, resource, walk)
         after = replace(place, walk=following) if following else place.done(walk)
         complete = bool(walk.sweep) and not following
         if left and not place.swept:  # too many for the guard, which knows of nobody yet: the next run lists everything again
@@ -313,7 +304,13 @@ class Session:
         yield Page(Documents(records), after.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
         return following
 
-    def _following(self, stream: str, resource: Resource, place: Place, walk: Walk) -> Walk | None:
+    def _read(self, stream: str, resource: Resource, walk: Walk, listed: _Listed | None) -> tuple[list[Record], str]:
+        """The records of the walk's next page, which may be there already, and what tells it from others."""
+        listed = listed or self._list(resource, walk, walk.page or 0)
+        self._check(resource, walk, listed)
+        return [self._record(stream, resource, walk, row, listed.at) for row in listed.rows], listed.mark
+
+    def _following(self, stream: str, resource: Resource, walk: Walk) -> Walk | None:
         """Another walk, where something changed that may have moved a record from a page before we read it to one after that.
 
         Only asked of lists whose next reading would not show it: one of changes.
@@ -385,7 +382,8 @@ class Session:
         if not walk.above or (listed.rows and listed.mark != walk.above):
             return
         if self._list(resource, walk, number + 1).rows:
-            what = f"page {number} is the same as page {number + 1}" if listed.rows else f"page {number} is empty, and page {number + 1} is not"
+            what = f"page {number} is the same as" if listed.rows else f"page {number} is empty, unlike"
+            what += f" page {number + 1}"
             raise self._odd(resource, what)
 
     def _odd(self, resource: Resource, what: str) -> Unavailable:
@@ -545,7 +543,12 @@ class _Head(msgspec.Struct):
     problem: str = ""
 
 
-_HEADS = msgspec.json.Decoder(msgspec.defstruct("_Start", [("id", str | None, None), ("updated_at", str | None, None)]))
+class _Start(msgspec.Struct):
+    id: str | None = None
+    updated_at: str | None = None
+
+
+_STARTS = msgspec.json.Decoder(_Start)
 
 
 def _whose(reply: Reply) -> str:
@@ -594,17 +597,16 @@ def _data(reply: Reply) -> bytes:
 
 def _head(row: bytes) -> _Head:
     try:
-        found = _HEADS.decode(row)
-        given = (found.id, found.updated_at)
+        start = _STARTS.decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
-            parsed = json.loads(row)
+            found = json.loads(row)
         except (ValueError, RecursionError):
             return _Head(problem="not_json")
-        if not isinstance(parsed, dict):
+        if not isinstance(found, dict):
             return _Head(problem="not_an_object")
-        given = tuple(one if isinstance(one := parsed.get(name), str) else None for name in ("id", "updated_at"))  # type: ignore[assignment]
-    return _Head(given[0], given[1]) if given[0] else _Head(problem="no_key")
+        start = _Start(*(one if isinstance(one := found.get(name), str) else None for name in ("id", "updated_at")))
+    return _Head(start.id, start.updated_at) if start.id else _Head(problem="no_key")
 
 
 def _member(text: str, where: str) -> str:

@@ -423,9 +423,13 @@ class Target:
         loaded = [c for c in columns if not c.name.startswith("_")]
         names = {c.name for c in loaded}
         key = sql.SQL(", ").join(identifier(name) for name in merge.key)
-        mark = [sql.SQL("{} timestamp with time zone").format(identifier(MARK))] if self.load.on_missing == "mark" and MARK not in names else []
+        mark = (
+            [sql.SQL("{} timestamp with time zone").format(identifier(MARK))]
+            if self.load.on_missing == "mark" and MARK not in names
+            else []
+        )
         if self._definition:
-            own = [sql.SQL(self._definition), *mark, sql.SQL("UNIQUE ({})").format(key)]  # type: ignore[arg-type]  # the source's own text
+            own = [sql.SQL(self._definition), *mark, sql.SQL("UNIQUE ({})").format(key)]
             return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(own))
         definitions = [sql.SQL("{} {}").format(identifier(c.name), stage.type_sql(_storable(c.type))) for c in loaded]
         stamps = [
