@@ -25,6 +25,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "The file": File,
     "A source of type postgres": source_module("postgres").Settings,
     "A source of type file": source_module("file").Settings,
+    "A source of type teamleader": source_module("teamleader").Settings,
     "A stream of files": source_module("file").FileStream,
     "A job": Job,
     "A step": Step,
@@ -168,6 +169,21 @@ def test_example_config_runs_as_it_is() -> None:
 
     for name in config.jobs:
         config.check_environment(config.job(name))
+
+
+def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
+    """
+    The source and job `teamleader` that config.example.yaml has as comments are right once the marks are taken away.
+    """
+    text = re.sub(r"^  # (?=teamleader:|  )", "  ", (ROOT / "config.example.yaml").read_text(), flags=re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(text)
+    names = re.findall(r"\$\{(TEAMLEADER_[A-Z_]+)\}", text)
+    config = load(
+        tmp_path / "config.yaml", {"USERSYNC_ENV": "production", "USERSYNC_DATABASE_URL": "postgresql://x@/x", **dict.fromkeys(names, "x")}
+    )
+
+    config.check_environment(config.job("teamleader"))
+    assert 3 == len(names)
 
 
 def test_shipped_crontab_has_commands_that_exist() -> None:

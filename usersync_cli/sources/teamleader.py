@@ -80,6 +80,7 @@ RESOURCES = {
 NEW_PROJECTS = Resource("projects-v2/projects", "project_key", "projects", includes="custom_fields")
 STREAMS = tuple(RESOURCES)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
 
 
 class Settings(BaseModel):
@@ -93,8 +94,10 @@ class Settings(BaseModel):
     redirect_uri: str = Field(description="where Teamleader sends who authorised; one of those that the integration lists")
     api_url: str = Field("https://api.focus.teamleader.eu", description="Teamleader's API, or a proxy before it")
     auth_url: str = Field("https://focus.teamleader.eu", description="where a person authorises, and tokens come from")
-    full_every: Annotated[Duration, WithJsonSchema({"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"})] = Field(
-        timedelta(days=7), description="how often everything is listed, to find who has left, and details that change without a trace"
+    full_every: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
+        timedelta(days=7),
+        description="how often everything is listed, to find who has left, and details that change without a trace",
+        json_schema_extra={"default": "7d"},
     )
     detail: Literal["full", "list"] = Field("full", description="list: store what lists have, which costs no request for each record")
     projects: Literal["auto", "legacy", "v2"] = Field("auto", description="which module for projects the account uses; auto asks")
