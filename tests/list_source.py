@@ -34,6 +34,7 @@ class ListSource:
     read: list[tuple[str, int]] = field(default_factory=list)  # pages that were given
     account: str = "ours"
     together: bool = False
+    listed: list[Sequence[str]] = field(default_factory=list)  # what the engine knew of an interrupted listing
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Any]:
@@ -53,6 +54,7 @@ class ListSource:
             yield Page(Documents(records), {"done": True}, complete=True, streams=names, sweep="all")
             return
         for stream in streams:
+            self.listed = list(stream.listed())
             yield from self._stream(stream.name, since.get(stream.name))
 
     def _stream(self, name: str, cursor: Cursor | None) -> Iterator[Page]:
@@ -82,7 +84,9 @@ class Session:
 def record(stream: str, one: dict[str, Any]) -> Record:
     raw = one.get("_raw") or json.dumps({name: value for name, value in one.items() if not name.startswith("_")}).encode()
     version = one.get("_version")
-    return Record(stream, str(one.get("id", "")), raw, version, bool(one.get("_deleted")), problem=one.get("_problem", ""))
+    return Record(
+        stream, str(one.get("id", "")), raw, version, bool(one.get("_deleted")), problem=one.get("_problem", ""), whole=bool(one.get("_whole"))
+    )
 
 
 def person(number: int, name: str = "", **more: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -417,6 +418,65 @@ def test_only_changed_listings_are_fetched(sync: Sync) -> None:
 
 
 # rejects
+
+
+def test_a_source_may_want_whole_documents_again(sync: Sync) -> None:
+    """
+    What a list shows may be the same while the document is not: a record that says so is read whole, and compared.
+    """
+    asked: list[str] = []
+    ages = dict.fromkeys(map(str, range(1, 11)), 30)
+
+    def details(stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        asked.extend(keys)
+        for key in keys:
+            yield Record(stream, key, json.dumps({"name": key, "age": ages[key]}).encode())
+
+    sync.source.details = details
+    sync.ok()
+    asked.clear()
+    ages["3"] = 31
+    assert ("0 0 10 0", []) == (sync.ok(), asked)
+    sync.source.streams["people"] = [person(number, _whole=number in (2, 3)) for number in range(1, 11)]
+
+    assert ("0 1 9 0", ["2", "3"]) == (sync.ok(), asked)
+
+
+def test_a_source_hears_what_was_listed_before(sync: Sync) -> None:
+    """
+    One that goes on with a listing is told the keys of its pages so far; who of them left meanwhile may be told with the rest.
+    """
+    sync.load = {"on_missing": "delete"}
+    sync.ok()
+    assert [] == sync.source.listed
+
+    def fail(_stream: str, page: int) -> None:
+        if page == 2:
+            raise Unavailable("away")
+
+    sync.source.fail = fail
+    assert sync.run().steps[0].error is not None
+    sync.source.fail = lambda _stream, _page: None
+    sync.source.streams["people"].append({"id": 2, "_deleted": True})
+
+    assert "0 0 4 1" == sync.ok()
+    assert [["1", "2", "3"], ["4", "5", "6"]] == [list(keys) for keys in sync.source.listed]
+    assert [1, *range(3, 11)] == sync.rows()
+
+
+def test_a_source_may_say_what_its_tables_are_like(sync: Sync) -> None:
+    """
+    A table that is made for a source's own transform has the columns that the source gives it, and a mark where that is asked for.
+    """
+    source: Any = sync.source
+    source.transform = lambda _stream: TRANSFORM
+    source.definition = lambda _stream: "number serial PRIMARY KEY, id int NOT NULL, name text, age smallint, created_at timestamptz"
+    sync.transform, sync.load = None, {"on_missing": "mark"}
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'people'::regclass AND attnum > 0 ORDER BY attnum"
+
+    assert "10 0 0 0" == sync.ok()
+    assert ["number", "id", "name", "age", "created_at", "deleted_at"] == [name for (name,) in sync.ask(columns)]
+    assert "0 0 10 0" == sync.ok()
 
 
 @pytest.mark.parametrize("bad", [[], [0], [9], [4, 5], [0, 2, 5, 9]])
