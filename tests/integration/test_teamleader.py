@@ -648,3 +648,36 @@ def test_a_new_table_is_like_the_old_one(crm: Crm) -> None:
     crm.ask(f"DROP TABLE tl_contacts; {OLD}")
 
     assert [*crm.ask(query), ("deleted_at", "timestamp with time zone", False)] == ours
+
+
+# the commands
+
+
+def test_check_and_verify_read_teamleader_too(api: Teamleader, database: Any, usersync: Command) -> None:
+    """
+    `check` asks for little and tells each stream; a dry run writes nothing and says what a run then does; `verify` agrees.
+    """
+    crm = Crm(api, database, ["contacts", "users", "departments"])
+    for resource in crm.streams:
+        api.add(resource, 3)
+    with_token(usersync, crm)
+    checked = clean(usersync("check", "--job", "teamleader", **VARIABLES))
+    dry = clean(usersync("run", "--job", "teamleader", "--dry-run", **VARIABLES))
+
+    assert (0, 0) == (checked.status, dry.status), checked
+    assert "contacts.list answers" in checked.stdout
+    assert "9 new" in dry.stdout
+    assert "9 new" in clean(usersync("run", "--job", "teamleader", **VARIABLES)).stdout
+    assert 0 == clean(usersync("verify", "--job", "teamleader", **VARIABLES)).status
+
+
+def test_without_a_token_it_says_what_to_type(api: Teamleader, database: Any, usersync: Command) -> None:
+    """
+    Nobody has authorised yet: exit 5, the command that begins it, and no request.
+    """
+    with_token(usersync, Crm(api, database))
+    Crm(api, database).ask("DELETE FROM usersync.tokens")
+    result = clean(usersync("run", "--job", "teamleader", **VARIABLES))
+
+    assert (5, 0) == (result.status, len(api.asked))
+    assert "usersync oauth-url --source crm" in result.stderr
