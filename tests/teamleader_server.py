@@ -314,7 +314,7 @@ class Teamleader:
             chosen = [one for one in chosen if one["id"] in filters["ids"]]
         if "updated_since" in filters:
             since = datetime.fromisoformat(filters["updated_since"])
-            chosen = [one for one in chosen if datetime.fromisoformat(one["updated_at"]) >= since]
+            chosen = [one for one in chosen if _moment(one["updated_at"]) >= since]
         return chosen
 
     # the wire
@@ -369,6 +369,14 @@ def _error(title: str, status: int) -> Any:
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _moment(text: str) -> datetime:
+    """A time stamp; what is none was long ago."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return BORN
 
 
 def _sortable(resource: str, one: Document, name: str) -> tuple[Any, ...]:
