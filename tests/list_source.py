@@ -85,7 +85,13 @@ def record(stream: str, one: dict[str, Any]) -> Record:
     raw = one.get("_raw") or json.dumps({name: value for name, value in one.items() if not name.startswith("_")}).encode()
     version = one.get("_version")
     return Record(
-        stream, str(one.get("id", "")), raw, version, bool(one.get("_deleted")), problem=one.get("_problem", ""), whole=bool(one.get("_whole"))
+        stream,
+        str(one.get("id", "")),
+        raw,
+        version,
+        bool(one.get("_deleted")),
+        problem=one.get("_problem", ""),
+        whole=bool(one.get("_whole")),
     )
 
 
