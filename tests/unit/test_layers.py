@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["run", "check", "verify", "listing", "compare", "shape", "notify"],
-    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
+    ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
+    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets", "contacts"],
     [
         *("seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
         *("tokens", "oauth", "authorisations"),

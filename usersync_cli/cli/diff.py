@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TERMINAL_ROWS = 50  # shown on a terminal, unless --diff-limit says otherwise
 LONGEST = 60  # characters of a value in a line; JSON has all of them
 CLOSED = 141  # as shells report that nobody reads on: 128 and SIGPIPE
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BARE = re.compile(r"[\w@.:+/-]{1,60}", re.ASCII)  # values that need no quotes
 _SIGNS = {"insert": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red"), "mark": ("x", "red"), "reject": ("!", "magenta")}
 
@@ -135,7 +135,7 @@ def as_long_as_somebody_reads() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) and error.errno not in _FULL:
+        if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer would fail again at exit
         if isinstance(error, BrokenPipeError):
