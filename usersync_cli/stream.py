@@ -63,6 +63,11 @@ def definition_of(step: Step, source: object, stream: str) -> str:
     return str(own(stream)).strip() if own else ""
 
 
+def named(table: str, key: Sequence[str]) -> str:
+    """What the memory of a stream belongs to."""
+    return f"{table} ({', '.join(key)})"
+
+
 def stage_name(step: Step) -> str:
     """What transforms call the page: the extract's name; a source's own transforms call it records."""
     return next(iter(step.extract)) if step.transform else "records"
@@ -88,7 +93,7 @@ class Into:
         self.stage = stage_name(step)
         (extract,) = step.extract.values()
         text = repr((extract.source, stream, self.transform, self.load.table, list(self.load.key)))
-        into = f"{self.load.table} ({', '.join(self.load.key)})"
+        into = named(self.load.table, self.load.key)
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self.seen = Seen(Scope(**scope, stream=stream, target=into, fingerprint=fingerprint), numbered)
         self.fitted: tuple[Merge, Table] | None = None

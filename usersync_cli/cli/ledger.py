@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usersync_cli.cli.streams import StreamStatus
     from usersync_cli.config import Config
+    from usersync_cli.connections import Connection
     from usersync_cli.model import Database
-    from usersync_cli.state import Connection, Holder, Run, StepRun, StoredCursor
+    from usersync_cli.state import Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
 
@@ -33,6 +35,7 @@ class JobStatus:
     approvals: Sequence[Approval]  # lists that wait
     rejects: Mapping[str, int] = field(default_factory=dict)  # records that wait, by step
     tokens: Mapping[str, State | None] = field(default_factory=dict)  # of its sources that a person authorises; None: not yet
+    streams: Sequence[StreamStatus] = ()  # of documents, where they were asked for
 
     @property
     def last(self) -> Run | None:
@@ -67,8 +70,10 @@ class Report:
     jobs: Sequence[JobStatus]
 
 
-def read(config: Config, only: str | None = None) -> Report:
+def read(config: Config, only: str | None = None, *, tables: bool = False) -> Report:
     """Every job of the config file, and those that the ledger alone still knows; or the one that was asked for.
+
+    `tables` looks at the tables of streams of documents too.
 
     Raises ConfigError for a name that neither knows, and for a missing right to read.
     """
@@ -80,11 +85,12 @@ def read(config: Config, only: str | None = None) -> Report:
         _readable(connection, database),
         connections.transaction(connection, snapshot=True),
     ):
-        return _read(config, connection, only)
+        return _read(config, connection, only, tables=tables)
 
 
-def _read(config: Config, connection: Connection, only: str | None) -> Report:
+def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
     from usersync_cli import migrations, rejects, state, sweep, tokens
+    from usersync_cli.cli import streams
 
     found = state.current(connection)
     if found is not None and found > state.VERSION:
@@ -95,6 +101,7 @@ def _read(config: Config, connection: Connection, only: str | None) -> Report:
     jobs = []
     for name in _names(config, list(state.latest(connection)), only):
         configured = config.jobs.get(name)
+        cursors = state.all_cursors(connection, name)
         jobs.append(
             JobStatus(
                 name,
@@ -103,14 +110,15 @@ def _read(config: Config, connection: Connection, only: str | None) -> Report:
                 held.get(name),
                 _history(connection, name),
                 good.get(name),
-                state.all_cursors(connection, name),
+                cursors,
                 sweep.approvals(connection, job=name, waiting=True),
                 {step: number for (job, step), number in waiting.items() if job == name},
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
+                streams.read(connection, configured, cursors) if tables and configured else (),
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
-    return Report(at, jobs)  # type: ignore[arg-type]  # a SELECT always has a row
+    return Report(at, jobs)
 
 
 def token_states(config: Config) -> Mapping[str, State]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from usersync_cli.cli.ledger import seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.cli.ledger import JobStatus
+    from usersync_cli.cli.streams import Listing, StreamStatus
     from usersync_cli.state import Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
@@ -30,7 +31,10 @@ Exit status: 0 also when the last run failed (`usersync health` judges),
 def status(job_name: str | None, config_path: Path | None, output: str) -> None:
     """Show each job's last runs, freshness and cursors.
 
-    Only reads: SELECT rights on the schema usersync are enough.
+    Of streams of documents also their tables: rows, the newest change, the last complete listing. A big table is
+    estimated, not counted.
+
+    Only reads: SELECT rights on the schema usersync are enough, and on those tables to count their rows.
 
     \b
     Examples:
@@ -43,7 +47,7 @@ def status(job_name: str | None, config_path: Path | None, output: str) -> None:
     from usersync_cli.config import load
 
     log.configure(quiet=True)
-    report = read(load(config_path), job_name)
+    report = read(load(config_path), job_name, tables=True)
     if output == "json":
         write_json("status", {"at": iso(report.at), "jobs": [_document(job, report.at) for job in report.jobs]})
     else:
@@ -62,11 +66,18 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
         yield from _token(source, token)
     if job.finished is None:
         yield _row("last run", "under way, the first one" if job.holder else "never run")
-        return
-    yield _row("last run", f"{when(job.finished.started_at, at)}: {outcome(job.finished)}")
+    else:
+        yield from _ran(job, job.finished, at)
+    if job.runs:
+        yield from _read(job, at)
+
+
+def _ran(job: JobStatus, finished: Run, at: datetime) -> Iterator[str]:
+    """How it ended, and what waits for a person since."""
+    yield _row("last run", f"{when(finished.started_at, at)}: {outcome(finished)}")
     if job.good is None:
         yield _row("last good", "never")
-    elif job.good is not job.finished and job.good.id != job.finished.id:
+    elif job.good is not finished and job.good.id != finished.id:
         yield _row("last good", f"{when(job.good.started_at, at)}, took {_took(job.good)}")
     yield from _failing(job, at)
     for step in job.steps:
@@ -79,8 +90,68 @@ def _lines(job: JobStatus, at: datetime) -> Iterator[str]:
     for name, number in job.rejects.items():
         yield _row("rejects", f"{plural(number, 'record')} of step {name} set aside, waiting for somebody to look")
         yield _row("", f"`usersync rejects list --job {job.name} --step {name}` lists them")
+
+
+def _read(job: JobStatus, at: datetime) -> Iterator[str]:
+    """How far each stream was read; of documents, what became of it."""
+    for one in job.streams:
+        first, *more = _stream(one, at)
+        yield _row(f"read {one.stream}", first)
+        yield from (_row("", line) for line in more)
+    looked_at = {(one.step, one.stream) for one in job.streams}
     for cursor in job.cursors:
-        yield _row(f"read {cursor.stream}", _position(cursor, at))
+        if (cursor.step, cursor.stream) not in looked_at:
+            yield _row(f"read {cursor.stream}", f"{plural(cursor.rows, 'row')} {_position(cursor, at)}")
+    for step in dict.fromkeys(one.step for one in job.streams):
+        yield from _kept([one for one in job.streams if one.step == step and one.taken_over and one.on_missing == "keep"])
+
+
+def _stream(one: StreamStatus, at: datetime) -> Iterator[str]:
+    yield _held(one, at)
+    yield _position(one.cursor, at) if one.cursor else "not read yet"
+    if one.swept:
+        yield f"listed whole {when(one.swept.finished_at or one.swept.started_at, at)}: {_listed(one.swept)}"
+    if one.under_way:
+        yield f"listing since {when(one.under_way.started_at, at)}: {plural(one.under_way.records, 'record')} so far"
+    if one.rejects:
+        yield f"{plural(one.rejects, 'record')} set aside"
+
+
+def _held(one: StreamStatus, at: datetime) -> str:
+    if one.problem:
+        return f"{one.table} {one.problem}"
+    held = one.held
+    if held.rows is None:
+        rows = f"an unknown number of rows in {one.table}"
+    elif held.exact:
+        rows = f"{plural(held.rows, 'row')} in {one.table}"
+    else:
+        rows = f"about {float(f'{held.rows:.2g}'):,.0f} rows in {one.table}"
+    marked = f", {held.marked:,} of them marked as gone" if held.marked else ""
+    return rows + marked + (f", newest change {when(held.newest, at)}" if held.newest else "")
+
+
+def _listed(listing: Listing) -> str:
+    refused = f"the guard kept {plural(listing.candidates, 'row')}"
+    outcome = {"refused": refused, "approved": f"{plural(listing.removed, 'row')} removed, as approved"}.get(listing.outcome)
+    removed = f"{plural(listing.removed, 'row')} removed" if listing.removed else "ok"
+    return f"{plural(listing.records, 'record')}, {outcome or removed}"
+
+
+def _kept(streams: Sequence[StreamStatus]) -> Iterator[str]:
+    """What else could become of rows in tables of another program."""
+    if not streams:
+        return
+    unknown = sum(one.held.unknown or 0 for one in streams)
+    theirs = f" ({plural(unknown, 'row')} now)" if unknown else ""
+    yield _row(
+        "on_missing",
+        "keep: rows stay whose records have left. `on_missing: mark` would set deleted_at in those that leave from now on;"
+        f" with `adopt_existing: true` once also in those that no listing had{theirs}",
+    )
+    for one in streams:
+        if one.mark_needs:
+            yield _row("", f"mark needs: {one.mark_needs}")
 
 
 def _token(source: str, token: State | None) -> Iterator[str]:
@@ -118,7 +189,7 @@ def _counted(step: StepRun) -> str:
 def _position(cursor: StoredCursor, at: datetime) -> str:
     as_of = _read_at(cursor)
     shown = f"as of {when(as_of, at)}" if as_of else f"cursor moved {when(cursor.updated_at, at)}" if cursor.updated_at else "cursor moved"
-    return f"{plural(cursor.rows, 'row')} {shown}, from {cursor.account}, version {cursor.version}"
+    return f"{shown}, from {cursor.account}, version {cursor.version}"
 
 
 def _read_at(cursor: StoredCursor) -> datetime | None:
@@ -196,6 +267,7 @@ def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "approvals": [_approval(one) for one in job.approvals],
         "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
         "cursors": [_cursor(cursor, at) for cursor in job.cursors],
+        "streams": [_stream_document(one) for one in job.streams],
         "tokens": [token_document(source, token) for source, token in job.tokens.items()],
     }
 
@@ -261,6 +333,41 @@ def _cursor(cursor: StoredCursor, at: datetime) -> dict[str, Any]:
         "age_seconds": _age(as_of or cursor.updated_at, at),
         "moved_at": iso(cursor.updated_at),
         "value": cursor.value,
+    }
+
+
+def _stream_document(one: StreamStatus) -> dict[str, Any]:
+    held = one.held
+    return {
+        "step": one.step,
+        "stream": one.stream,
+        "source": one.source,
+        "table": one.table,
+        "problem": one.problem or None,
+        "rows": held.rows,
+        "rows_exact": held.exact,
+        "marked": held.marked,
+        "newest_change": iso(held.newest),
+        "cursor_moved_at": iso(one.cursor.updated_at) if one.cursor else None,
+        "last_sweep": one.swept and _listing(one.swept),
+        "sweep_under_way": one.under_way and _listing(one.under_way),
+        "rejects": one.rejects,
+        "on_missing": one.on_missing,
+        "taken_over": one.taken_over,
+        "unknown_rows": held.unknown,
+        "mark_needs": one.mark_needs or None,
+    }
+
+
+def _listing(listing: Listing) -> dict[str, Any]:
+    return {
+        "run": listing.run_id,
+        "outcome": listing.outcome,
+        "records": listing.records,
+        "candidates": listing.candidates,
+        "removed": listing.removed,
+        "started_at": iso(listing.started_at),
+        "finished_at": iso(listing.finished_at),
     }
 
 

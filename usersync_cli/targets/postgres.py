@@ -224,23 +224,10 @@ class Target:
         self._check_rights(table, tx)
 
     def _check_mark(self, table: Table, *, given: bool, problems: _Problems) -> None:
-        marked = table.columns.get(MARK)
         if given:
             problems.add(f"the transform gives {MARK}, which on_missing: mark sets", "leave it out of the transform")
-        elif marked is None:
-            problems.add(
-                f"on_missing: mark needs a column {MARK}", f"ALTER TABLE {self._shown()} ADD COLUMN {MARK} timestamp with time zone;"
-            )
-        elif marked.bare not in _STAMP:
-            problems.add(
-                f"column {MARK} is {marked.type}, and on_missing: mark sets a time stamp",
-                f"ALTER TABLE {self._shown()} RENAME COLUMN {MARK} TO {MARK}_before; and add one with time zone",
-            )
-        elif marked.not_null:
-            problems.add(
-                f"column {MARK} is NOT NULL, and NULL means that a record is there",
-                f"ALTER TABLE {self._shown()} ALTER COLUMN {MARK} DROP NOT NULL;",
-            )
+        elif lacking := lacks_mark(table, self.load.table):
+            problems.add(*lacking)
 
     def _check_rights(self, table: Table, tx: Connection) -> None:
         rights = ("SELECT", "INSERT", "UPDATE", *(("DELETE",) if self.load.on_missing == "delete" else ()))
@@ -460,7 +447,7 @@ class Target:
         return sql.SQL("{}.{}").format(identifier(str(schema)), identifier(self.load.table))
 
     def _shown(self) -> str:
-        return ".".join(_quoted(part) for part in self.load.table.split(".", 1))
+        return _shown(self.load.table)
 
 
 class _Problems:
@@ -479,6 +466,24 @@ class _Problems:
                 f"target table {self._table}: " + "; ".join(what for what, _ in self._found),
                 hint="\n".join(help_ for _, help_ in self._found),
             )
+
+
+def lacks_mark(table: Table, name: str) -> tuple[str, str] | None:
+    """What is wrong with the column that on_missing: mark sets, and what helps."""
+    marked, shown = table.columns.get(MARK), _shown(name)
+    if marked is None:
+        return f"on_missing: mark needs a column {MARK}", f"ALTER TABLE {shown} ADD COLUMN {MARK} timestamp with time zone;"
+    if marked.bare not in _STAMP:
+        return (
+            f"column {MARK} is {marked.type}, and on_missing: mark sets a time stamp",
+            f"ALTER TABLE {shown} RENAME COLUMN {MARK} TO {MARK}_before; and add one with time zone",
+        )
+    if marked.not_null:
+        return (
+            f"column {MARK} is NOT NULL, and NULL means that a record is there",
+            f"ALTER TABLE {shown} ALTER COLUMN {MARK} DROP NOT NULL;",
+        )
+    return None
 
 
 def relation_of(name: str, tx: Connection) -> sql.Composed:
@@ -527,6 +532,10 @@ def _stamped(column: TableColumn) -> bool:
 
 def _storable(type_: str) -> str:
     return "text" if type_ == "unknown" else type_
+
+
+def _shown(table: str) -> str:
+    return ".".join(_quoted(part) for part in table.split(".", 1))
 
 
 def _quoted(name: str) -> str:
