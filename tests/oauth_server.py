@@ -82,6 +82,15 @@ class OAuthServer:
         """Whether the API would take this token."""
         return any(family.access == access and not family.revoked for family in self._families)
 
+    def __contains__(self, access: object) -> bool:
+        return isinstance(access, str) and self.good(access)
+
+    def expire(self) -> None:
+        """No access token is good any more; what refreshes them is."""
+        with self._lock:
+            for family in self._families:
+                family.access = "none"
+
     def owner(self, access: str) -> str | None:
         return next((family.account for family in self._families if family.access == access and not family.revoked), None)
 
@@ -166,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         vendor: OAuthServer = self.server.vendor
         form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-        if self.path != "/access_token":
+        if self.path not in {"/access_token", "/oauth2/access_token"}:
             vendor.elsewhere += 1
             self._answer(200, b"{}")
             return

@@ -36,6 +36,7 @@ class Crm:
     streams: Sequence[str] = ("contacts",)
     settings: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
+    tokens: Any = field(default_factory=Granted)
 
     @property
     def job(self) -> Job:
@@ -47,7 +48,7 @@ class Crm:
         return Source("crm", Settings.model_validate(made(self.server.url, **self.settings)))
 
     def run(self, **options: Any) -> RunResult:
-        tools = Tools("teamleader", Stop(), Database, Granted())
+        tools = Tools("teamleader", Stop(), Database, self.tokens)
         world = World(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None)
         return run(self.job, world, Options(**options))
 

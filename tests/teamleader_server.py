@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -159,7 +159,7 @@ class Teamleader:
     ahead: timedelta = timedelta(0)
     account: str = "0fc55513-7f68-4865-aba0-de5da9e4e43d"
     scopes: set[str] = field(default_factory=lambda: {resource.scope for resource in RESOURCES.values()})
-    tokens: set[str] = field(default_factory=lambda: {TOKEN})
+    tokens: Container[str] = field(default_factory=lambda: {TOKEN})  # those that it takes, such as an OAuthServer has
     before: Callable[[Asked], None] = lambda _asked: None
     records: dict[str, dict[str, Document]] = field(default_factory=lambda: {name: {} for name in RESOURCES})
     asked: list[Asked] = field(default_factory=list)
