@@ -222,7 +222,8 @@ def test_times_that_python_has_not(house: House) -> None:
 
 def test_who_may_not_read_a_table_hears_the_rest(house: House) -> None:
     """
-    Rights on usersync's own tables are enough for all but the rows; those of a table may be estimated.
+    Rights on usersync's own tables are enough for all but the rows; those of a table are estimated then, and where
+    its row-level security hides some of them.
     """
     house.crm.server.add("contacts", 2)
     house.crm.ok()
@@ -233,6 +234,10 @@ def test_who_may_not_read_a_table_hears_the_rest(house: House) -> None:
         first = house.streams()[0]
         assert (2, False, None) == (first["rows"], first["rows_exact"], first["newest_change"])
         assert 2 == first["last_sweep"]["records"]
+        house.crm.ask("GRANT SELECT ON tl_contacts TO streams_reader")
+        assert (2, True) == (house.streams()[0]["rows"], house.streams()[0]["rows_exact"])
+        house.crm.ask("ALTER TABLE tl_contacts ENABLE ROW LEVEL SECURITY")
+        assert (2, False) == (house.streams()[0]["rows"], house.streams()[0]["rows_exact"])
     finally:
         house.crm.ask("DROP OWNED BY streams_reader; DROP ROLE streams_reader")
 

@@ -146,8 +146,8 @@ def _kept(streams: Sequence[StreamStatus]) -> Iterator[str]:
     theirs = f" ({plural(unknown, 'row')} now)" if unknown else ""
     yield _row(
         "on_missing",
-        "keep: rows stay whose records have left. `on_missing: mark` would set deleted_at in those that leave from now on;"
-        f" with `adopt_existing: true` once also in those that no listing had{theirs}",
+        "keep: rows stay whose records have left. `on_missing: mark` would set deleted_at in those that usersync has seen at the source,"
+        f" with `adopt_existing: true` once also in those that it never saw there{theirs}",
     )
     for one in streams:
         if one.mark_needs:
