@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import documents, parts, report
+from benchmarks import documents, parts, report, teamleader
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -18,8 +18,22 @@ from benchmarks.server import Server, running
 
 FEW = 10_000  # the small end of "memory does not grow with the rows"
 RESULT = Path("build/benchmarks.json")
-PARTS = ("first-load", "unchanged", "dry-run", "delete", "join", "memory", "small", "rejects", "documents", "documents-memory")
+PARTS = (
+    "first-load",
+    "unchanged",
+    "dry-run",
+    "delete",
+    "join",
+    "memory",
+    "small",
+    "rejects",
+    "documents",
+    "documents-memory",
+    "teamleader",
+    "teamleader-memory",
+)
 OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
+ALONE = {"small", "teamleader", "teamleader-memory", *OF_DOCUMENTS}  # bring their own records
 
 
 def main() -> None:
@@ -38,6 +52,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="users in the sources (default 1000000)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that usersync and its peers take (default 5)")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=60.0,
+        help="seconds that Teamleader's minute has here (default 60; 6 is enough to see that it works)",
+    )
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help=f"where the figures go (default {RESULT})")
     parser.add_argument(
@@ -53,7 +73,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
         about = report.machine(server.version(), arguments.rows, arguments.rounds)
         print(*(f"{name}: {value}" for name, value in about.items()), sep=", ")
         found = []
-        for name, part in _parts(server, arguments.rows, arguments.rounds, chosen).items():
+        for name, part in _parts(server, arguments, chosen).items():
             if name in chosen:
                 found.append(part())
                 report.show(found[-1])
@@ -64,9 +84,10 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
     return figures
 
 
-def _parts(server: Server, rows: int, rounds: int, chosen: tuple[str, ...]) -> Mapping[str, Callable[[], Part]]:
+def _parts(server: Server, arguments: argparse.Namespace, chosen: tuple[str, ...]) -> Mapping[str, Callable[[], Part]]:
+    rows, rounds = arguments.rows, arguments.rounds
     few, many = Bench(People(server, FEW)), Bench(People(server, rows))
-    if set(chosen) - {"small", *OF_DOCUMENTS}:
+    if set(chosen) - ALONE:
         many.prepare()
         print(f"{rows:,} users made; a profile has {many.people.profile_bytes():.0f} bytes")
     if "memory" in chosen and rows != FEW:
@@ -86,6 +107,8 @@ def _parts(server: Server, rows: int, rounds: int, chosen: tuple[str, ...]) -> M
         "delete": lambda: parts.delete(many, rounds),
         "join": lambda: parts.join(many, rounds),
         "memory": lambda: parts.memory(few, many),
+        "teamleader": lambda: teamleader.teamleader(server, arguments.window),
+        "teamleader-memory": lambda: teamleader.memory(server),
         "small": lambda: parts.small(server),
     }
 

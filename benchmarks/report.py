@@ -23,7 +23,7 @@ class Figure:
 
     what: str
     value: float
-    unit: str  # x, s CPU, MB, rows, bytes
+    unit: str  # x, s CPU, MB, rows, bytes, requests
     limit: float | None = None
     ours: str = ""
     beside: str = ""
@@ -147,7 +147,7 @@ def _value(figure: Figure) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    number = f"{value:,.0f}" if unit in {"rows", "bytes"} else f"{value:.2f}" if unit in {"x", "s CPU"} else f"{value:.1f}"
+    number = f"{value:,.0f}" if unit in {"rows", "bytes", "requests"} else f"{value:.2f}" if unit in {"x", "s CPU"} else f"{value:.1f}"
     return f"{number} {unit}"
 
 
