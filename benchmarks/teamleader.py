@@ -8,14 +8,14 @@ import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.managers import BaseManager
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks import measure
-from benchmarks.measure import Contestant, Run
+from benchmarks.measure import Contestant, Run, Runs
 from benchmarks.parts import USERSYNC
 from benchmarks.report import Figure, Part
 from benchmarks.server import Server
@@ -25,6 +25,7 @@ from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
 from usersync_cli.tokens import Tokens
 
+Took: TypeAlias = list[tuple[str, int, float]]  # requests: path, status, when
 LIMIT, MINUTE = 200, 60.0  # requests, in so many seconds
 PAGE = 100
 SIZES = {
@@ -40,6 +41,8 @@ TIMES = 10  # as many records, to see whether memory grows
 BESIDES = 0.25  # seconds in which what was on its way still arrives after a 429
 KEY = b"0123456789abcdef0123456789abcdef"
 TARGET = "bench_teamleader"
+FIRST, CHANGES, SAME = f"first sync of {RECORDS:,} records", f"after {sum(CHANGED.values())} changes", "unchanged"
+LISTS, SHARED = "first sync, detail: list", "while others use the limit"
 # A minute of another length is no setting: the command as it is, in a process whose minute is that long.
 SHORTENED = """
 from datetime import timedelta
@@ -85,7 +88,7 @@ class Local(Teamleader):
 
         self.before = before
 
-    def took(self) -> list[tuple[str, int, float]]:
+    def took(self) -> Took:
         """The requests since the last `later`: path, status, when."""
         return [(asked.path, asked.status, asked.at) for asked in self.asked]
 
@@ -163,7 +166,7 @@ def rate(times: Sequence[float], window: float) -> float:
     return windows * window / (times[windows * LIMIT] - times[0])
 
 
-def early(took: Sequence[tuple[str, int, float]], window: float) -> int:
+def early(took: Took, window: float) -> int:
     """Requests between a refusal and the moment when the first of the window is a window old, but those that were on their way."""
     asked = sorted((at, status) for _, status, at in took)
     refused = [at for at, status in asked if status == 429]
@@ -190,22 +193,29 @@ def teamleader(server: Server, window: float) -> Part:
         asked("lists", LISTS, inserted=RECORDS)
         local.share(50)
         asked("shared", SHARED, inserted=SIZES["users"])
-    count = {name: len(found) for name, found in took.items()}
+    return Part("Teamleader", [*_counted(runs, took), _timed(runs, took, window), *_refusals(took, window)], runs)
+
+
+def _counted(runs: Runs, took: Mapping[str, Took]) -> list[Figure]:
+    limits = {FIRST: least(whole=True) + ENDS, CHANGES: 60, SAME: 45, LISTS: 45}
+    beside = {FIRST: f"the least that the documents allow: {least(whole=True):,}", LISTS: f"the least: {least(whole=False):,}"}
+    seconds = {name: f"{measure.seconds(runs[name]):.1f} s in all" for name in limits}
+    return [_requests(name, len(took[name]), limit, beside.get(name, seconds[name])) for name, limit in limits.items()]
+
+
+def _timed(runs: Runs, took: Mapping[str, Took], window: float) -> Figure:
     reached = rate([at for _, _, at in took[FIRST]], window)
-    minute = "a minute" if window == MINUTE else f"{window:g} s"
-    figures = [
-        _requests(FIRST, count[FIRST], least(whole=True) + ENDS, f"the least that the documents allow: {least(whole=True):,}"),
-        Figure(
-            f"{FIRST}, time beside the least that {LIMIT} requests in {minute} allow", 1 / reached, "x", 1 / 0.95,
-            f"{reached:.1%} of the rate", f"{runs[FIRST][0].seconds:.0f} s in all",
-        ),
-        _requests(CHANGES, count[CHANGES], 60, f"{runs[CHANGES][0].seconds:.1f} s in all"),
-        _requests(SAME, count[SAME], 45, f"{runs[SAME][0].seconds:.1f} s in all"),
-        _requests(LISTS, count[LISTS], 45, f"the least that the documents allow: {least(whole=False):,}"),
-        _requests("before Reset after a 429", early(took[SHARED], window), 0, f"refused, on their way together: {_refused(took[SHARED])}"),
-        _requests("refused in all other runs", sum(_refused(found) for name, found in took.items() if name != SHARED), 0, ""),
-    ]  # fmt: skip
-    return Part("Teamleader", figures, runs)
+    what = f"Teamleader, {FIRST}, time beside the least that {LIMIT} requests in {window:g} s allow"
+    return Figure(what, 1 / reached, "x", 1 / 0.95, f"{reached:.1%} of the rate", f"{measure.seconds(runs[FIRST]):.0f} s in all")
+
+
+def _refusals(took: Mapping[str, Took], window: float) -> list[Figure]:
+    others = sum(_refused(found) for name, found in took.items() if name != SHARED)
+    together = f"refused, on their way together: {_refused(took[SHARED])}"
+    return [
+        _requests("before Reset after a 429", early(took[SHARED], window), 0, together),
+        _requests("refused in all other runs", others, 0, ""),
+    ]
 
 
 def memory(server: Server) -> Part:
@@ -224,13 +234,9 @@ def memory(server: Server) -> Part:
     return Part("Client memory of Teamleader", [Figure(what, many / few, "x", 1.1, f"{many:.1f} MB", f"{few:.1f} MB")], runs)
 
 
-FIRST, CHANGES, SAME = f"first sync of {RECORDS:,} records", f"after {sum(CHANGED.values())} changes", "unchanged"
-LISTS, SHARED = "first sync, detail: list", "while others use the limit"
-
-
 def _requests(name: str, count: int, limit: int, beside: str) -> Figure:
     return Figure(f"Teamleader, {name}", count, "requests", limit, beside=beside)
 
 
-def _refused(took: Sequence[tuple[str, int, float]]) -> int:
+def _refused(took: Took) -> int:
     return sum(status == 429 for _, status, _ in took)
