@@ -32,7 +32,6 @@ __all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "
 PIECE_BYTES = 65_536
 CONNECT_SECONDS = 10.0
 YOUNG_SECONDS = 60.0  # a token that is refused at this age is not refused for its age
-_AUTHORISE = "`usersync oauth-status` shows the token, `usersync oauth-url` begins a new authorisation"
 
 
 class Access(Protocol):
@@ -49,7 +48,8 @@ class Client:
 
     `access(after)` gives a bearer token of a newer generation than `after`: called with 0 first, with g after a 401 with
     generation g. `name` is how messages call the vendor. `ca` is a file of certificates instead of the public ones.
-    `pause` is the first one before a repetition; each is twice as long as the last, and chance adds to it.
+    `pause` is the first one before a repetition; each is twice as long as the last, and chance adds to it. `login` says
+    what a person does whose token is taken no more.
     """
 
     def __init__(  # noqa: PLR0913  all but the first three have a default
@@ -67,10 +67,11 @@ class Client:
         timeout: timedelta = timedelta(seconds=30),
         max_body: int = 64_000_000,
         pause: timedelta = timedelta(seconds=0.5),
+        login: str = "`usersync oauth-url` begins a new authorisation",
     ) -> None:
         self._server, self._stop = Server(name, base_url.rstrip("/")), stop
         self._limit = limit or RateLimit()
-        self._login = _Login(access) if access else None
+        self._login = _Login(access, login) if access else None
         self._headers, self._auth, self._ca = dict(headers or {}), auth, _certificates(ca, name)
         self._deadline, self._timeout = deadline.total_seconds(), timeout.total_seconds()
         self._max_body, self._pause = max_body, pause.total_seconds()
@@ -169,7 +170,7 @@ class Client:
             access = self._login.newer(access, call, f"{self._server.name} {said(reply)} to {request}")
             reply = self._exchange(request, call, session, access.token)
         if reply.status == 401:
-            raise LoginRequired(f"{self._server.name} {said(reply)} to {request}, with a new token too", hint=_AUTHORISE)
+            raise LoginRequired(f"{self._server.name} {said(reply)} to {request}, with a new token too", hint=self._login.hint)
         return self._server.judged(request, reply)
 
     def _exchange(self, request: Request, call: Call[Reply], session: requests.Session, token: str = "") -> Reply:
@@ -229,8 +230,8 @@ class Client:
 class _Login:
     """The token that all threads of a client use; one of them at a time asks for a newer one."""
 
-    def __init__(self, ask: Callable[[int], Access]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[int], Access], hint: str) -> None:
+        self._ask, self.hint = ask, hint
         self._lock = threading.Lock()
         self._access: Access | None = None
         self._renewed = -math.inf  # when we got one that we had asked for
@@ -249,7 +250,7 @@ class _Login:
             if self._access and self._access.generation > refused.generation:
                 return self._access
             if time.monotonic() - self._renewed < YOUNG_SECONDS:
-                raise LoginRequired(f"{what} with a token less than a minute old", hint=_AUTHORISE)
+                raise LoginRequired(f"{what} with a token less than a minute old", hint=self.hint)
             self._access = self._ask(refused.generation)
             self._renewed = time.monotonic()
             return self._access
