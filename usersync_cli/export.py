@@ -16,13 +16,13 @@ from typing import Literal
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import contacts
 from usersync_cli.catalog import Table, describe
 from usersync_cli.connections import Connection, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.mistakes import closest
 from usersync_cli.model import Database, Job
 from usersync_cli.signals import Stop
+from usersync_cli.sources import _teamleader_contacts as contacts
 
 BLOCK_BYTES = 128 * 1024
 _BOM = b"\xef\xbb\xbf"

@@ -15,7 +15,7 @@ LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
     ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
-    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets", "contacts"],
+    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
         *("seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
         *("tokens", "oauth", "authorisations"),

@@ -164,6 +164,7 @@ class Source:
             headers={"X-Api-Version": API_VERSION, "Accept": "application/json"},
             limit=self._limit,
             deadline=DEADLINE,
+            login=f"`usersync oauth-status` shows the token; to authorise again: usersync oauth-url --source {self.name}",
         ) as client:
             yield Session(self.name, self._settings, client)
 
