@@ -49,6 +49,10 @@ class Missing(Refused):
     """There is no such record, or no such path."""
 
 
+class Untrusted(ConfigError):
+    """Nobody that we trust vouches for the server's certificate; nothing was sent."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What to ask for. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer."""
@@ -168,7 +172,7 @@ class Server:
         """What it means that there was no reply at all. Not for `raise ... from`: foreign texts hold the query string."""
         causes = list(_causes(error))
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-            return ConfigError(
+            return Untrusted(
                 f"the certificate of {self.name} ({self.host}) is not trusted",
                 hint="is the address right? for a certificate of your own authority, name its file of certificates in the config file",
             )

@@ -21,13 +21,13 @@ import tenacity
 from urllib3.exceptions import HTTPError
 
 from usersync_cli import __version__, log
-from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, said
+from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, Untrusted, said
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
 from usersync_cli.rate_limit import RateLimit
 from usersync_cli.signals import Stop
 from usersync_cli.wire import Call, Lines, Session, leave
 
-__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request"]
+__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Untrusted"]
 
 PIECE_BYTES = 65_536
 CONNECT_SECONDS = 10.0
