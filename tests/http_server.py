@@ -77,6 +77,14 @@ class HttpServer:
         with self._lock:
             return sum(asked.path == path for asked in self.asked)
 
+    def connections(self) -> int:
+        """How many are open."""
+        return self._server.count_open()
+
+    def cut(self) -> None:
+        """Drop every connection."""
+        self._server.cut()
+
     def answer(self, asked: Asked) -> Answer:
         with self._lock:
             self.asked.append(asked)
@@ -145,6 +153,9 @@ class _Server(ThreadingHTTPServer):
         self._open[len(self._open) + 1] = request
         super().process_request(request, client_address)
 
+    def count_open(self) -> int:
+        return sum(request.fileno() != -1 for request in list(self._open.values()))
+
     def cut(self) -> None:
         """Ends kept-alive connections, whose threads wait for another request."""
         for request in self._open.values():
@@ -170,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, url.path, query, dict(self.headers.items()), body, ours.now(), self.server.numbers[self.client_address])
         self._send(ours.answer(asked))
 
-    do_GET = do_POST = _serve  # noqa: N815  how http.server calls them
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815  how http.server calls them
 
     def _send(self, answer: Answer) -> None:
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()

@@ -283,7 +283,7 @@ class Session:
         try:
             return self._client.send(Request("GET", path, accept=(400, 401, 403, 404)))
         except Untrusted as error:
-            hint = "name the file of your authority's certificates as `ca`; the certificate that Fineract brings along names no host: replace it"
+            hint = "name your authority's file of certificates as `ca`; the one that Fineract brings along names no host, replace it"
             raise ConfigError(error.message, hint=hint) from error
         except Refused as error:
             hint = f"that answer is not Fineract's own: is `url` right ({USUAL}), and does something before it refuse us?"
