@@ -40,7 +40,7 @@ def made(url: str, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Trouble:
-    """What goes wrong with requests of this path: after `skip` of them, `times` times."""
+    """What goes wrong with requests of this path (/users, /users?name): after `skip` of them, `times` times."""
 
     how: int | str  # a status; html, not_json, null, object, empty, slow, or a fault of HttpServer's
     path: str
@@ -142,8 +142,9 @@ class Fineract(HttpServer):
         path = asked.path.removeprefix(BASE)
         with self._lock:
             self.asked.append(asked)
-        self.before(path)
-        trouble = next((one for one in self.troubles if one.strikes(path)), None)
+        asked_for = path + ("?" + "&".join(asked.query) if asked.query else "")
+        self.before(asked_for)
+        trouble = next((one for one in self.troubles if one.strikes(asked_for)), None)
         with self._lock:
             answer = self._answered(asked, path)
         return self._spoilt(trouble.how, asked, answer) if trouble else answer

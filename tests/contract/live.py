@@ -38,7 +38,7 @@ class LiveSource:
     keys: Mapping[str, Sequence[str]]  # of each of these streams: more than one page, or more than one block of COPY
     missing: Stream  # the source has no such stream
     broken: Stream  # its last record cannot be read; its names begin with PERSON
-    slow: Stream  # takes a minute, and gives something every now and then
+    slow: Stream | None  # takes a minute, and gives something every now and then; None, with the reason: all comes at once
     silent: Stream  # gives nothing for a minute
     connections: Callable[[], int]  # how many connections the source's server sees of us; of files, how many we hold open
     cut: Callable[[], None]  # the server drops these connections; what is local is cut off or replaced

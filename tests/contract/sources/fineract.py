@@ -1,0 +1,51 @@
+"""A local Fineract with users and roles on several pages, and a list that is silent or ends in nonsense."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
+from tests.fineract_server import Fineract, Trouble, made
+from usersync_cli.model import Stream
+from usersync_cli.sources import fineract
+
+COUNT = 1100
+
+
+def live(request: pytest.FixtureRequest) -> LiveSource:
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    # Whoever is away is away at once: it is not asked again for minutes.
+    monkeypatch.setattr(fineract, "DEADLINE", timedelta(seconds=3))
+    for name in ("broken", "silent"):  # what Fineract does not know in a query, it passes over
+        monkeypatch.setitem(fineract.RESOURCES, name, fineract.Resource(f"/users?{name}=1", "READ_USER", ""))
+    server = Fineract()
+    server.add(COUNT, firstname=PERSON, password=SECRET)
+    server.passwords[1] = SECRET
+    server.roles |= {id_: {"id": id_, "name": f"Role {id_}", "description": "", "disabled": False} for id_ in range(5, COUNT)}
+    server.fail("not_json", "/users?broken")
+    server.fail("hang", "/users?silent")
+    running = server.running()
+    running.__enter__()
+    request.addfinalizer(lambda: running.__exit__(None, None, None))
+    return LiveSource(
+        settings={name: value for name, value in made(server.url, password=SECRET).items() if name != "type"},
+        streams=[Stream("users"), Stream("roles")],
+        keys={"users": [str(id_) for id_ in server.users if id_ > 2], "roles": [str(id_) for id_ in server.roles]},
+        missing=Stream("nobody"),
+        broken=Stream("broken"),
+        slow=None,  # a list is one answer: there is no middle of it
+        silent=Stream("silent"),
+        connections=server.connections,
+        cut=lambda: _go(server),
+        server=LiveServer(
+            at=lambda port: {k: v for k, v in made(f"http://127.0.0.1:{port}", password=SECRET).items() if k != "type"}
+        ),
+    )
+
+
+def _go(server: Fineract) -> None:
+    """Away for good: whoever asks is hung up on."""
+    server.troubles = [Trouble("reset", path, 1_000_000, 0) for path in ("/users", "/roles", "/users?broken", "/users?silent")]
+    server.cut()
