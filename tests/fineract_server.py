@@ -10,7 +10,7 @@ import base64
 import json
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,8 +69,12 @@ class Fineract(HttpServer):
         self.users: dict[int, Document] = {}
         self.passwords: dict[int, str] = {}
         self.backwards = False  # selectedRoles come in any order
+        self.stale: set[int] = set()  # users that a cached list lacks
+        self.odd: list[Any] = []  # more elements of the list of users
         self.next_id = 4
         self.troubles: list[Trouble] = []
+        self.instead: Answer | None = None  # to whatever is asked for
+        self.on_wire: Callable[[bytes], bytes] = lambda body: body
         self.before: Callable[[str], None] = lambda _path: None
         self.put(1, "mifos", firstname="App", lastname="Administrator", email="mifos@test.example", roles=[1])
         self.put(2, "system", firstname="system", lastname="system", email="system@test.example", roles=[])
@@ -147,7 +151,11 @@ class Fineract(HttpServer):
         trouble = next((one for one in self.troubles if one.strikes(asked_for)), None)
         with self._lock:
             answer = self._answered(asked, path)
-        return self._spoilt(trouble.how, asked, answer) if trouble else answer
+        if trouble:
+            return self._spoilt(trouble.how, asked, answer)
+        if isinstance(answer.body, list):
+            answer = replace(answer, body=self.on_wire(json.dumps(answer.body).encode()))
+        return self.instead or answer
 
     def _answered(self, asked: Asked, path: str) -> Answer:
         if asked.headers.get("Fineract-Platform-TenantId") not in self.tenants:
@@ -185,7 +193,8 @@ class Fineract(HttpServer):
             return self._create(asked.json)
         if not id_:
             mine = self.offices[caller["officeId"]][1]
-            return Answer(body=[one for one in self.listed() if self.offices[one["officeId"]][1].startswith(mine)])
+            there = [one for one in self.listed() if one["id"] not in self.stale]
+            return Answer(body=[one for one in there if self.offices[one["officeId"]][1].startswith(mine)] + self.odd)
         user = self.users.get(id_)
         if user and asked.method == "PUT":  # a deleted one too
             user |= {name: value for name, value in asked.json.items() if name in user}

@@ -118,7 +118,7 @@ def _put(error: ErrorDetails, model: type[BaseModel]) -> tuple[Path, bool, str]:
 def _raised(error: ErrorDetails) -> tuple[Path, bool, str]:
     cause = error["ctx"]["error"]
     path = error["loc"] + (cause.at if isinstance(cause, Misfit) else ())
-    if path[-1] == "[key]":
+    if path[-1:] == ("[key]",):
         return path[:-1], True, f"{show_key(str(path[-2]))}: {cause}"
     return path, False, str(cause)
 

@@ -39,9 +39,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
         silent=Stream("silent"),
         connections=server.connections,
         cut=lambda: _go(server),
-        server=LiveServer(
-            at=lambda port: {k: v for k, v in made(f"http://127.0.0.1:{port}", password=SECRET).items() if k != "type"}
-        ),
+        server=LiveServer(at=lambda port: {k: v for k, v in made(f"http://127.0.0.1:{port}", password=SECRET).items() if k != "type"}),
     )
 
 
