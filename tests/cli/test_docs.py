@@ -25,6 +25,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "The file": File,
     "A source of type postgres": source_module("postgres").Settings,
     "A source of type file": source_module("file").Settings,
+    "A source of type fineract": source_module("fineract").Settings,
     "A source of type teamleader": source_module("teamleader").Settings,
     "A stream of files": source_module("file").FileStream,
     "A job": Job,
