@@ -222,11 +222,11 @@ class Fineract(HttpServer):
         if how == "slow":
             self.over.wait(0.3)
             return answer
-        whole = json.dumps(answer.body).encode()
+        whole = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         bodies: dict[str, Any] = {
             "not_json": whole[: len(whole) // 2],
             "null": None,
-            "object": {"users": answer.body},
+            "object": b'{"users": %s}' % whole,
             "empty": [],
             "nothing": b"",
         }

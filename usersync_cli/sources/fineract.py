@@ -274,6 +274,8 @@ class Session:
         if reply.status == 404 and resource.unknown in _codes(reply):
             return True
         self._refuse(reply, path, resource)
+        if _head(reply.body).key != key:
+            raise Drift(f"source {self._name} gave something else than what GET {path} asks for", hint="nobody was removed")
         return False
 
     def _ask(self, path: str) -> Reply:
