@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests import servers
+from tests.keycloak_server import front, keycloak, mailbox, new_bank  # noqa: F401  fixtures of a real Keycloak
 from usersync_cli.model import Database
 
 ROOT = Path(__file__).parent.parent
