@@ -231,7 +231,8 @@ def describe(
         "groups": _tree(groups),
         "clients": [{"clientId": CLIENT, "secret": SECRET, "serviceAccountsEnabled": True, "standardFlowEnabled": False}],
         "users": [{**account, "clientRoles": {"realm-management": list(rights)}}, *users],
-        "components": _profile(declared),
+        "components": {**_KEYS, **_profile(declared)},
+        "defaultSignatureAlgorithm": "ES256",
         **fields,
     }
 
@@ -265,6 +266,16 @@ def _profile(declared: Sequence[str]) -> dict[str, Any]:
     config = {"kc.user.profile.config": [json.dumps({"attributes": [*own, *ours]})]}
     kind = "org.keycloak.userprofile.UserProfileProvider"
     return {kind: [{"providerId": "declarative-user-profile", "config": config}]} if declared else {}
+
+
+# Keys that are made at once: for RSA, which is the default, a realm takes seconds.
+_KEYS = {
+    "org.keycloak.keys.KeyProvider": [
+        {"name": "signatures", "providerId": "ecdsa-generated", "config": {"ecdsaEllipticCurveKey": ["P-256"]}},
+        {"name": "links", "providerId": "hmac-generated", "config": {"algorithm": ["HS512"]}},
+        {"name": "secrets", "providerId": "aes-generated", "config": {}},
+    ]
+}
 
 
 @dataclass
