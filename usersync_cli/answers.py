@@ -49,6 +49,10 @@ class Missing(Refused):
     """There is no such record, or no such path."""
 
 
+class Unknown(Unavailable):
+    """What was not to be repeated may have been done: look before it is done again."""
+
+
 class Untrusted(ConfigError):
     """Nobody that we trust vouches for the server's certificate; nothing was sent."""
 
@@ -59,8 +63,10 @@ class Request:
 
     method: str
     path: str
-    json: Mapping[str, Any] | None = field(default=None, repr=False)
+    json: Any = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)  # instead of JSON
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     repeat: bool = True
     accept: Collection[int] = ()  # their body has to be JSON all the same: the 404 of a proxy is no answer
 
@@ -103,11 +109,12 @@ class Reply:
 
 
 class Again(Exception):
-    """The same request may have another outcome. `untouched`: the server did nothing, so that nobody minds."""
+    """The same request may have another outcome. `untouched`: the server did nothing; `told`: the log says so already."""
 
-    def __init__(self, message: str, *, untouched: bool = False) -> None:
+    def __init__(self, message: str, *, untouched: bool = False, told: bool = False) -> None:
         super().__init__(message)
         self.untouched = untouched
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ class Server:
             shown = f" of type {kind}" if re.fullmatch(r"[a-z]+/[a-z.+-]+", kind) else ""
             raise Again(f"answered {reply.status} with {len(reply.body):,} bytes{shown} that are not JSON, or not all of it")
         if reply.status in REPEATED:
-            raise Again(said(reply), untouched=reply.status == 429)
+            raise Again(said(reply), untouched=reply.status == 429, told=reply.status == 429)
         raise self._refusal(request, reply)
 
     def _refusal(self, request: Request, reply: Reply) -> UsersyncError:
@@ -180,7 +187,7 @@ class Server:
             hint = "mend its address or its credentials in the config file"
             return ConfigError(f"no request to {self.name} can be made: {type(error).__name__}", hint=hint)
         if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in causes):
-            return Again(f"can't be reached at {self.host}")
+            return Again(f"can't be reached at {self.host}", untouched=True)
         if any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in causes):
             return Again("did not answer in time")
         return Again("cut the connection")

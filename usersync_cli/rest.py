@@ -21,13 +21,13 @@ import tenacity
 from urllib3.exceptions import HTTPError
 
 from usersync_cli import __version__, log
-from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, Untrusted, said
+from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
 from usersync_cli.rate_limit import RateLimit
 from usersync_cli.signals import Stop
 from usersync_cli.wire import Call, Lines, Session, leave
 
-__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Untrusted"]
+__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Unknown", "Untrusted"]
 
 PIECE_BYTES = 65_536
 CONNECT_SECONDS = 10.0
@@ -88,7 +88,10 @@ class Client:
         self._lines.close()
 
     def post(self, path: str, json: Mapping[str, Any], *, repeat: bool = True) -> Reply:
-        """Raises Refused, Missing, LoginRequired, ConfigError, Unavailable, Drift; Stopped after a signal."""
+        """Raises Refused, Missing, LoginRequired, ConfigError, Unavailable, Drift; Stopped after a signal.
+
+        Of what is not to be repeated Unknown says that it may have been done; Unavailable then, that it was not.
+        """
         return self.send(Request("POST", path, json, repeat=repeat))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, repeat: bool = True) -> Reply:
@@ -153,12 +156,12 @@ class Client:
         try:
             return retrying(self._ask, request, call, session)
         except Again as again:
-            problem, tries = str(again), retrying.statistics["attempt_number"]
+            problem, tries, harmless = str(again), retrying.statistics["attempt_number"], request.repeat or again.untouched
         took = f"tried {tries:,} {'time' if tries == 1 else 'times'} in {time.monotonic() - began:,.0f} seconds"
-        raise Unavailable(
-            f"{self._server.name} {problem} ({request}; {took})",
-            hint="nothing was lost; the next run tries again" if request.repeat else "it may have been done all the same: look first",
-        )
+        what = f"{self._server.name} {problem} ({request}; {took})"
+        if harmless:
+            raise Unavailable(what, hint="nothing was lost; the next run tries again")
+        raise Unknown(what, hint="it may have been done all the same: look first")
 
     def _ask(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
         """Once; with a newer token a second time when that is what is wrong."""
@@ -182,7 +185,8 @@ class Client:
                     call.alive()
                     self._limit.learn(slot, response.status_code, response.headers)
                     # Nobody reads what a gateway has to say.
-                    body = b"" if response.status_code >= 500 else self._read(request, response, call)
+                    unread = response.status_code >= 500 and response.status_code not in request.accept
+                    body = b"" if unread else self._read(request, response, call)
                     return Reply(response.status_code, body, response.headers, f"{self._server.name}'s answer to {request}")
             except (OSError, HTTPError, HTTPException, UnicodeError) as error:
                 call.hang_up()
@@ -194,7 +198,8 @@ class Client:
         raise problem
 
     def _sent(self, request: Request, call: Call[Reply], session: requests.Session, token: str) -> requests.Response:
-        body, headers = None, {}
+        body: Any = request.form
+        headers = dict(request.headers)
         if request.json is not None:
             body, headers["Content-Type"] = msgspec.json.encode(request.json), "application/json"
         if token:
@@ -264,7 +269,7 @@ class _Login:
 def _tell(request: Request, state: tenacity.RetryCallState) -> None:
     """Before a repetition; of a 429 the rate limit tells."""
     again, action = state.outcome and state.outcome.exception(), state.next_action
-    if isinstance(again, Again) and action and not again.untouched:
+    if isinstance(again, Again) and action and not again.told:
         log.get().warning("request repeated", request=str(request), why=str(again), seconds=round(action.sleep, 1))
 
 
