@@ -42,7 +42,7 @@ RUNNING = CACHE / f"running-{VERSION}"  # locks, log and address of the server t
 ROOT = Path(__file__).parent.parent
 PATIENCE = 400  # seconds for a start on a busy machine; a free one takes 30 for the first and 11 for others
 LEAST_RIGHTS = ("manage-users", "view-realm")
-# The heap of a start with a few small realms; a quick compiler, because tests end before a thorough one pays.
+# A small heap, and a quick compiler: tests end before a thorough one pays.
 JAVA = {"JAVA_OPTS_KC_HEAP": "-Xms64m -Xmx512m", "JAVA_OPTS_APPEND": "-XX:TieredStopAtLevel=1"}
 
 

@@ -1,0 +1,127 @@
+"""python-keycloak's paths and shapes on our transport, with the service account's token.
+
+Its own sessions repeat POSTs, follow redirects, ask the environment for proxies and have no deadline: none of them is used."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import requests
+from keycloak import KeycloakOpenIDConnection
+from requests.structures import CaseInsensitiveDict
+
+from usersync_cli.errors import ConfigError
+from usersync_cli.rest import Client, Missing, Reply, Request
+from usersync_cli.signals import Stop
+from usersync_cli.targets._keycloak_answers import Account, no_keycloak, no_token, refusal
+
+OURS = (400, 401, 403, 404, 409)  # what these mean is said here, not in rest
+LIFE = 0.9  # of a token's life: then the next one is asked for
+_TOKEN_LIFE_SECONDS = 60  # where Keycloak does not say
+
+
+class Connection(KeycloakOpenIDConnection):
+    """What KeycloakAdmin asks through. Replies other than 2xx are raised here, in our words, so that it never sees one."""
+
+    def __init__(self, account: Account, client: Client, login: Login) -> None:
+        # Not the parent's, which opens sessions. Names of realms may hold spaces.
+        self.realm_name = quote(account.realm, safe="")
+        self._account, self._client, self._login = account, client, login
+
+    def raw_get(self, path: str, **params: Any) -> requests.Response:
+        return _response(self.send("GET", path, params=params))
+
+    def raw_post(self, path: str, data: Any, **params: Any) -> requests.Response:
+        return _response(self.send("POST", path, data, params=params))
+
+    def raw_put(self, path: str, data: Any, **params: Any) -> requests.Response:
+        return _response(self.send("PUT", path, data, params={name: value for name, value in params.items() if value is not None}))
+
+    def raw_delete(self, path: str, data: Any = None, **params: Any) -> requests.Response:
+        return _response(self.send("DELETE", path, data, params=params))
+
+    def send(self, method: str, path: str, data: Any = None, *, params: Mapping[str, Any] | None = None) -> Reply:
+        """The reply, if it is 2xx. `data` is JSON as text, or nothing."""
+        body = msgspec.Raw(data.encode()) if data else None
+        once = _once(method, path)
+        request = Request(method, f"/{path}", body, params or {}, repeat=not once, accept=(*OURS, 500) if once else OURS)
+        reply = self._authorised(request)
+        if reply.status >= 300:
+            raise refusal(self._account, request, reply)
+        return reply
+
+    def _authorised(self, request: Request) -> Reply:
+        """With a token; with a newer one when it is refused, which says that nothing was done."""
+        token = self._login.token()
+        reply = self._client.send(_with(request, token))
+        if reply.status == 401:
+            reply = self._client.send(_with(request, self._login.token(instead_of=token)))
+        if reply.status == 401:
+            raise ConfigError(
+                f"{self._account.name} refuses a token that it gave a moment ago ({request})",
+                hint="is url the address that Keycloak knows itself by? was the client, or the realm, just changed?",
+            )
+        return reply
+
+
+def _once(method: str, path: str) -> bool:
+    """Done twice it is two accounts, two mails, or a password that the realm remembers."""
+    return bool(re.fullmatch(r"POST .*/users|PUT .*/(execute-actions-email|reset-password)", f"{method} {path}"))
+
+
+class Login:
+    """The service account's token: in memory only, asked for again at 90 % of its life, or when it is refused."""
+
+    def __init__(self, account: Account, client: Client, stop: Stop) -> None:
+        self._account, self._client, self._stop = account, client, stop
+        self._lock = threading.Lock()
+        self._token, self._until = "", 0.0
+        self.asked = 0
+
+    def token(self, *, instead_of: str = "") -> str:
+        """One that is valid as far as we know, and another one than `instead_of`."""
+        while not self._lock.acquire(timeout=0.1):
+            self._stop.check()
+        try:
+            if not self._token or self._token == instead_of or time.monotonic() >= self._until:
+                self._token, self._until = self._ask()
+            return self._token
+        finally:
+            self._lock.release()
+
+    def _ask(self) -> tuple[str, float]:
+        account, began = self._account, time.monotonic()
+        form = {"grant_type": "client_credentials", "client_id": account.client_id, "client_secret": account.client_secret}
+        path = f"/realms/{quote(account.login_realm, safe='')}/protocol/openid-connect/token"
+        try:
+            reply = self._client.send(Request("POST", path, form=form, accept=OURS))
+        except Missing as missing:  # in HTML
+            raise no_keycloak(account) from missing
+        self.asked += 1
+        if reply.status != 200:
+            raise no_token(account, reply)
+        granted = reply.decode(_Granted)
+        return granted.access_token, began + LIFE * granted.expires_in
+
+
+class _Granted(msgspec.Struct):
+    access_token: str
+    expires_in: float = _TOKEN_LIFE_SECONDS
+
+
+def _with(request: Request, token: str) -> Request:
+    return replace(request, headers={"Authorization": f"Bearer {token}"})
+
+
+def _response(reply: Reply) -> requests.Response:
+    response = requests.Response()
+    response.status_code, response._content, response.encoding = reply.status, reply.body, "utf-8"  # noqa: SLF001  it has no other way in
+    response.headers = CaseInsensitiveDict(reply.headers)
+    return response

@@ -1,0 +1,189 @@
+"""What Keycloak's refusals mean, in our words.
+
+No error holds a user name, an e-mail address or a part of a body; the id that Keycloak gave an account is nobody's name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.rest import Reply, Request
+
+
+class Rejected(UsersyncError):
+    """Keycloak will not have this of this account; others are not concerned.
+
+    `code` is "same_username", "same_email", "no_email", ... of `_CODES`, or Keycloak's own, such as error-invalid-email;
+    empty for one that we don't know. `field` is the one that is meant, if any.
+    """
+
+    status = 3
+
+    def __init__(self, message: str, *, http_status: int, code: str = "", field: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = http_status
+        self.code = code
+        self.field = field
+
+
+class Taken(Rejected):
+    """Another account has this user name or e-mail address."""
+
+    status = 10
+
+
+class Gone(UsersyncError):
+    """There is no such account, or no longer."""
+
+    status = 9
+
+
+class Denied(ConfigError):
+    """The service account lacks the client role `right`."""
+
+    def __init__(self, message: str, *, right: str, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.right = right
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who we are to Keycloak."""
+
+    name: str  # how messages call the target
+    realm: str
+    login_realm: str
+    client_id: str
+    client_secret: str = field(repr=False)
+
+    @property
+    def management(self) -> str:
+        """The client whose roles are the rights over the realm."""
+        return "realm-management" if self.login_realm == self.realm else f"{self.realm}-realm"
+
+    def denied(self, right: str) -> Denied:
+        what = f"the client role {right} of {self.management}"
+        return Denied(
+            f"{self.name}: the service account of the client {self.client_id} lacks {what}",
+            right=right,
+            hint=f"assign it in realm {self.login_realm}: Clients > {self.client_id} > Service account roles",
+        )
+
+
+def refusal(account: Account, request: Request, reply: Reply) -> UsersyncError:
+    """What an answer of the admin API that is not 2xx means."""
+    said = _Said.of(reply)
+    below = "/".join(request.path.split("/")[4:])  # of /admin/realms/REALM
+    what = f"{account.name} answered {reply.status} to {request.method} /{below}"
+    if reply.status == 403:
+        return account.denied(_right(request.method, below))
+    if said.text == "Realm not found.":
+        return _no_realm(account, account.realm)
+    if said.text == "User not found":
+        return Gone(f"{account.name} has no such account", hint="somebody deleted it")
+    if said.code == "mail_failed":
+        hint = "Realm settings > Email: is the mail server right? Keycloak's log says what it answered"
+        return Unavailable(f"{account.name}: the realm's mail server did not take the mail", hint=hint)
+    if reply.status == 404 and not said.code:
+        return Drift(what, hint="usersync needs Keycloak 24 or newer")
+    kind = Taken if reply.status == 409 and said.code in _TAKEN else Rejected
+    why = said.code + (f" of {said.field}" if said.field else "")
+    return kind(
+        f"{what}{f': {why}' if why else ''}", http_status=reply.status, code=said.code, field=said.field, hint=_HINTS.get(said.code, "")
+    )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is fit to be repeated of a refusal's body: codes, never its values."""
+
+    text: str  # to compare with, not to show
+    code: str = ""
+    field: str = ""
+
+    @classmethod
+    def of(cls, reply: Reply) -> _Said:
+        body = reply.json()
+        body = body if isinstance(body, dict) else {}
+        errors = body.get("errors")
+        first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else body
+        text = next((value for name in ("errorMessage", "error") if isinstance(value := first.get(name), str)), "")
+        known = next((code for begin, code in _CODES.items() if text.startswith(begin)), "")
+        own = text if re.fullmatch(r"[a-zA-Z_-]{1,80}", text) else ""
+        field = str(first.get("field", ""))
+        return cls(text, known or own, field if re.fullmatch(r"[\w.-]{1,80}", field) else "")
+
+
+_CODES = {
+    "User exists with same username or email": "same_username_or_email",
+    "User exists with same username": "same_username",
+    "User exists with same email": "same_email",
+    "User email missing": "no_email",
+    "User name is missing": "no_username",
+    "User is disabled": "disabled",
+    "User is read only": "read_only",
+    "Failed to send": "mail_failed",
+    "Provided invalid required actions": "unknown_action",
+    "Role not found": "no_role",
+    "Could not find role": "no_role",
+    "Role with name": "role_exists",
+    "Group not found": "no_group",
+    "Could not find group": "no_group",
+    "Group path does not exist": "no_group",
+    "Top level group named": "group_exists",
+    "Sibling group named": "group_exists",
+}
+_TAKEN = {"same_username_or_email", "same_username", "same_email"}
+_HINTS = {
+    "unknown_error": "a group that does not exist ends so, among others; Keycloak's log says more",
+    "no_email": "give the account an e-mail address first",
+    "disabled": "enable the account first",
+    "read_only": "the account belongs to a user federation, which can't be written",
+    "invalidPasswordHistoryMessage": "the realm's password policy remembers it",
+}
+
+
+def _right(method: str, path: str) -> str:
+    """The client role whose lack is a 403 here; seen on Keycloak 26."""
+    kind = path.partition("/")[0]
+    reads = method == "GET"
+    if path == "users/profile" or kind in {"", "roles", "authentication"}:
+        return "view-realm" if reads else "manage-realm"
+    return "view-users" if reads else "manage-users"
+
+
+def _no_realm(account: Account, realm: str) -> ConfigError:
+    return ConfigError(f"{account.name}: there is no realm {realm}", hint="mend realm in the config file; upper and lower case differ")
+
+
+def no_token(account: Account, reply: Reply) -> ConfigError:
+    """What it means that there is no token for us."""
+    body = reply.json()
+    said = [str(body.get(name, "")) for name in ("error_description", "error")] if isinstance(body, dict) else []
+    if "Realm does not exist" in said:
+        return _no_realm(account, account.login_realm)
+    found = next((_LOGIN[text] for text in said if text in _LOGIN), _NO_KEYCLOAK if reply.status == 404 else _NO_TOKEN)
+    names = {"client": f"the client {account.client_id}", "realm": account.login_realm, "status": reply.status}
+    return ConfigError(f"{account.name}: {found[0].format(**names)}", hint=found[1].format(**names))
+
+
+def no_keycloak(account: Account) -> ConfigError:
+    """At this address is something else."""
+    return ConfigError(f"{account.name}: {_NO_KEYCLOAK[0]}", hint=_NO_KEYCLOAK[1])
+
+
+# What Keycloak says when asked for a token, what that means, and what to do.
+_LOGIN = {
+    "Realm not enabled": ("the realm {realm} is disabled", "enable it, or mend realm in the config file"),
+    "Client not enabled to retrieve service account": (
+        "{client} has no service account",
+        'turn on "Service accounts roles" in its settings',
+    ),
+    "Public client not allowed to retrieve service account": ("{client} is public", 'turn on "Client authentication" in its settings'),
+    "invalid_client": ("the realm {realm} has no {client}, or it is disabled", "mend client_id in the config file"),
+    "unauthorized_client": ("the secret of {client} is wrong", "Keycloak shows it under Credentials of the client; mend client_secret"),
+}
+_NO_KEYCLOAK = ("there is no Keycloak at its url", "old ones have /auth at the end; mend url in the config file")
+_NO_TOKEN = ("answered {status} when {client} asked for a token", "look at the client in realm {realm}")
