@@ -15,8 +15,9 @@ import psycopg
 from usersync_cli import state
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Documents, Job, Step, Stream
-from usersync_cli.steps import Options, StepResult, World, reads_streams, refuse_other_account
+from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.stream import Into, fit
 from usersync_cli.tabular import Loading, Reader
 from usersync_cli.targets.postgres import SETTINGS
@@ -42,7 +43,8 @@ def check(job: Job, world: World) -> Iterator[Finding]:
     try:
         yield from _target(tx, world)
         for step in job.steps:
-            yield from (_streams if reads_streams(step) else _tables)(step, tx, world)
+            look = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
+            yield from look(step, tx, world)
     finally:
         rollback(tx)
         tx.close()
@@ -121,6 +123,29 @@ def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(f"{what}: {_look(extract.source, session, name)}; {_fitting(step, name, session, tx, world)}")
             except UsersyncError as error:
                 yield Finding(what, error)
+
+
+def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+    """The source, then the target: what is missing there, all of it."""
+    with ExitStack() as stack:
+        for name in dict.fromkeys(extract.source for extract in step.extract.values()):
+            what = f"step {step.name}: source {name}"
+            try:
+                session = stack.enter_context(world.sources[name].open(world.tools))
+                for stored in _stored(step, tx, world).values():
+                    refuse_other_account(name, session.account, [stored], Options())
+                for extract in step.extract.values():
+                    for stream in extract.streams if extract.source == name else ():
+                        yield Finding(f"{what}: {_look(name, session, stream)}")
+            except UsersyncError as error:
+                yield Finding(what, error)
+        use = Use(Scope(world.tools.job, step.name, None), world.tools.stop)
+        what = f"step {step.name}: target {step.load.target}"
+        try:
+            for said, problem in stack.enter_context(world.targets[step.load.target](use, world.tools)).look():
+                yield Finding(f"{what}: {said}", problem)
+        except UsersyncError as error:
+            yield Finding(what, error)
 
 
 def _look(source: str, session: Any, stream: str) -> str:

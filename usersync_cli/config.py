@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from usersync_cli import yaml_file
-from usersync_cli.config_file import EMBEDDED, File, Reader, source_kind, source_module, source_types, url_mistake
+from usersync_cli.config_file import (
+    EMBEDDED,
+    File,
+    Reader,
+    source_kind,
+    source_module,
+    source_types,
+    target_module,
+    target_types,
+    url_mistake,
+)
 from usersync_cli.errors import ConfigError
-from usersync_cli.jobs import Extract, Job, Load, Step, duration
+from usersync_cli.jobs import Extract, Job, Load, Outward, Step, duration
 from usersync_cli.mistakes import Mistake, Mistakes, suggestion
 from usersync_cli.mistakes import Path as Place
 from usersync_cli.model import Database
@@ -27,7 +37,21 @@ if TYPE_CHECKING:
     from usersync_cli.keys import Keys
     from usersync_cli.oauth import Client
 
-__all__ = ["Config", "Extract", "Job", "Load", "Step", "duration", "json_schema", "load", "source_module", "source_types"]
+__all__ = [
+    "Config",
+    "Extract",
+    "Job",
+    "Load",
+    "Outward",
+    "Step",
+    "duration",
+    "json_schema",
+    "load",
+    "source_module",
+    "source_types",
+    "target_module",
+    "target_types",
+]
 
 # Where throw-away data is welcome. Anywhere else, `embedded` is a misspelt variable's default.
 PLAYGROUNDS = ("development", "test")
@@ -37,14 +61,17 @@ _LARGEST = 1_000_000
 class Config:
     """A config file without mistakes. It may still lack variables: those of a job are asked for by `job`."""
 
-    def __init__(self, path: Path, file: File, sources: Mapping[str, BaseModel | None], reader: Reader) -> None:
+    def __init__(
+        self, path: Path, file: File, sources: Mapping[str, BaseModel | None], targets: Mapping[str, BaseModel | None], reader: Reader
+    ) -> None:
         self.path = path
         self.environment = file.environment
         self.jobs: Mapping[str, Job] = file.jobs
         self.sources: Mapping[str, BaseModel] = _Sources(self, file.sources)
         self._target = file.target
+        self._outward = file.targets
         self._types = {name: str(raw["type"]) for name, raw in file.sources.items()}
-        self._settings = sources
+        self._settings, self._targets = sources, targets
         self._reader = reader
 
     def __repr__(self) -> str:
@@ -60,7 +87,9 @@ class Config:
 
     def lacking(self, job: str) -> list[Mistake]:
         """What keeps a job from running in this environment: unset variables, and `embedded` outside development."""
-        places = [("jobs", job), *self._databases(self.jobs[job]), *(("sources", source) for source in self._used(self.jobs[job]))]
+        used: list[Place] = [("sources", source) for source in self._used(self.jobs[job])]
+        used += [("targets", target) for target in self.targets_of(job)]
+        places = [("jobs", job), *self._databases(self.jobs[job]), *used]
         return sorted({*self._reader.unset(("environment",), *places), *self._misplaced(*places)})
 
     def unset(self) -> list[Mistake]:
@@ -72,7 +101,7 @@ class Config:
         people; what is no database, such as a file, may always hold some."""
         if job.environments is None or self.environment in job.environments:
             return
-        if all(EMBEDDED.fullmatch(self._reader.text(place)) for place in self._databases(job)):
+        if not self.targets_of(job.name) and all(EMBEDDED.fullmatch(self._reader.text(place)) for place in self._databases(job)):
             return
         allowed = " or ".join(job.environments)
         hint = "to try it out, leave the databases' variables unset, so that they are the embedded ones"
@@ -95,6 +124,19 @@ class Config:
         if (settings := self._settings[name]) is None:
             raise AssertionError(f"source {name} was neither read nor refused")
         return settings
+
+    def target(self, name: str) -> BaseModel:
+        """The settings of a target outside Postgres, an instance of its module's Settings."""
+        if name not in self._targets:
+            raise ConfigError(f'{self.path}: there is no target "{name}"{suggestion(name, list(self._targets))}')
+        self._refuse_lacking(("targets", name))
+        if (settings := self._targets[name]) is None:
+            raise AssertionError(f"target {name} was neither read nor refused")
+        return settings
+
+    def targets_named(self, type_: str) -> list[str]:
+        """The targets of this type."""
+        return [name for name, raw in self._outward.items() if raw.get("type") == type_]
 
     def source_type(self, name: str) -> str:
         """The file name of its module, as `type` says."""
@@ -129,6 +171,10 @@ class Config:
     def sources_of(self, job: str) -> list[str]:
         """The names of the sources that a job of this file reads."""
         return self._used(self.jobs[job]) if job in self.jobs else []
+
+    def targets_of(self, job: str) -> list[str]:
+        """The names of the targets outside Postgres that a job of this file writes to."""
+        return sorted({step.load.target for step in self.jobs[job].steps if step.load.target in self._targets}) if job in self.jobs else []
 
     def keys(self) -> Keys:
         """What encrypts tokens: $USERSYNC_KEYS, else a key that is made beside the embedded database.
@@ -216,15 +262,15 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     file = path or default_path(environ)
     text = _text(file, is_default=path is None)
     reader = Reader(yaml_file.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
-    contents, settings = reader.read()
-    return Config(file, contents, settings, reader)
+    return Config(file, *reader.read(), reader)
 
 
 def json_schema() -> dict[str, Any]:
     """What an editor needs to complete and check the file."""
     from usersync_cli.config_schema import schema
 
-    return schema(File, {name: source_module(name).Settings for name in source_types()})
+    sources = {name: source_module(name).Settings for name in source_types()}
+    return schema(File, sources, {name: target_module(name).Settings for name in target_types()})
 
 
 def _text(file: Path, *, is_default: bool) -> str:

@@ -30,7 +30,7 @@ class File(Model):
 
     environment: Name = "development"
     target: str
-    targets: dict[str, Any] = Field(default_factory=dict)
+    targets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     jobs: dict[Name, Job] = Field(min_length=1)
 
@@ -54,6 +54,24 @@ def source_module(type_: str) -> ModuleType:
 def source_kind(type_: str) -> str:
     """`tabular` for SQL databases, `documents` for what has streams."""
     return str(getattr(source_module(type_), "KIND", "tabular"))
+
+
+def target_types() -> list[str]:
+    """The kinds of target outside Postgres: the files in targets/ that the config file can speak of."""
+    import pkgutil
+
+    from usersync_cli import targets
+
+    return sorted(
+        module.name for module in pkgutil.iter_modules(targets.__path__) if not module.name.startswith("_") and module.name != "postgres"
+    )
+
+
+def target_module(type_: str) -> ModuleType:
+    """The module of a kind of target: `Settings` and `Target`."""
+    from importlib import import_module
+
+    return import_module(f"usersync_cli.targets.{type_}")
 
 
 def url_mistake(url: str) -> str | None:
@@ -85,8 +103,8 @@ class Reader:
         self.mistakes = [*document.mistakes, *self.resolved.mistakes]
         self.known = {(mistake.line, mistake.column) for mistake in self.mistakes}
 
-    def read(self) -> tuple[File, dict[str, BaseModel | None]]:
-        """The file, and its sources' settings: None where a variable is missing. Raises Mistakes."""
+    def read(self) -> tuple[File, Mapping[str, BaseModel | None], Mapping[str, BaseModel | None]]:
+        """The file, and its sources' and targets' settings: None where a variable is missing. Raises Mistakes."""
         tree = self.resolved.values
         if not isinstance(tree, dict):
             self.mistake((), "must be a mapping with environment, target, sources and jobs; see config.example.yaml")
@@ -94,11 +112,12 @@ class Reader:
         # Without the key, the variable counts all the same: the container image sets it to production.
         tree.setdefault("environment", self.environment())
         self.name_jobs(tree.get("jobs"))
-        settings = {name: self.settings(name, raw) for name, raw in _items(tree.get("sources"))}
+        sources = {name: self.source(name, raw) for name, raw in _items(tree.get("sources"))}
+        targets = {name: self.target(name, raw) for name, raw in _items(tree.get("targets"))}
         file = self.file(tree)
         if self.mistakes or file is None:
             raise Mistakes(self.document.file, self.mistakes or self.unset(()))
-        return file, settings
+        return file, sources, targets
 
     def unset(self, *places: Place) -> Iterator[Mistake]:
         """The values at or below these places whose variable or file is missing."""
@@ -137,28 +156,38 @@ class Reader:
                 self.mistake((*path, "file"), f"{shown} {error} (paths are relative to the config file)")
         return "SELECT"
 
-    def settings(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
+    def source(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
         """One source's settings; None after a mistake, or when a variable is missing."""
         path: Place = ("sources", name)
-        if not self.knows_type(raw, path):
+        if not self.knows_type(raw, path, source_types()):
             return None
-        model = source_module(raw["type"]).Settings
-        found: BaseModel | None = None
-        try:
-            found = model.model_validate(raw, context={"folder": self.folder})
-        except ValidationError as error:
-            self.take(error, model, path)
+        found = self.settings(source_module(raw["type"]).Settings, raw, path)
         if source_kind(raw["type"]) == "tabular":
             self.check_url((*path, "url"))
         return found
+
+    def target(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
+        """The same of a target outside Postgres."""
+        path: Place = ("targets", name)
+        if name == "target":
+            self.mistake(path, 'the name "target" is that of the one PostgreSQL; choose another', key=True)
+            return None
+        return self.settings(target_module(raw["type"]).Settings, raw, path) if self.knows_type(raw, path, target_types()) else None
+
+    def settings(self, model: type[BaseModel], raw: dict[str, Any], path: Place) -> BaseModel | None:
+        try:
+            return model.model_validate(raw, context={"folder": self.folder})
+        except ValidationError as error:
+            self.take(error, model, path)
+        return None
 
     def check_url(self, path: Place) -> None:
         url = self.value(path)
         if isinstance(url, str) and path not in self.resolved.missing and (text := url_mistake(url)):
             self.mistake(path, text)
 
-    def knows_type(self, raw: dict[str, Any], path: Place) -> bool:
-        type_, types = raw.get("type"), source_types()
+    def knows_type(self, raw: dict[str, Any], path: Place, types: Sequence[str]) -> bool:
+        type_ = raw.get("type")
         if "type" not in raw:
             self.mistake(path, f'key "type" is missing; known: {", ".join(types)}')
         elif not isinstance(type_, str) or (*path, "type") in self.resolved.missing:
@@ -170,9 +199,10 @@ class Reader:
     def file(self, tree: dict[str, Any]) -> File | None:
         """The file's models. A value whose variable is missing and that is no text is left out, so its default stands in."""
         self.check_url(("target",))
-        for name, _ in _all_items(tree.get("targets")):
-            self.mistake(("targets", name), "the one Postgres under target: is the only target so far; take this out", key=True)
-        context = {"sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))}}
+        context = {
+            "sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))},
+            "targets": dict(_all_items(tree.get("targets"))),
+        }
         try:
             return File.model_validate(tree, context=context)
         except ValidationError as error:

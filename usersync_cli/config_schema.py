@@ -14,22 +14,24 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 _FILE = {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": False}
 
 
-def schema(file: type[BaseModel], settings: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    """The schema of a file with these sources: one Settings for each type."""
+def schema(file: type[BaseModel], sources: Mapping[str, type[BaseModel]], targets: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """The schema of a file with these sources and targets: one Settings for each type."""
     document = file.model_json_schema()
     definitions = document["$defs"]
-    sources = []
-    for type_, model in settings.items():
-        own = model.model_json_schema(ref_template=f"#/$defs/{type_}_{{model}}")
-        definitions.update({f"{type_}_{name}": inner for name, inner in own.pop("$defs", {}).items()})
-        definitions[f"source_{type_}"] = own
-        sources.append({"$ref": f"#/$defs/source_{type_}"})
-    document["properties"]["sources"] |= {"propertyNames": {"pattern": _NAME}, "additionalProperties": {"anyOf": sources}}
-    document["properties"]["targets"] |= {"maxProperties": 0}
+    for what, models in (("source", sources), ("target", targets)):
+        known = [_defined(definitions, what, type_, model) for type_, model in models.items()]
+        document["properties"][f"{what}s"] |= {"propertyNames": {"pattern": _NAME}, "additionalProperties": {"anyOf": known}}
     document["properties"]["jobs"] |= {"propertyNames": {"pattern": _NAME}, "minProperties": 1}
     _as_written(definitions)
     loose: dict[str, Any] = _loosened(_untitled(document))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "usersync's config file", **loose}
+
+
+def _defined(definitions: dict[str, Any], what: str, type_: str, model: type[BaseModel]) -> dict[str, str]:
+    own = model.model_json_schema(ref_template=f"#/$defs/{type_}_{{model}}")
+    definitions.update({f"{type_}_{name}": inner for name, inner in own.pop("$defs", {}).items()})
+    definitions[f"{what}_{type_}"] = own
+    return {"$ref": f"#/$defs/{what}_{type_}"}
 
 
 def _as_written(definitions: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -107,6 +107,12 @@ def _on_missing(value: object) -> object:
     return value
 
 
+def _on_missing_there(value: object) -> object:
+    if value not in {"keep", "disable"}:
+        raise Misfit('must be "disable" or "keep": nobody is deleted there')
+    return value
+
+
 def _either(words: tuple[str, ...]) -> str:
     *first, last = (f'"{word}"' for word in words)
     return f"{', '.join(first)} or {last}"
@@ -205,7 +211,7 @@ class Load(Model):
     adopt_existing: bool = False  # rows that were there before us may go too, once, behind the same guard
     create: bool = False  # make the table when it does not exist
     order_by: Sql | None = None  # over the transform's columns: of several rows with one key, the first wins
-    target: str = "target"  # a name under `targets:`, or the one Postgres
+    target: Literal["target"] = "target"  # the one Postgres
 
     @field_validator("key")
     @classmethod
@@ -222,10 +228,39 @@ class Load(Model):
             raise Misfit('has an effect only where on_missing is "mark" or "delete"', ("adopt_existing",))
         return self
 
+
+class Outward(Model):
+    """A target outside Postgres, which keeps the people in its own way."""
+
+    target: str  # a name under `targets:`
+    on_missing: Annotated[Literal["keep", "disable"], BeforeValidator(_on_missing_there)] = "disable"
+    max_missing: Share = 0.05  # of the accounts that are ours; more are disabled only with --approve-deletes
+    order_by: Sql | None = None  # over the transform's columns: of several rows with one id, the first wins
+
     @field_validator("target")
     @classmethod
-    def _is_target(cls, value: str) -> str:
-        return _known(value, {"target": None}, "target")
+    def _is_target(cls, value: str, info: ValidationInfo) -> str:
+        return value if info.context is None else _known(value, {"target": None, **info.context["targets"]}, "target")
+
+    @property
+    def table(self) -> str:
+        """What messages call it."""
+        return self.target
+
+    @property
+    def key(self) -> Sequence[str]:
+        """What makes two rows the same person."""
+        return ("id",)
+
+    @property
+    def create(self) -> bool:
+        """There is no table to make."""
+        return False
+
+    @property
+    def adopt_existing(self) -> bool:
+        """Who was there before us is adopted by the target's own rule, and removed by none."""
+        return False
 
 
 class Step(Model):
@@ -234,13 +269,21 @@ class Step(Model):
     name: ColumnName = ""  # the load table's, when the file gives none
     extract: Mapping[ExtractName, Extract]
     transform: Sql | None = None
-    load: Load
+    load: Load | Outward
+
+    @field_validator("load", mode="wrap")
+    @classmethod
+    def _goes_somewhere(cls, value: Any, _handler: Any, info: ValidationInfo) -> Load | Outward:
+        if isinstance(value, (Load, Outward)):
+            return value
+        outward = isinstance(value, dict) and value.get("target") not in {None, "target"}
+        return (Outward if outward else Load).model_validate(value, context=info.context)
 
     @model_validator(mode="before")
     @classmethod
     def _is_named_after_its_table(cls, data: Any) -> Any:
         load = data.get("load") if isinstance(data, dict) and "name" not in data else None
-        table = load.get("table") if isinstance(load, dict) else getattr(load, "table", None)
+        table = load.get("table", load.get("target")) if isinstance(load, dict) else getattr(load, "table", None)
         return {**data, "name": table} if isinstance(table, str) else data
 
     @field_validator("extract", mode="before")
@@ -269,6 +312,10 @@ class Step(Model):
             raise Misfit("streams are read by a step of their own", ("extract",))
         if len(set(streams)) < len(streams):
             raise Misfit("names a stream twice", ("extract",))
+        if isinstance(self.load, Outward):
+            if len(streams) > 1:
+                raise Misfit("one stream goes into a target outside PostgreSQL: the one that has the people", ("extract",))
+            return self
         if len(streams) > 1 and "{stream}" not in self.load.table:
             raise Misfit('must hold {stream}, such as "crm_{stream}": several streams are read, and each has its table', ("load", "table"))
         if "{stream}" in self.load.table and not streams:

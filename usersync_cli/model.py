@@ -212,7 +212,7 @@ class Change:
     """
 
     step: str
-    kind: Literal["insert", "update", "delete", "mark", "reject"]
+    kind: Literal["insert", "update", "delete", "mark", "disable", "reject"]
     key: Mapping[str, str | None] = field(repr=False)
     before: Mapping[str, str | None] = field(repr=False, default_factory=dict)
     after: Mapping[str, str | None] = field(repr=False, default_factory=dict)
@@ -301,6 +301,8 @@ class Extract(Protocol):
 class Load(Protocol):
     """Where a step's rows go, as the config file says it."""
 
+    @property
+    def target(self) -> str: ...
     @property
     def table(self) -> str: ...
     @property

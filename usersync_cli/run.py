@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, retry, sweep, tabular
+from usersync_cli import documents, log, outward, retry, sweep, tabular
 from usersync_cli.connections import connect, translated
 from usersync_cli.errors import ConfigError, Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
 from usersync_cli.model import Counts, Job, Step
-from usersync_cli.steps import Options, StepResult, World, reads_streams, streams
+from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, streams
 
 
 @dataclass
@@ -121,6 +121,8 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
 
 
 def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Lease | None, StepResult], None]:
+    if is_outward(step):
+        return outward.run_step
     if not reads_streams(step):
         return tabular.run_step
     return documents.run_step if options.retry is None else retry.run_step

@@ -48,6 +48,10 @@ class Stop:
                 hint="the next run does the rest; raise --max-runtime if this happens every time",
             )
 
+    def wanted(self) -> bool:
+        """Whether somebody wants us to end, also in a critical section."""
+        return bool(self.signum) or (self._deadline is not None and time.monotonic() > self._deadline)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """A critical section, such as COMMIT: whoever wants to stop us waits until it is over."""

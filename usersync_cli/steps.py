@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from usersync_cli.errors import Drift, UsersyncError
+from usersync_cli.intents import Use
 from usersync_cli.model import Change, Counts, Database, Source, Step, Tools
 from usersync_cli.state import StoredCursor
 
 Progress = Callable[[str, int], None]  # extract, bytes
 Diff = Callable[[Change], bool]
+Open = Callable[[Use, Tools], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Options:
     accept_account: bool = False
     approve_deletes: int | None = None  # the run whose list of rows may go
     retry: Sequence[int] | None = None  # the rejects that are tried again, those of documents without asking their source
+    credentials_out: Path | None = None  # where first passwords of new accounts are written
     diff: Diff | None = None  # of a dry run: told each change; False when it has heard enough of this step
 
 
@@ -50,11 +56,17 @@ class World:
     tools: Tools
     progress: Progress
     began: Callable[[], None] = lambda: None  # told once the job is ours
+    targets: Mapping[str, Open] = field(default_factory=dict)  # those outside Postgres, by name
 
 
 def streams(step: Step) -> list[str]:
     """The streams that a step reads; none for one that reads tables and queries."""
     return [stream for extract in step.extract.values() for stream in extract.streams]
+
+
+def is_outward(step: Step) -> bool:
+    """Whether it writes to a target outside Postgres."""
+    return step.load.target != "target"
 
 
 def reads_streams(step: Step) -> bool:

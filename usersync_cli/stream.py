@@ -43,6 +43,7 @@ class StreamLoad:
     on_missing: str
     max_missing: float
     adopt_existing: bool
+    target: str = "target"
 
 
 def transform_of(step: Step, source: object, stream: str) -> str:

@@ -228,7 +228,7 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
     if found.removable and not merge.marks:
         _check_the_rest(tx, found, merge)
     settle(tx, found)
-    _note(tx, found)
+    note(tx, found)
 
 
 def settle(tx: Connection, found: Sweep, *, withdraw: bool = True) -> None:
@@ -260,7 +260,7 @@ def filled(tx: Connection, scope: Scope, load: Load, merge: Merge, records: int)
     _equal_seen(tx, sql.Literal(found.memory.id), found)
     tx.execute(sql.SQL("DROP TABLE {}").format(_PRESENT))
     tx.execute(_WITHDRAW, {**vars(scope), "keep": 0})
-    _note(tx, found)
+    note(tx, found)
 
 
 def _add_new(tx: Connection, id_: int, load: Load, merge: Merge) -> None:
@@ -299,7 +299,8 @@ def _equal_seen(tx: Connection, id_: sql.Literal, found: Sweep) -> None:
     )
 
 
-def _note(tx: Connection, found: Sweep) -> None:
+def note(tx: Connection, found: Sweep) -> None:
+    """How the reading ended, for the guard of the next one."""
     outcome = "approved" if found.approval is not None else "refused" if found.refusal else "ok"
     tx.execute(
         _SWEPT, {**vars(found.scope), "id": found.memory.id, "outcome": outcome, "records": found.records,

@@ -17,15 +17,16 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log, stage
+from usersync_cli import listing, log, outward, stage
 from usersync_cli.catalog import Table, describe
-from usersync_cli.compare import Comparison, Report
+from usersync_cli.compare import Comparison, Difference, Report
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import ConfigError, NotFound, Stopped, UsersyncError
+from usersync_cli.errors import ConfigError, GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
-from usersync_cli.model import Desired, Job, Step
+from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.shape import shape_of
-from usersync_cli.steps import World, reads_streams
+from usersync_cli.steps import Options as RunOptions
+from usersync_cli.steps import StepResult, World, is_outward, reads_streams
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Reader, open_sources
 
@@ -57,7 +58,8 @@ def verify(job: Job, world: World, options: Options) -> Iterator[Report]:
         )
     for step in job.steps:
         if not options.steps or step.name in options.steps:
-            yield from (_streams if reads_streams(step) else _tables)(step, world, options)
+            compare = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
+            yield from compare(step, world, options)
 
 
 @contextmanager
@@ -186,6 +188,36 @@ def _take_out(one: stage.Stage, rejects: Mapping[str, bytes], tx: Connection) ->
     )
     return [keys[hash_] for (hash_,) in tx.execute(statement, (list(keys),)).fetchall()]
 
+
+# a step with a target outside PostgreSQL
+
+
+def _outward(step: Step, world: World, options: Options) -> Iterator[Report]:
+    """What a run would do there is what differs."""
+    report = Report(step.name, step.load.table)
+
+    def tell(change: Change) -> bool:
+        kind = _KINDS.get(change.kind)
+        if kind and (options.limit is None or len(report.found) < options.limit):
+            values = {"source": dict(change.after), "table": dict(change.before)} if options.values else {}
+            (key,) = change.key.values()
+            report.found.append(Difference(kind, str(key), tuple(change.after) if kind == "different" else (), **values))
+        report.columns.update(change.after if kind == "different" else ())
+        return True
+
+    with _told([report]):
+        done = StepResult(step.name)
+        outward.run_step(step, world, RunOptions(diff=tell), None, done)
+        if done.error and not isinstance(done.error, (PartialError, GuardRefused)):
+            raise done.error
+        counts = done.counts
+        report.read, report.duplicates, report.rejected = counts.read, counts.duplicates, counts.rejected
+        report.missing, report.different, report.extra = counts.inserted, counts.updated, counts.gone
+        report.rows = counts.distinct - counts.inserted - counts.rejected + counts.gone
+    yield report
+
+
+_KINDS: dict[str, Any] = {"insert": "missing", "update": "different", "disable": "extra", "reject": "rejected"}
 
 # a step of documents
 

@@ -15,9 +15,9 @@ LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
     ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
-    ["tabular", "documents", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
+    ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
-        *("seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
+        *("seen", "sweep", "intents", "applying", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
         *("tokens", "oauth", "authorisations"),
     ],
     ["state", "lease", "rest", "answers", "rate_limit", "wire", "connections", "embedded", "migrations", "keys", "rescue"],

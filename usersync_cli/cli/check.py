@@ -81,15 +81,28 @@ def _print(job: str, finding: Finding) -> None:
 
 
 def _print_sql(settings: Config, job: Job) -> None:
-    from usersync_cli.steps import reads_streams
+    from usersync_cli.steps import is_outward, reads_streams
 
     for step in job.steps:
-        if reads_streams(step):
+        if is_outward(step) and reads_streams(step) and not step.transform:
+            _print_accounts_sql(settings, job, step)
+            continue
+        if reads_streams(step) and not is_outward(step):
             _print_stream_sql(settings, job, step)
             continue
         click.echo(f"-- job {job.name}, step {step.name}, into {step.load.table}")
         only = next(iter(step.extract))
         click.echo((step.transform or f"SELECT * FROM {only}").rstrip() + "\n")  # noqa: S608  shown, not run
+
+
+def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
+    """The source's own SELECT of accounts."""
+    from usersync_cli.cli.world import source
+    from usersync_cli.outward import transform_of
+
+    (extract,) = step.extract.values()
+    click.echo(f"-- job {job.name}, step {step.name}, into {step.load.target}")
+    click.echo(transform_of(source(settings, extract.source), extract.source, extract.streams[0]).rstrip() + "\n")
 
 
 def _print_stream_sql(settings: Config, job: Job, step: Step) -> None:

@@ -26,7 +26,14 @@ LONGEST = 60  # characters of a value in a line; JSON has all of them
 CLOSED = 141  # as shells report that nobody reads on: 128 and SIGPIPE
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BARE = re.compile(r"[\w@.:+/-]{1,60}", re.ASCII)  # values that need no quotes
-_SIGNS = {"insert": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red"), "mark": ("x", "red"), "reject": ("!", "magenta")}
+_SIGNS = {
+    "insert": ("+", "green"),
+    "update": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "mark": ("x", "red"),
+    "disable": ("x", "red"),
+    "reject": ("!", "magenta"),
+}
 
 
 class Lines:
@@ -62,8 +69,9 @@ class Lines:
     def _line(self, change: Change) -> str:
         sign, colour = _SIGNS[change.kind]
         start = self._style(f"{sign} {_named(change.key)}", colour)
-        if change.kind == "update":
-            return f"{start}: {', '.join(self._pair(name, change.before[name], value) for name, value in change.after.items())}"
+        if change.kind in {"update", "disable"}:
+            told = f" ({escaped(change.reason)})" if change.reason else ""
+            return f"{start}{told}: {', '.join(self._pair(name, change.before.get(name), value) for name, value in change.after.items())}"
         rest = (
             f"rejected, {escaped(change.reason)}"
             if change.kind == "reject"

@@ -54,6 +54,12 @@ _NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
     metavar="RUN",
     help="Remove the rows of this run's list, which a guard kept (`usersync approvals show RUN`).",
 )
+@click.option(
+    "--credentials-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of accounts that are made: append user name and first password to this CSV file, which only you can read.",
+)
 @click.option("--accept-account", is_flag=True, help="Accept, once, that a source is another database or account now.")
 @output_option
 @click.option(
@@ -80,6 +86,7 @@ def run(  # noqa: PLR0913  each option is one
     max_runtime: str | None,
     allow_empty: bool,
     approve_deletes: int | None,
+    credentials_out: Path | None,
     accept_account: bool,
     output: str,
     log_format: str,
@@ -118,7 +125,10 @@ def run(  # noqa: PLR0913  each option is one
         allow_empty=allow_empty,
         accept_account=accept_account,
         approve_deletes=approve_deletes,
+        credentials_out=credentials_out,
     )
+    if credentials_out and not settings.targets_of(job_name):
+        raise click.UsageError(f"--credentials-out is for jobs that make accounts, and {job_name} makes none.")
     with (
         watching(job, settings.environment, dry_run=dry_run) as watch,
         as_long_as_somebody_reads(),

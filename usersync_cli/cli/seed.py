@@ -12,6 +12,7 @@ from psycopg import sql
 from usersync_cli.cli import EXIT_STATUSES, config_option
 from usersync_cli.connections import Connection, connect, relation, transaction, translated
 from usersync_cli.errors import ConfigError
+from usersync_cli.jobs import Load
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
             f"seed is for development and test; this is environment {settings.environment}",
             hint="test users must not be able to log in anywhere else",
         )
+    load = job.steps[0].load
+    if not isinstance(load, Load):
+        raise ConfigError(f"job {job.name} writes to {load.target}", hint="seed knows the auroville job of config.example.yaml")
     extracts = {name: extract.source for step in job.steps for name, extract in step.extract.items()}
     if not set(_SOURCES) <= set(extracts):
         raise ConfigError(
@@ -100,7 +104,7 @@ def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
             click.echo(f"{database.name}: not embedded, left alone")
             continue
         click.echo(f"{database.name}: {_seed_source(database, create, insert, rows, stop)}")
-    click.echo(f"target: {_seed_target(settings.target_database(), job.steps[0].load, stop)}")
+    click.echo(f"target: {_seed_target(settings.target_database(), load, stop)}")
     return 0
 
 

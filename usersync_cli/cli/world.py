@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
     from usersync_cli.model import Job, Source
     from usersync_cli.signals import Stop
-    from usersync_cli.steps import Progress, World
+    from usersync_cli.steps import Open, Progress, World
     from usersync_cli.tokens import Tokens
 
 
@@ -19,7 +20,9 @@ def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _e
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}
     sources = {name: source(settings, name) for name in sorted(names)}
-    return World(settings.target_database(), sources, Tools(job.name, stop, settings.database, tokens(settings, stop, job.name)), progress)
+    tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
+    targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
+    return World(settings.target_database(), sources, tools, progress, targets=targets)
 
 
 def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
@@ -27,6 +30,14 @@ def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
     from usersync_cli.tokens import Tokens
 
     return Tokens(settings.target_database(), settings.keys, stop, job=job, folder=settings.path.parent)
+
+
+def target(settings: Config, name: str) -> Open:
+    """A target outside Postgres. It is not contacted."""
+    from usersync_cli.config import target_module
+
+    found = settings.target(name)
+    return partial(target_module(str(getattr(found, "type"))).opened, name, found)  # noqa: B009  every Settings has it, BaseModel has not
 
 
 def source(settings: Config, name: str) -> Source:

@@ -1,0 +1,161 @@
+"""What is to be done outside Postgres: decided in one transaction, committed before the first call, ended one by one.
+
+Nobody can roll a call back. So each person's calls stand in a row of `usersync.intents` first; an outcome is committed
+after its call, and a row without one is looked up at the target before anything is done again. What may have been given
+counts as given (`usersync.accounts`), and what may have been mailed as mailed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from usersync_cli.connections import Connection
+from usersync_cli.signals import Stop
+
+KEPT = timedelta(days=30)  # what an intent wanted, after its end
+BATCH = 200
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which step of which run. `target` is the place: other accounts, where it is another one."""
+
+    job: str
+    step: str
+    run_id: int | None  # None in a dry run
+    target: str = ""
+    stream: str = ""  # of documents: which, for what is set aside
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a target outside Postgres is used for, by one step of one run."""
+
+    scope: Scope
+    stop: Stop
+    check: Callable[[], None] = lambda: None  # raises when the job is not ours any more
+    order_by: str | None = None
+    again: bool = False  # also what the target has refused before is tried
+    credentials: Path | None = None  # where first passwords are written
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The calls for one person."""
+
+    id: int
+    key: str
+    action: str  # create, finish, adopt, update, disable
+    account: str | None
+    wanted: Mapping[str, Any] = field(repr=False)
+    done: Sequence[str] = ()
+
+
+def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
+    """`pg_temp.usersync_accounts`, and `usersync_begun (key, mailed)`: who was to be created by a run that did not say how that ended.
+
+    In this transaction; empty where usersync's tables are not `there` yet.
+    """
+    tx.execute(
+        """
+            CREATE TEMP TABLE usersync_accounts (
+                key text PRIMARY KEY, record text, account text NOT NULL, roles text[] NOT NULL, groups text[] NOT NULL,
+                disabled boolean NOT NULL
+            ) ON COMMIT DROP
+        """
+    )
+    tx.execute("CREATE TEMP TABLE usersync_begun (key text PRIMARY KEY, mailed boolean NOT NULL) ON COMMIT DROP")
+    if there:
+        tx.execute(_RECALL.encode(), vars(scope))
+        tx.execute(_BEGUN.encode(), vars(scope))
+    tx.execute("ANALYZE pg_temp.usersync_accounts, pg_temp.usersync_begun")
+
+
+def write(tx: Connection, scope: Scope) -> None:
+    """Those of `usersync_planned`, as this run's own; those that earlier runs left open are theirs no more."""
+    tx.execute(_LEAVE.encode(), vars(scope))
+    tx.execute(_WRITE.encode(), vars(scope))
+
+
+def open_ones(connection: Connection, scope: Scope) -> Iterator[Intent]:
+    """Of this run, in the order of their numbers, a batch at a time."""
+    after = 0
+    while rows := connection.execute(_OPEN.encode(), {**vars(scope), "after": after, "batch": BATCH}).fetchall():
+        after = rows[-1][0]
+        yield from (Intent(*row) for row in rows)
+
+
+def did(connection: Connection, intent: Intent, what: str) -> None:
+    """One of its calls is done; or, of what may not be done twice, about to be."""
+    connection.execute("UPDATE usersync.intents SET done = done || %s::text WHERE id = %s", (what, intent.id))
+
+
+def created(connection: Connection, scope: Scope, intent: Intent, account: str) -> None:
+    """Its account is there. What it wants to give counts as given from here on."""
+    values = {**vars(scope), "id": intent.id, "key": intent.key, "record": intent.wanted.get("record"), "account": account,
+              "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ()))}  # fmt: skip
+    connection.execute(_CREATED.encode(), values)
+
+
+def finish(connection: Connection, scope: Scope, intent: Intent) -> None:
+    """All of its calls are done: what we gave is what is wanted now."""
+    values = {**vars(scope), "id": intent.id, "key": intent.key,
+              "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ()))}  # fmt: skip
+    connection.execute((_ENDED if intent.action == "disable" else _FINISH).encode(), values)
+
+
+def end(connection: Connection, intent: Intent, state: str, error: str = "") -> None:
+    """Without success: `refused` by the target, or `left` to the next run. `error` is a code, never a person's data."""
+    connection.execute(
+        "UPDATE usersync.intents SET state = %s, error = %s, ended_at = clock_timestamp() WHERE id = %s", (state, error, intent.id)
+    )
+
+
+def prune(connection: Connection, job: str) -> None:
+    """What ended intents wanted is people's data: it is forgotten after 30 days."""
+    connection.execute(
+        "UPDATE usersync.intents SET wanted = NULL WHERE job = %s AND wanted IS NOT NULL AND ended_at < clock_timestamp() - %s",
+        (job, KEPT),
+    )
+
+
+_OURS = "job = %(job)s AND step = %(step)s AND target = %(target)s"
+_RECALL = f"""
+INSERT INTO pg_temp.usersync_accounts (key, record, account, roles, groups, disabled)
+SELECT key, record, account, roles, groups, disabled FROM usersync.accounts WHERE {_OURS}
+"""  # noqa: S608  our own names
+_BEGUN = f"""
+INSERT INTO pg_temp.usersync_begun
+SELECT key, bool_or('mail' = ANY(done)) FROM usersync.intents
+ WHERE {_OURS} AND state = 'open' AND action IN ('create', 'finish') GROUP BY key
+"""  # noqa: S608
+_LEAVE = f"""
+UPDATE usersync.intents SET state = 'left', ended_at = clock_timestamp() WHERE {_OURS} AND state = 'open' AND run_id <> %(run_id)s
+"""  # noqa: S608
+_WRITE = """
+INSERT INTO usersync.intents (run_id, job, step, target, key, action, account, wanted, done)
+SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted,
+       CASE WHEN action = 'finish' AND mailed THEN ARRAY['mail'] ELSE '{}' END
+  FROM pg_temp.usersync_planned ORDER BY number
+"""
+_OPEN = f"""
+SELECT id, key, action, account, wanted, done FROM usersync.intents
+ WHERE run_id = %(run_id)s AND {_OURS} AND state = 'open' AND id > %(after)s ORDER BY id LIMIT %(batch)s
+"""  # noqa: S608
+_CREATED = """
+WITH noted AS (UPDATE usersync.intents SET account = %(account)s, done = done || 'create'::text WHERE id = %(id)s)
+INSERT INTO usersync.accounts (job, step, target, key, record, account, roles, groups)
+VALUES (%(job)s, %(step)s, %(target)s, %(key)s, %(record)s, %(account)s, %(roles)s, %(groups)s)
+ON CONFLICT (job, step, target, key) DO UPDATE
+   SET account = excluded.account, record = excluded.record, roles = excluded.roles, groups = excluded.groups, disabled = false
+"""
+_ENDED = "UPDATE usersync.intents SET state = 'done', ended_at = clock_timestamp() WHERE id = %(id)s"
+_FINISH = f"""
+WITH ended AS ({_ENDED})
+UPDATE usersync.accounts SET roles = %(roles)s, groups = %(groups)s, disabled = false WHERE {_OURS} AND key = %(key)s
+   AND (roles, groups, disabled) IS DISTINCT FROM (%(roles)s::text[], %(groups)s::text[], false)
+"""  # noqa: S608

@@ -1,0 +1,370 @@
+"""A step whose target is outside Postgres: everything is read and staged, what differs is found in SQL, then calls are made.
+
+The plan is one transaction: the whole source, the whole target, the difference, who has left, rejects and cursor; COMMIT.
+Only then is anything done at the target, without a transaction, each outcome committed after its call (`intents`). A dry
+run does the same up to the COMMIT, and rolls back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from typing import Any, Protocol
+
+from psycopg import sql
+
+from usersync_cli import intents, log, rejects, stage, state, sweep
+from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
+from usersync_cli.intents import Scope, Use
+from usersync_cli.lease import Lease
+from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, Record, Step, Stream
+from usersync_cli.rejects import Reject
+from usersync_cli.steps import Options, StepResult, World, reads_streams, refuse_other_account, streams
+from usersync_cli.sweep import Sweep
+from usersync_cli.tabular import open_sources
+from usersync_cli.targets.postgres import SETTINGS
+
+COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
+
+
+class Target(Protocol):
+    """What a step needs of a target outside Postgres, beside what every Target promises (model.py)."""
+
+    def plan(self, desired: Desired, tx: Connection) -> Any: ...
+    def leaving(self, tx: Connection) -> tuple[int, int]: ...
+    def disable(self, tx: Connection, plan: Any) -> None: ...
+    def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]: ...
+    def apply(self, plan: Any, tx: Connection) -> Counts: ...
+
+
+def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+    """Read, plan, commit, apply. What a person has to see is in `done.error`."""
+    tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
+    try:
+        with ExitStack() as stack, translated(world.target, f"planning for {step.load.target}"):
+            reading = Reading(step, world, options, tx, done, stack)
+            planned = Planning(step, world, options, lease, tx, done, reading)
+            target = planned.open(stack)
+            plan = planned.commit(target)
+            if lease:
+                planned.apply(target, plan)
+            done.error = _worst(planned.said(plan))
+    finally:
+        rollback(tx)
+        tx.close()
+
+
+class Reading:
+    """The source of a step, whole: staged in the transaction that is open."""
+
+    def __init__(self, step: Step, world: World, options: Options, tx: Connection, done: StepResult, stack: ExitStack) -> None:  # noqa: PLR0913, PLR0917
+        self._step, self._world, self._options, self._tx, self._done = step, world, options, tx, done
+        self._stack = stack
+        self.stored = state.cursors(tx, world.tools.job, step.name)
+        self.cursors: dict[str, tuple[Cursor, str, int]] = {}  # stream: cursor, account, rows
+        self.bad: list[Reject] = []
+        self.session: Any = None
+        self.stream = ""
+
+    @property
+    def account(self) -> str:
+        return ", ".join(dict.fromkeys(account for _, account, _ in self.cursors.values()))
+
+    @property
+    def records(self) -> int:
+        return sum(rows for _, _, rows in self.cursors.values())
+
+    def read(self, check: Callable[[int], None]) -> Desired:
+        """Everything that the source has. Raises Drift when it is another account's, or fell silent."""
+        desired = self._documents(check) if reads_streams(self._step) else self._tables(check)
+        for name, (_, _, rows) in self.cursors.items():
+            before = self.stored[name].rows if name in self.stored else 0
+            if before and not rows and not self._options.allow_empty:
+                raise Drift(
+                    f"{name} of source {self._source} is empty; the last run read {before:,} records; nothing was written",
+                    hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
+                )
+        return desired
+
+    @property
+    def _source(self) -> str:
+        return next(iter(self._step.extract.values())).source
+
+    def _tables(self, check: Callable[[int], None]) -> Desired:
+        stages: dict[str, stage.Stage] = {}
+        for reader in open_sources(self._step, self._world, self._stack):
+            reader.refuse_other_account(self.stored, self._options)
+            for stream in reader.streams:
+                stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream))
+            for content in reader.pages():
+                rows = stage.copy(self._tx, stages[content.stream].table, content, check, freeze=True)
+                self.cursors[content.stream] = ({}, reader.session.account, rows)
+            for name, cursor in reader.cursors.items():
+                self.cursors[name] = (cursor, *self.cursors[name][1:])
+            reader.close()
+        return stage.desired(self._step.transform, list(stages.values()), self.records)
+
+    def _documents(self, check: Callable[[int], None]) -> Desired:
+        ((name, extract),) = self._step.extract.items()
+        source: Any = self._world.sources[extract.source]
+        (self.stream,) = extract.streams
+        transform = self._step.transform or transform_of(source, extract.source, self.stream)
+        self.session = self._stack.enter_context(source.open(self._world.tools))
+        before = [self.stored[self.stream]] if self.stream in self.stored else []
+        refuse_other_account(extract.source, self.session.account, before, self._options)
+        staged = stage.create(self._tx, name if self._step.transform else "records", COLUMNS)
+        rows, complete, cursor = 0, False, {}
+        pages = self.session.pages([Stream(self.stream)], {})
+        with closing(pages) if hasattr(pages, "close") else nullcontext():
+            for page in pages:
+                assert isinstance(page.content, Documents)  # noqa: S101  sessions of documents give nothing else
+                check(sum(len(record.data) for record in page.content.records))
+                rows += self._put(staged, self._whole(page.content.records), rows)
+                complete, cursor = page.complete, page.cursor
+        if not complete:
+            raise Unavailable(
+                f"source {extract.source} gave no complete listing of {self.stream}",
+                hint="nothing was written; the next run reads it again",
+            )
+        self.cursors[self.stream] = (cursor, self.session.account, rows)
+        return stage.desired(transform, [staged], rows)
+
+    def _whole(self, records: Sequence[Record]) -> Sequence[Record]:
+        """With the whole documents, where a listing has only part of them."""
+        if self.stream not in getattr(self.session, "detailed", ()):
+            return records
+        return list(self.session.details(self.stream, [record.key for record in records if not record.problem and not record.deleted]))
+
+    def _put(self, staged: stage.Stage, records: Sequence[Record], at: int) -> int:
+        """A page, without what can't be read; gives how many came."""
+        good = []
+        for record in records:
+            if record.deleted:
+                continue
+            if record.problem or not record.key or not _is_json(record.data):
+                self.bad.append(Reject(None, record.problem or (rejects.NOT_JSON if record.key else rejects.NO_KEY), document=record.data))
+            else:
+                good.append(record)
+        self._done.bytes += sum(len(record.data) for record in records)
+        with self._tx.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(staged.table)) as copy:
+            for position, record in enumerate(good):
+                copy.write_row((record.key, record.data.decode(), record.version, False, at + position))
+        return len(records)
+
+
+def transform_of(source: Any, name: str, stream: str) -> str:
+    """The SELECT that makes accounts of a source's records, where the step has none."""
+    if (accounts := getattr(source, "accounts", None)) is None:
+        raise ConfigError(f"source {name} brings no SELECT that makes accounts of {stream}", hint="write one as the step's `transform`")
+    return str(accounts(stream))
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates."""
+    try:
+        text = json.dumps(json.loads(data), ensure_ascii=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        return False
+    return "\\u0000" not in text
+
+
+class Planning:
+    """One such step, in one run."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  all that a step is
+        self, step: Step, world: World, options: Options, lease: Lease | None, tx: Connection, done: StepResult, reading: Reading
+    ) -> None:
+        self._step, self._world, self._options, self._lease = step, world, options, lease
+        self._tx, self._done, self._reading = tx, done, reading
+        self._swept: Sweep | None = None
+        self._unproved = 0
+
+    def open(self, stack: ExitStack) -> Target:
+        """The target; it is contacted when it plans."""
+        lease, options = self._lease, self._options
+        (stream, *_) = (*streams(self._step), "")
+        scope = Scope(self._world.tools.job, self._step.name, lease.run_id if lease else None, stream=stream)
+        use = Use(
+            scope,
+            self._world.tools.stop,
+            check=lease.check if lease else lambda: None,
+            order_by=self._step.load.order_by,
+            again=options.full or options.retry is not None,
+            credentials=options.credentials_out,
+        )
+        target: Target = stack.enter_context(self._world.targets[self._step.load.target](use, self._world.tools))
+        return target
+
+    def commit(self, target: Target) -> Any:
+        """Everything up to the COMMIT; without a lease told to `options.diff`, and rolled back."""
+        begin(self._tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+        if self._lease:
+            self._lease.attach(self._tx)
+        desired = self._reading.read(self._moved)
+        plan = target.plan(desired, self._tx)
+        self._add_bad(plan.counts)
+        self._done.counts = plan.counts
+        if self._step.load.on_missing != "keep":
+            self._leavers(target, plan)
+        if self._lease is None:
+            self._tell(target)
+            rollback(self._tx)
+            return plan
+        with self._lease.checkpoint(self._tx):
+            self._record(plan)
+        self._done.written = True
+        return plan
+
+    def _moved(self, size: int) -> None:
+        self._world.tools.stop.check()
+        if self._lease:
+            self._lease.check()
+        self._world.progress(self._reading.stream or self._step.name, size)
+
+    def _add_bad(self, counts: Counts) -> None:
+        """Records that no transform has seen."""
+        counts.read += len(self._reading.bad)
+        counts.rejected += len(self._reading.bad)
+        limits = rejects.Limits(self._step.name)
+        limits.count(counts.distinct, {(one.reason, one.detail): 1 for one in self._reading.bad})
+
+    # who has left
+
+    def _leavers(self, target: Target, plan: Any) -> None:
+        """Whose accounts are disabled: ours, of people whom a complete reading lacks, when the source says so and the guard agrees."""
+        candidates, known = target.leaving(self._tx)
+        memory_scope = self._memory(plan)
+        memory = sweep.remember(self._tx, memory_scope)
+        load: Any = self._step.load
+        found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
+        self._swept = found
+        if candidates:
+            found.reason = sweep.judge(found, known) or self._anonymous()
+            keys = self._proved() if not found.reason or self._options.approve_deletes is not None else None
+            self._gone(keys)
+            found.candidates = found.removable = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
+        else:
+            self._gone(())
+        sweep.decide(self._tx, found, self._options.approve_deletes)
+        if not found.removable:
+            self._tx.execute("TRUNCATE pg_temp.usersync_gone")
+        elif found.approval is not None:
+            self._tx.execute(
+                "DELETE FROM pg_temp.usersync_gone WHERE key NOT IN (SELECT key FROM usersync.approval_keys WHERE approval_id = %s)",
+                (found.approval,),
+            )
+        target.disable(self._tx, plan)
+        plan.counts.gone = found.removable
+
+    def _anonymous(self) -> str:
+        """Records without a known id may be any of those who seem to be gone."""
+        unknown = len(self._reading.bad) + _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL")
+        return f"records were set aside without a known id ({unknown:,}), and they may be those who seem to be gone" if unknown else ""
+
+    def _gone(self, keys: Collection[str] | None) -> None:
+        """The candidates as `sweep` wants them; None: all of them."""
+        self._tx.execute("CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT key FROM pg_temp.usersync_leaving WHERE false")
+        if keys is None:
+            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT key FROM pg_temp.usersync_leaving")
+        elif keys:
+            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT unnest(%s::text[])", (list(keys),))
+
+    def _proved(self) -> Collection[str] | None:
+        """Of the candidates, those whom the source itself calls gone, where it can be asked; None: it can't, but one moment was read."""
+        gone = getattr(self._reading.session, "gone", None)
+        if gone is None:
+            if self._reading.session is None or getattr(self._reading.session, "snapshot", False):
+                return None
+            raise ConfigError(
+                f"step {self._step.name}: source {self._reading.account} can't tell who is gone, and its listing is not of one moment",
+                hint="say `on_missing: keep` in the step's load",
+            )
+        rows = self._tx.execute("SELECT key, record FROM pg_temp.usersync_leaving").fetchall()
+        of = {record: key for key, record in rows if record is not None}
+        proved = {of[record] for record in gone(self._reading.stream, list(of))} if of else set()
+        if self._unproved or len(proved) < len(rows):
+            self._unproved = len(rows) - len(proved)
+            log.get().warning(
+                "accounts stay enabled: the listing lacks their people, but the source does not say that they are gone",
+                step=self._step.name,
+                accounts=self._unproved,
+            )
+        return proved
+
+    def _memory(self, plan: Any) -> sweep.Scope:
+        scope = plan.scope
+        return sweep.Scope(
+            job=scope.job,
+            step=scope.step,
+            run_id=scope.run_id,
+            target=scope.target,
+            fingerprint="",
+            account=self._reading.account,
+            stream=scope.stream,
+        )
+
+    # what is told and written down
+
+    def _tell(self, target: Target) -> None:
+        if self._options.diff:
+            with closing(target.changes(self._step.name, self._tx)) as changes:
+                all(self._options.diff(change) for change in changes)  # until it has heard enough
+
+    def _record(self, plan: Any) -> None:
+        """Rejects, cursor and sweep, in the transaction of the intents."""
+        job, step, run_id = plan.scope.job, plan.scope.step, plan.scope.run_id
+        of = plan.scope.stream
+        rejects.store(self._tx, job, step, of, run_id, self._reading.bad)
+        rejects.store_rows(self._tx, job, step, of, run_id, sql.SQL(_CONFLICTS), {})
+        rejects.resolve_unmet(self._tx, job, step, of, run_id)
+        for stream, (cursor, account, rows) in self._reading.cursors.items():
+            version = self._reading.stored[stream].version if stream in self._reading.stored else 0
+            state.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
+        if self._swept:
+            sweep.settle(self._tx, self._swept)
+            sweep.note(self._tx, self._swept)
+        intents.prune(self._tx, job)
+
+    def apply(self, target: Target, plan: Any) -> None:
+        """The calls; then the step's counts, of what was done."""
+        assert self._lease is not None  # noqa: S101  a run that writes has one
+        try:
+            target.apply(plan, self._tx)
+        finally:
+            if not self._tx.closed:
+                state.count(self._tx, self._lease.run_id, self._step.name, plan.counts, bytes_=self._done.bytes, done=False)
+        self._lease.finish_step(self._step.name, "ok")
+
+    def said(self, plan: Any) -> list[UsersyncError]:
+        """What the step's end says: the guard, and what waits for a person."""
+        errors: list[UsersyncError] = [self._swept.refusal] if self._swept and self._swept.refusal else []
+        job, step = plan.scope.job, plan.scope.step
+        if self._lease is None:
+            number = plan.counts.rejected
+            errors += [PartialError(f"{number:,} would be left to a person to decide")] if number else []
+        elif number := rejects.count_waiting(self._tx, job, step=step).get((job, step), 0):
+            errors.append(rejects.left(job, number))
+        return errors
+
+
+def _worst(errors: Sequence[UsersyncError]) -> UsersyncError | None:
+    status = worst(status_of(error) for error in errors)
+    return next((error for error in errors if status_of(error) == status), None)
+
+
+def _one(tx: Connection, query: str) -> int:
+    ((number,),) = tx.execute(query.encode()).fetchall()
+    return int(number)
+
+
+_CONFLICTS = """
+    SELECT COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS key, (array_agg(reason ORDER BY NOT whole, reason))[1] AS reason,
+           CASE WHEN count(*) = 1 THEN max(detail)
+                ELSE string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ': ' || detail END, '; ' ORDER BY NOT whole, reason)
+           END AS detail,
+           (array_agg(document))[1] AS document, NULL::text AS version
+      FROM pg_temp.usersync_conflicts GROUP BY id, CASE WHEN id IS NULL THEN document END
+"""

@@ -1,0 +1,241 @@
+"""The calls that make one person's account as it is wanted, and what is written down after each of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from usersync_cli import intents, log, rejects
+from usersync_cli.applying import Calls
+from usersync_cli.connections import Connection
+from usersync_cli.errors import ConfigError, Unavailable, UsersyncError
+from usersync_cli.intents import Intent
+from usersync_cli.rejects import Reject
+from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
+from usersync_cli.targets._keycloak_realm import Gone, Rejected, Unknown, temporary_password
+
+if TYPE_CHECKING:
+    from usersync_cli.targets.keycloak import Plan, Target
+
+IN_A_ROW = 3  # calls without an answer, and nobody else's is tried
+_TAKEN = {"same_username": "username_taken", "same_email": "email_taken"}
+
+
+class Desk:
+    """Knows the calls of each person, and counts."""
+
+    def __init__(self, target: Target, plan: Plan, tx: Connection) -> None:
+        self._target, self._realm, self._own = target, target.realm, target.settings
+        self._plan, self._tx = plan, tx
+        self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
+        self._limits = rejects.Limits(plan.scope.step)
+        self._unanswered = self._left = self._unknown_passwords = 0
+        self._problem: UsersyncError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        if self._credentials:
+            self._credentials.close()
+
+    def complain(self) -> None:
+        """What is left to the next run, and what nobody knows."""
+        if self._unknown_passwords:
+            log.get().warning(
+                "nobody knows the first passwords of new accounts; --credentials-out or notify: email would tell them",
+                accounts=self._unknown_passwords,
+            )
+        if self._problem:
+            raise Unavailable(
+                f"{self._problem.message}; the calls for {self._left:,} of the people are left to the next run", hint=self._problem.hint
+            ) from self._problem
+
+    # each person
+
+    def calls(self, intent: Intent) -> Calls:
+        """All of a person's calls."""
+        if intent.action == "disable":
+            yield from self._disable(intent)
+        else:
+            account = yield from self._account(intent)
+            yield from self._roles_and_groups(intent, account)
+            yield from self._mail(intent, account)
+        intents.finish(self._tx, self._plan.scope, intent)
+        self._unanswered = 0
+        self._limits.count(1, {})
+
+    def _disable(self, intent: Intent) -> Calls:
+        account = str(intent.account)
+        yield partial(self._realm.update, account, {"enabled": False})
+        self._did(intent, "disable")
+        yield partial(self._realm.logout, account)
+        self._did(intent, "logout")
+
+    def _account(self, intent: Intent) -> Generator[Any, Any, str]:
+        """Make it, take it over, or bring its fields up to date."""
+        if intent.action == "create":
+            return (yield from self._create(intent))
+        account, changes = str(intent.account), intent.wanted["changes"]
+        if intent.action == "adopt":
+            yield partial(self._realm.replace, account, partial(self._adopted, key=intent.key, changes=changes))
+            self._did(intent, "adopt")
+        elif changes:
+            yield partial(self._realm.update, account, changes)
+            self._did(intent, "update")
+        if intent.action == "finish":
+            yield from self._password(intent, account)
+        return account
+
+    @staticmethod
+    def _adopted(user: dict[str, Any], *, key: str, changes: dict[str, Any]) -> dict[str, Any]:
+        from usersync_cli.targets.keycloak import ATTRIBUTE
+
+        return {**user, **changes, "attributes": {**(user.get("attributes") or {}), ATTRIBUTE: [key]}}
+
+    def _create(self, intent: Intent) -> Generator[Any, Any, str]:
+        password, user = temporary_password(), intent.wanted["user"]
+        body = {**user, "credentials": [{"type": "password", "value": password, "temporary": True}]}
+        ours = True
+        try:
+            account = yield partial(self._realm.create, body)
+        except (Unknown, Rejected) as error:  # perhaps it was made all the same, by this call or by one before
+            account = yield partial(self._look_up, user["username"], intent.key)
+            if account is None:
+                raise
+            ours = isinstance(error, Unknown)
+        if ours:
+            self._tell(user["username"], password)
+        intents.created(self._tx, self._plan.scope, intent, account)
+        if not ours:
+            yield from self._password(intent, account)
+        return str(account)
+
+    def _look_up(self, username: str, key: str) -> str | None:
+        """The account with exactly this user name, if it carries our id for this person."""
+        from usersync_cli.targets.keycloak import ATTRIBUTE
+
+        found = self._realm.find(username=username)
+        return next((str(user["id"]) for user in found if key in ((user.get("attributes") or {}).get(ATTRIBUTE) or ())), None)
+
+    def _password(self, intent: Intent, account: str) -> Calls:
+        """Of an account that we made without hearing of it: nobody knows its first password, so it gets another."""
+        username = intent.wanted.get("username") or intent.wanted["user"]["username"]
+        password = temporary_password()
+        yield partial(self._realm.reset_password, account, password, temporary=True)
+        self._tell(username, password)
+        self._did(intent, "password")
+
+    def _tell(self, username: str, password: str) -> None:
+        if self._credentials:
+            self._credentials.write(username, password)
+        elif self._own.notify == "none":
+            self._unknown_passwords += 1
+
+    def _roles_and_groups(self, intent: Intent, account: str) -> Calls:
+        wanted, roles, groups = intent.wanted, self._plan.roles, self._plan.groups
+        if add := [roles[name] for name in wanted["add_roles"]]:
+            yield partial(self._realm.add_roles, account, add)
+            self._did(intent, "add_roles")
+        if remove := [roles[name] for name in wanted["remove_roles"] if name in roles]:
+            yield partial(self._realm.remove_roles, account, remove)
+            self._did(intent, "remove_roles")
+        for path in wanted.get("join", ()):
+            yield partial(self._realm.join, account, groups[path])
+            self._did(intent, "join")
+        for path in wanted.get("leave", ()):
+            yield partial(self._realm.leave, account, groups[path])
+            self._did(intent, "leave")
+
+    def _mail(self, intent: Intent, account: str) -> Calls:
+        """At most once: it counts as sent before it is."""
+        if self._own.notify != "email" or intent.action not in {"create", "finish"} or "mail" in intent.done:
+            return
+        self._did(intent, "mail")
+        try:
+            yield partial(self._realm.send_actions, account, self._own.required_actions, self._own.link_lifespan)
+        except (Rejected, Unavailable) as error:
+            detail = error.code if isinstance(error, Rejected) else "no answer: it may have been sent"
+            self._set_aside(intent, MAIL_FAILED, detail)
+
+    def _did(self, intent: Intent, what: str) -> None:
+        intents.did(self._tx, intent, what)
+
+    # what went wrong
+
+    def failed(self, intent: Intent, error: UsersyncError) -> None:
+        """Refused: set aside for a person. No answer, or the account is gone: left to the next run. All else ends the step."""
+        counts = self._plan.counts
+        if isinstance(error, Rejected):
+            reason = _TAKEN.get(error.code, REFUSED)
+            intents.end(self._tx, intent, "refused", error.code)
+            self._set_aside(intent, reason, error.code if reason == REFUSED else "by an account that came meanwhile")
+            self._limits.count(1, {(reason, error.code): 1})
+            return
+        if not isinstance(error, (Unavailable, Gone)):
+            raise error
+        self._left += 1
+        self._unanswered += isinstance(error, Unavailable)
+        self._problem = self._problem or error
+        _less(intent, counts)
+        counts.read -= intent.action != "disable"
+        if self._unanswered >= IN_A_ROW:
+            raise error
+
+    def _set_aside(self, intent: Intent, reason: str, detail: str) -> None:
+        scope, counts = self._plan.scope, self._plan.counts
+        _less(intent, counts)
+        if intent.action == "disable":
+            raise Unavailable(
+                f"target {self._target.name}: an account of somebody who has left could not be disabled ({detail})",
+                hint=f"`usersync keycloak status` shows it; its number is {intent.account}",
+            )
+        counts.rejected += 1
+        document = str(intent.wanted["document"]).encode()
+        assert scope.run_id is not None  # noqa: S101  calls are made by a run
+        rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [Reject(intent.key, reason, detail, document)])
+
+
+def _less(intent: Intent, counts: Any) -> None:
+    """What was planned has not happened."""
+    name = {"create": "inserted", "disable": "gone"}.get(intent.action, "updated")
+    setattr(counts, name, max(0, getattr(counts, name) - 1))
+
+
+class Credentials:
+    """First passwords, in a file of mode 0600: CSV with the columns username and password. Each line is on disk at once."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"--credentials-out {file} can't be written: {error.strerror}", hint="name a file in a folder where you may write"
+            ) from None
+        found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            os.close(self._descriptor)
+            raise ConfigError(
+                f"--credentials-out {file} is no file that you alone can read", hint="chmod 600 it, or name another; nothing was written"
+            )
+        if not found.st_size:
+            self._line("username", "password")
+
+    def write(self, username: str, password: str) -> None:
+        self._line(username, password)
+        os.fsync(self._descriptor)
+
+    def _line(self, *cells: str) -> None:
+        line = io.StringIO()
+        csv.writer(line).writerow(cells)
+        os.write(self._descriptor, line.getvalue().encode())
+
+    def close(self) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,517 @@
+"""What differs between the people that are desired and the accounts of a realm: SQL over temp tables of one transaction.
+
+`usersync_people` is who is desired, `usersync_there` the realm's accounts, `usersync_held` their roles and groups,
+`usersync_accounts` whose account is whose as far as we know. From them come `usersync_conflicts`, for a person to decide,
+`usersync_planned`, the calls for each person, and `usersync_leaving`, whose people the source has no more.
+
+Keycloak stores user names and e-mail addresses in lower case, and compares them so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from psycopg import sql
+
+from usersync_cli.connections import Connection
+from usersync_cli.model import Counts
+
+REFUSED = "refused_by_keycloak"  # reason of a reject: the server said so, and is not asked again about the same person
+MAIL_FAILED = "mail_failed"
+
+
+class Realm(Protocol):
+    """What of the realm's settings decides."""
+
+    duplicate_emails: bool
+    editable_usernames: bool
+    username_length: tuple[int, int]
+
+
+# people
+
+_TEXTS = ("id", "username", "email", "first_name", "last_name", "_key")
+COLUMNS = ("id", "username", "email", "first_name", "last_name", "roles")
+
+
+def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str], order_by: str | None) -> tuple[int, int]:
+    """The transform's rows, each id once, the first of `order_by`; gives how many there are, and how many ids."""
+    cells = []
+    for name in (*_TEXTS, "roles"):
+        type_ = sql.SQL("text[]" if name == "roles" else "text")
+        cell = sql.SQL("q.{}::{}") if name in given else sql.SQL("NULL::{1}")
+        cells.append(sql.SQL("{} AS {}").format(cell.format(sql.Identifier(name), type_), sql.Identifier(name)))
+    order = sql.SQL("ORDER BY {}").format(sql.SQL(order_by)) if order_by else sql.SQL("")
+    tx.execute(sql.SQL(_ALL).format(cells=sql.SQL(", ").join(cells), transform=transform, order=order))
+    ((read, distinct),) = tx.execute("SELECT count(*), count(*) FILTER (WHERE nth = 1) FROM pg_temp.usersync_all").fetchall()
+    tx.execute(_PEOPLE.encode())
+    return read, distinct
+
+
+_ALL = """
+CREATE TEMP TABLE usersync_all ON COMMIT DROP AS
+SELECT {cells}, CASE WHEN q.id IS NULL THEN 1 ELSE row_number() OVER (PARTITION BY q.id {order}) END AS nth FROM ({transform}) AS q
+"""
+_PEOPLE = """
+CREATE TEMP TABLE usersync_conflicts (
+    id text, reason text NOT NULL, detail text NOT NULL, whole boolean NOT NULL, document bytea
+) ON COMMIT DROP;
+INSERT INTO pg_temp.usersync_conflicts
+SELECT NULL, 'no_key', '', true, convert_to((to_jsonb(a) - '{_key,nth}'::text[])::text, 'UTF8')
+  FROM pg_temp.usersync_all AS a WHERE id IS NULL;
+CREATE TEMP TABLE usersync_people ON COMMIT DROP AS
+SELECT id, lower(NULLIF(btrim(username), '')) AS login, lower(NULLIF(btrim(email), '')) AS email,
+       NULLIF(btrim(first_name), '') AS first_name, NULLIF(btrim(last_name), '') AS last_name, COALESCE(roles, '{}') AS roles,
+       _key AS record, convert_to((to_jsonb(a) - '{_key,nth}'::text[])::text, 'UTF8') AS document,
+       NULL::text AS account, NULL::text AS rule, false AS whole
+  FROM pg_temp.usersync_all AS a WHERE id IS NOT NULL AND nth = 1;
+CREATE UNIQUE INDEX ON pg_temp.usersync_people (id);
+CREATE INDEX ON pg_temp.usersync_people (login);
+CREATE INDEX ON pg_temp.usersync_people (email);
+ANALYZE pg_temp.usersync_people
+"""
+
+# what is there
+
+
+def stages(tx: Connection) -> None:
+    """Where the realm's accounts and their roles and groups are read into."""
+    tx.execute(_STAGES.encode())
+
+
+def staged(tx: Connection) -> None:
+    """All of them were read: an account that came on two pages is one."""
+    tx.execute(_STAGED.encode())
+
+
+_STAGES = """
+CREATE TEMP TABLE usersync_read (
+    id text, username text, email text, first_name text, last_name text, enabled boolean, email_verified boolean, usersync_id text,
+    fresh boolean
+) ON COMMIT DROP;
+CREATE TEMP TABLE usersync_held_read (kind text, name text, account text) ON COMMIT DROP
+"""
+_STAGED = """
+CREATE TEMP TABLE usersync_there ON COMMIT DROP AS
+SELECT *, count(*) OVER (PARTITION BY usersync_id) AS same_id FROM (SELECT DISTINCT ON (id) * FROM pg_temp.usersync_read ORDER BY id) AS r;
+CREATE UNIQUE INDEX ON pg_temp.usersync_there (id);
+CREATE INDEX ON pg_temp.usersync_there (username);
+CREATE INDEX ON pg_temp.usersync_there (email);
+CREATE INDEX ON pg_temp.usersync_there (usersync_id);
+CREATE TEMP TABLE usersync_held ON COMMIT DROP AS
+SELECT account, COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'role'), '{}') AS roles,
+       COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'group'), '{}') AS groups
+  FROM pg_temp.usersync_held_read GROUP BY account;
+CREATE UNIQUE INDEX ON pg_temp.usersync_held (account);
+ANALYZE pg_temp.usersync_there, pg_temp.usersync_held
+"""
+
+# who is to have what
+
+_MAPS = """
+CREATE TEMP TABLE usersync_role_map ON COMMIT DROP AS
+SELECT name, role, position FROM unnest(%(names)s::text[], %(roles)s::text[]) WITH ORDINALITY AS m(name, role, position);
+"""
+_GROUPS = """
+CREATE TEMP TABLE usersync_group_map ON COMMIT DROP AS SELECT role, path FROM unnest(%(of)s::text[], %(paths)s::text[]) AS m(role, path)
+"""
+_WANTED = """
+CREATE TEMP TABLE usersync_mapped ON COMMIT DROP AS
+SELECT p.id, btrim(r.name) AS name, COALESCE(m.role, %(default)s::text) AS role, COALESCE(m.position, 1000000) AS position
+  FROM pg_temp.usersync_people AS p CROSS JOIN LATERAL unnest(p.roles) AS r(name)
+  LEFT JOIN pg_temp.usersync_role_map AS m ON m.name = lower(btrim(r.name))
+"""
+_WANTED_TOO = """
+INSERT INTO pg_temp.usersync_conflicts
+SELECT id, 'unknown_role', 'role ' || string_agg(DISTINCT name, ', '), true FROM pg_temp.usersync_mapped WHERE role IS NULL GROUP BY id;
+CREATE TEMP TABLE usersync_wanted ON COMMIT DROP AS
+SELECT p.id, COALESCE(r.roles, '{}') AS roles, COALESCE(g.groups, '{}') AS groups
+  FROM pg_temp.usersync_people AS p
+  LEFT JOIN (SELECT id, array_agg(DISTINCT role) AS roles FROM pg_temp.usersync_mapped WHERE role IS NOT NULL GROUP BY id) AS r ON r.id = p.id
+  LEFT JOIN (SELECT DISTINCT ON (m.id) m.id, ARRAY[g.path] AS groups FROM pg_temp.usersync_mapped AS m
+               JOIN pg_temp.usersync_group_map AS g ON g.role = m.role ORDER BY m.id, m.position, m.role) AS g ON g.id = p.id;
+CREATE UNIQUE INDEX ON pg_temp.usersync_wanted (id);
+UPDATE pg_temp.usersync_people AS p SET whole = true FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.whole
+"""
+
+
+def want(tx: Connection, values: dict[str, Any]) -> None:
+    """Each person's realm roles and group. `values`: names, roles, default, of, paths."""
+    for statement in (_MAPS, _GROUPS, _WANTED):
+        tx.execute(statement.encode(), values)
+    tx.execute(_WANTED_TOO.encode())
+
+
+def needed(tx: Connection) -> list[tuple[str, str]]:
+    """(role or group, its name) of all that somebody is to have."""
+    return [(str(kind), str(name)) for kind, name in tx.execute(_NEEDED.encode()).fetchall()]
+
+
+_NEEDED = """
+SELECT DISTINCT 'role', unnest(w.roles) FROM pg_temp.usersync_wanted AS w JOIN pg_temp.usersync_people AS p ON p.id = w.id
+ WHERE NOT p.whole
+UNION
+SELECT DISTINCT 'group', unnest(w.groups) FROM pg_temp.usersync_wanted AS w JOIN pg_temp.usersync_people AS p ON p.id = w.id
+ WHERE NOT p.whole
+ORDER BY 1, 2
+"""
+
+# whose account is whose
+
+
+def link(tx: Connection, *, adopt: str, notify: bool, realm: Realm) -> None:
+    """By our attribute, else by the rule; whom neither finds is to be created, unless something is in the way."""
+    shortest, longest = realm.username_length
+    values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
+    for statement in _LINK:
+        tx.execute(statement.encode(), values)
+        tx.execute(_WHOLE.encode())
+
+
+# Of a person whose conflict is whole, nothing is done.
+_WHOLE = """
+UPDATE pg_temp.usersync_people AS p SET whole = true FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.whole AND NOT p.whole
+"""
+_FREE = "p.account IS NULL AND NOT p.whole"
+_TAKEN_BY_NAME = """
+CASE WHEN t.usersync_id IS NOT NULL THEN 'its account carries the usersync_id of somebody else'
+     WHEN t.email = p.email AND t.email_verified THEN 'adopt: by_email_verified, or by_username, would take the account over'
+     ELSE 'adopt: by_username would take the account over' END
+"""
+_LINK = (
+    """
+    UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'ours' FROM pg_temp.usersync_there AS t
+     WHERE t.usersync_id = p.id AND t.same_id = 1 AND NOT p.whole
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'two_accounts', 'usersync_id', true FROM pg_temp.usersync_people AS p
+     WHERE {_FREE} AND EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.usersync_id = p.id)
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'no_username', '', true FROM pg_temp.usersync_people AS p WHERE {_FREE} AND login IS NULL
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'same_username', 'username of another person, in other letters', true FROM pg_temp.usersync_people AS p
+     WHERE {_FREE} AND EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id)
+    """,
+    # by username
+    f"""
+    UPDATE pg_temp.usersync_people AS p
+       SET account = t.id, rule = CASE WHEN t.email = p.email AND t.email_verified AND %(adopt)s = 'by_email_verified'
+                                       THEN 'by_email_verified' ELSE 'by_username' END
+      FROM pg_temp.usersync_there AS t
+     WHERE {_FREE} AND t.username = p.login AND t.usersync_id IS NULL
+       AND (%(adopt)s = 'by_username' OR (%(adopt)s = 'by_email_verified' AND t.email = p.email AND t.email_verified))
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'username_taken', {_TAKEN_BY_NAME}, true
+      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.username = p.login WHERE {_FREE}
+    """,
+    # Keycloak's own rules for user names; by these a preview knows what the server would say
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'invalid_username', 'username', true FROM pg_temp.usersync_people AS p
+     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR login !~ '^[a-z0-9!@''+._-]+$')
+    """,
+    # by e-mail
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'same_email', 'email of another person', true FROM pg_temp.usersync_people AS p
+     WHERE {_FREE} AND NOT %(duplicates)s AND EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.email = p.email AND o.id <> p.id)
+    """,
+    f"""
+    UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'by_email_verified'
+      FROM (SELECT DISTINCT ON (email) * FROM pg_temp.usersync_there WHERE email_verified AND usersync_id IS NULL ORDER BY email, id) AS t
+     WHERE {_FREE} AND %(adopt)s = 'by_email_verified' AND t.email = p.email
+       AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.account = t.id)
+       AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.email = p.email AND o.id <> p.id)
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT DISTINCT ON (p.id) p.id, 'email_taken',
+           CASE WHEN t.email_verified AND t.usersync_id IS NULL THEN 'adopt: by_email_verified would take the account over'
+                ELSE 'an account of somebody else has it' END, true
+      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.email = p.email
+     WHERE {_FREE} AND NOT %(duplicates)s
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'invalid_email', 'email', true FROM pg_temp.usersync_people AS p
+     WHERE {_FREE} AND email !~ '^[^@[:space:]]+@[^@[:space:]]+$'
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'no_email', 'notify: email', true FROM pg_temp.usersync_people AS p WHERE {_FREE} AND %(notify)s AND email IS NULL
+    """,
+)
+
+# what differs
+
+
+def differ(tx: Connection, values: dict[str, Any]) -> None:
+    """The conflicts that concern a part of a person, and the calls. `values`: editable, duplicates, extra, verified, actions, attribute."""
+    tx.execute(_PAIRS.encode())
+    for statement in (*_PARTS, _CALLS, _PLANNED):
+        tx.execute(statement.encode(), values)
+    tx.execute(_DOCUMENTS.encode())
+    tx.execute(_LEAVING.encode())
+
+
+_PAIRS = """
+CREATE TEMP TABLE usersync_pairs ON COMMIT DROP AS
+SELECT p.id, p.login, p.email, p.first_name, p.last_name, p.account, p.rule, p.record, p.document, w.roles, w.groups,
+       t.username AS old_login, t.email AS old_email, t.first_name AS old_first_name, t.last_name AS old_last_name, t.enabled, t.fresh,
+       COALESCE(h.roles, '{}') AS old_roles, COALESCE(h.groups, '{}') AS old_groups,
+       COALESCE(a.roles, '{}') AS gave_roles, COALESCE(a.groups, '{}') AS gave_groups, COALESCE(a.disabled, false) AS disabled,
+       a.key IS NOT NULL AS known, b.key IS NOT NULL AS begun, COALESCE(b.mailed, false) AS mailed, false AS keeps_email
+  FROM pg_temp.usersync_people AS p
+  JOIN pg_temp.usersync_wanted AS w ON w.id = p.id
+  LEFT JOIN pg_temp.usersync_there AS t ON t.id = p.account
+  LEFT JOIN pg_temp.usersync_held AS h ON h.account = p.account
+  LEFT JOIN pg_temp.usersync_accounts AS a ON a.key = p.id AND a.account = p.account
+  LEFT JOIN pg_temp.usersync_begun AS b ON b.key = p.id
+ WHERE NOT p.whole
+"""
+_EXTRA = "SELECT unnest({held}) EXCEPT SELECT unnest({wanted}) EXCEPT SELECT unnest({gave})"
+_PARTS = (
+    """
+    UPDATE pg_temp.usersync_pairs AS p SET keeps_email = true
+     WHERE account IS NOT NULL AND email <> COALESCE(old_email, '') AND NOT %(duplicates)s
+       AND (EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.email = p.email AND t.id <> p.account)
+            OR EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.email = p.email AND o.id <> p.id))
+    """,
+    """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'email_taken', 'somebody else has it; all else is kept equal', false FROM pg_temp.usersync_pairs WHERE keeps_email
+    """,
+    """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'username_changed', 'the realm does not allow to edit it; all else is kept equal', false
+      FROM pg_temp.usersync_pairs WHERE login <> old_login AND NOT %(editable)s
+    """,
+    """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'username_taken', 'the new one; all else is kept equal', false FROM pg_temp.usersync_pairs AS p
+     WHERE login <> old_login AND %(editable)s
+       AND (EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.username = p.login)
+            OR EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id))
+    """,
+    """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'locked_by_hand', 'enabled; all else is kept equal', false FROM pg_temp.usersync_pairs WHERE NOT enabled AND NOT disabled
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'extra_role', (SELECT 'given by somebody else: ' || string_agg(one, ', ' ORDER BY one) FROM
+                              (({_EXTRA.format(held="old_roles", wanted="roles", gave="gave_roles")})
+                               UNION ({_EXTRA.format(held="old_groups", wanted="groups", gave="gave_groups")})) AS e(one)), false
+      FROM pg_temp.usersync_pairs
+     WHERE account IS NOT NULL AND %(extra)s = 'report'
+       AND (EXISTS ({_EXTRA.format(held="old_roles", wanted="roles", gave="gave_roles")})
+            OR EXISTS ({_EXTRA.format(held="old_groups", wanted="groups", gave="gave_groups")}))
+    """,
+)
+_DOCUMENTS = """
+UPDATE pg_temp.usersync_conflicts AS c SET document = p.document FROM pg_temp.usersync_people AS p WHERE p.id = c.id
+"""
+_MINUS = "ARRAY(SELECT unnest({a}) EXCEPT SELECT unnest({b}) ORDER BY 1)"
+_TAKEN = (
+    "ARRAY(SELECT unnest({held}) EXCEPT SELECT unnest({wanted})"
+    " EXCEPT (SELECT one FROM unnest({held}) AS h(one) WHERE %(extra)s = 'report' AND one <> ALL({gave})) ORDER BY 1)"
+)
+# What is to be done to each account; NULL or empty where nothing is.
+_CALLS = f"""
+CREATE TEMP TABLE usersync_calls ON COMMIT DROP AS
+SELECT p.*,
+       CASE WHEN login <> old_login AND %(editable)s
+                 AND NOT EXISTS (SELECT FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.reason = 'username_taken')
+            THEN login END AS new_login,
+       CASE WHEN email <> COALESCE(old_email, '') AND NOT keeps_email THEN email END AS new_email,
+       CASE WHEN first_name <> COALESCE(old_first_name, '') THEN first_name END AS new_first_name,
+       CASE WHEN last_name <> COALESCE(old_last_name, '') THEN last_name END AS new_last_name,
+       CASE WHEN NOT enabled AND disabled THEN true END AS enables,
+       {_MINUS.format(a="roles", b="old_roles")} AS add_roles,
+       {_TAKEN.format(held="old_roles", wanted="roles", gave="gave_roles")} AS remove_roles,
+       {_MINUS.format(a="groups", b="old_groups")} AS join_groups,
+       {_TAKEN.format(held="old_groups", wanted="groups", gave="gave_groups")} AS leave_groups,
+       CASE WHEN account IS NULL THEN 'create' WHEN begun AND fresh THEN 'finish' WHEN rule <> 'ours' THEN 'adopt'
+            ELSE 'update' END AS action
+  FROM pg_temp.usersync_pairs AS p
+"""
+_AFTER = "array_to_string(ARRAY(SELECT unnest({held}) EXCEPT SELECT unnest({taken}) UNION SELECT unnest({wanted}) ORDER BY 1), ', ')"
+_PLANNED = f"""
+CREATE TEMP TABLE usersync_planned ON COMMIT DROP AS
+WITH body AS (
+    SELECT *,
+           jsonb_strip_nulls(jsonb_build_object('username', new_login, 'email', new_email, 'firstName', new_first_name,
+               'lastName', new_last_name, 'enabled', enables,
+               'emailVerified', CASE WHEN new_email IS NOT NULL THEN %(verified)s END)) AS changes,
+           jsonb_strip_nulls(jsonb_build_object('username', login, 'email', email, 'firstName', first_name, 'lastName', last_name,
+               'enabled', true, 'emailVerified', %(verified)s, 'requiredActions', %(actions)s::text[],
+               'attributes', jsonb_build_object(%(attribute)s::text, ARRAY[id]), 'groups', groups)) AS made,
+           add_roles <> '{{}}' OR remove_roles <> '{{}}' AS moves_roles, join_groups <> '{{}}' OR leave_groups <> '{{}}' AS moves_groups
+      FROM pg_temp.usersync_calls
+)
+SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account, mailed, record, action, rule,
+       jsonb_build_object('record', record, 'document', convert_from(document, 'UTF8'), 'roles', roles, 'groups', groups,
+                          'add_roles', add_roles, 'remove_roles', remove_roles)
+       || CASE WHEN action = 'create' THEN jsonb_build_object('user', made)
+               ELSE jsonb_build_object('changes', changes, 'join', join_groups, 'leave', leave_groups, 'username', old_login)
+          END AS wanted,
+       CASE WHEN action <> 'create' THEN jsonb_strip_nulls(jsonb_build_object(
+           'username', CASE WHEN new_login IS NOT NULL THEN old_login END, 'email', CASE WHEN new_email IS NOT NULL THEN old_email END,
+           'first_name', CASE WHEN new_first_name IS NOT NULL THEN old_first_name END,
+           'last_name', CASE WHEN new_last_name IS NOT NULL THEN old_last_name END, 'enabled', CASE WHEN enables THEN 'false' END,
+           'roles', CASE WHEN moves_roles THEN array_to_string(old_roles, ', ') END,
+           'groups', CASE WHEN moves_groups THEN array_to_string(old_groups, ', ') END)) END AS before,
+       jsonb_strip_nulls(CASE WHEN action = 'create' THEN jsonb_build_object(
+           'username', login, 'email', email, 'first_name', first_name, 'last_name', last_name,
+           'roles', array_to_string(roles, ', '), 'groups', array_to_string(groups, ', '))
+       ELSE jsonb_build_object(
+           'usersync_id', CASE WHEN action = 'adopt' THEN id END, 'username', new_login, 'email', new_email, 'first_name', new_first_name,
+           'last_name', new_last_name, 'enabled', enables::text,
+           'roles', CASE WHEN moves_roles THEN {_AFTER.format(held="old_roles", taken="remove_roles", wanted="roles")} END,
+           'groups', CASE WHEN moves_groups THEN {_AFTER.format(held="old_groups", taken="leave_groups", wanted="groups")} END) END) AS after
+  FROM body WHERE action <> 'update' OR changes <> '{{}}' OR moves_roles OR moves_groups
+"""
+# Whoever we know, whose account still carries our id and is enabled, and who is not desired any more.
+_LEAVING = """
+CREATE TEMP TABLE usersync_leaving ON COMMIT DROP AS
+SELECT a.key, a.record, a.account, t.username FROM pg_temp.usersync_accounts AS a
+  JOIN pg_temp.usersync_there AS t ON t.id = a.account AND t.usersync_id = a.key AND t.enabled
+ WHERE NOT EXISTS (SELECT FROM pg_temp.usersync_people AS p WHERE p.id = a.key)
+"""
+
+# what was set aside before
+
+
+def remember(tx: Connection, values: Mapping[str, Any], *, refused: bool) -> None:
+    """A mail that failed is told until its person has logged in.
+
+    With `refused`, what the server has refused is not asked again as long as it is the same.
+    """
+    values = {**values, "refused": REFUSED, "mail": MAIL_FAILED}
+    tx.execute(_MAIL_FAILED.encode(), values)
+    if refused:
+        tx.execute(_REFUSED_BEFORE.encode(), values)
+
+
+_BEFORE = """
+    SELECT p.id, p.account, p.document, r.reason, r.detail FROM pg_temp.usersync_people AS p JOIN usersync.rejects AS r
+        ON r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = p.id AND r.hash = sha256(p.document)
+"""
+_MAIL_FAILED = f"""
+INSERT INTO pg_temp.usersync_conflicts
+SELECT r.id, r.reason, r.detail, false, r.document FROM ({_BEFORE}) AS r JOIN pg_temp.usersync_there AS t ON t.id = r.account AND t.fresh
+ WHERE r.reason = %(mail)s
+"""
+_REFUSED_BEFORE = f"""
+WITH r AS (SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s),
+out AS (DELETE FROM pg_temp.usersync_planned AS d USING r WHERE d.key = r.id)
+INSERT INTO pg_temp.usersync_conflicts SELECT id, reason, detail, true, document FROM r
+"""
+
+# who has left
+
+
+def leaving(tx: Connection) -> tuple[int, int]:
+    """How many of our accounts are of nobody that is desired; and how many of them are enabled at all."""
+    ((candidates, known),) = tx.execute(_LEAVERS.encode()).fetchall()
+    return candidates, known
+
+
+def disable(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Those of `usersync_gone` are to be disabled, by us."""
+    tx.execute("TRUNCATE pg_temp.usersync_planned")
+    tx.execute(_DISABLE.encode())
+    if values["run_id"] is not None:
+        tx.execute(_DISABLED.encode(), values)
+
+
+_LEAVERS = """
+SELECT (SELECT count(*) FROM pg_temp.usersync_leaving),
+       (SELECT count(*) FROM pg_temp.usersync_accounts AS a
+          JOIN pg_temp.usersync_there AS t ON t.id = a.account AND t.usersync_id = a.key AND t.enabled)
+"""
+_DISABLE = """
+INSERT INTO pg_temp.usersync_planned (number, key, account, record, mailed, action, wanted, before, after)
+SELECT row_number() OVER (ORDER BY l.key COLLATE "C"), l.key, l.account, l.record, false, 'disable', '{}',
+       jsonb_build_object('username', l.username, 'enabled', 'true'), jsonb_build_object('enabled', 'false')
+  FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_gone AS g ON g.key = l.key
+"""
+# Before the calls: killed between two of them, an account that we locked is still known as such.
+_DISABLED = """
+UPDATE usersync.accounts AS a SET disabled = true FROM pg_temp.usersync_planned AS d
+ WHERE a.job = %(job)s AND a.step = %(step)s AND a.target = %(target)s AND a.key = d.key AND d.action = 'disable'
+"""
+
+# what is told
+
+
+def count(tx: Connection, read: int, distinct: int) -> Counts:
+    """Each person is one of: new, changed, the same, or with something that a person has to decide."""
+    ((created, changed, rejected),) = tx.execute(_COUNT.encode()).fetchall()
+    return Counts(
+        read=read,
+        duplicates=read - distinct,
+        inserted=created,
+        updated=changed,
+        unchanged=distinct - created - changed - rejected,
+        rejected=rejected,
+    )
+
+
+_COUNT = """
+WITH c AS (SELECT DISTINCT id FROM pg_temp.usersync_conflicts WHERE id IS NOT NULL)
+SELECT (SELECT count(*) FROM pg_temp.usersync_planned WHERE action = 'create' AND key NOT IN (SELECT id FROM c)),
+       (SELECT count(*) FROM pg_temp.usersync_planned WHERE action <> 'create' AND key NOT IN (SELECT id FROM c)),
+       (SELECT count(*) FROM c) + (SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL)
+"""
+_CHANGES = """
+SELECT action, key, before, after, rule FROM pg_temp.usersync_planned
+UNION ALL SELECT 'conflict', COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')), NULL, NULL,
+                 string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ' (' || detail || ')' END, '; ' ORDER BY reason)
+            FROM pg_temp.usersync_conflicts GROUP BY id, CASE WHEN id IS NULL THEN document END
+ ORDER BY 1, 2
+"""
+
+
+def changes(tx: Connection) -> Iterator[tuple[str, str, dict[str, str] | None, dict[str, str] | None, str | None]]:
+    """(action or conflict, id, before, after, rule or reason) of everybody for whom something is to be done or decided."""
+    with tx.cursor() as cursor:
+        yield from cursor.execute(_CHANGES.encode())
+
+
+# what is written down
+
+
+def note_accounts(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Whose account is whose, and what we give: before it is given."""
+    tx.execute(_NOTE_ACCOUNTS.encode(), values)
+    tx.execute(_FORGET_ACCOUNTS.encode(), values)
+
+
+_NOTE_ACCOUNTS = """
+INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, roles, groups)
+SELECT %(job)s, %(step)s, %(target)s, p.id, p.record, p.account,
+       CASE WHEN d.key IS NULL THEN p.roles ELSE ARRAY(SELECT unnest(p.gave_roles) UNION SELECT unnest(p.roles) ORDER BY 1) END,
+       CASE WHEN d.key IS NULL THEN p.groups ELSE ARRAY(SELECT unnest(p.gave_groups) UNION SELECT unnest(p.groups) ORDER BY 1) END
+  FROM pg_temp.usersync_pairs AS p LEFT JOIN pg_temp.usersync_planned AS d ON d.key = p.id
+ WHERE p.account IS NOT NULL
+ON CONFLICT (job, step, target, key) DO UPDATE
+   SET record = excluded.record, account = excluded.account, roles = excluded.roles, groups = excluded.groups,
+       disabled = a.disabled AND a.account = excluded.account
+                  AND NOT EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled)
+ WHERE (a.record, a.account, a.roles, a.groups) IS DISTINCT FROM (excluded.record, excluded.account, excluded.roles, excluded.groups)
+    OR (a.disabled AND EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled))
+"""
+# Whose account was deleted by hand.
+_FORGET_ACCOUNTS = """
+DELETE FROM usersync.accounts AS a WHERE job = %(job)s AND step = %(step)s AND target = %(target)s
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.id = a.account)
+"""
