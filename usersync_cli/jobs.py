@@ -237,11 +237,6 @@ class Outward(Model):
     max_missing: Share = 0.05  # of the accounts that are ours; more are disabled only with --approve-deletes
     order_by: Sql | None = None  # over the transform's columns: of several rows with one id, the first wins
 
-    @field_validator("target")
-    @classmethod
-    def _is_target(cls, value: str, info: ValidationInfo) -> str:
-        return value if info.context is None else _known(value, {"target": None, **info.context["targets"]}, "target")
-
     @property
     def table(self) -> str:
         """What messages call it."""
@@ -276,8 +271,15 @@ class Step(Model):
     def _goes_somewhere(cls, value: Any, _handler: Any, info: ValidationInfo) -> Load | Outward:
         if isinstance(value, (Load, Outward)):
             return value
-        outward = isinstance(value, dict) and value.get("target") not in {None, "target"}
-        return (Outward if outward else Load).model_validate(value, context=info.context)
+        target = value.get("target") if isinstance(value, dict) else None
+        if target is None or target == "target" or not isinstance(target, str):
+            return Load.model_validate(value, context=info.context)
+        if info.context is not None:
+            _known(target, {"target": None, **info.context["targets"]}, "target", "target")
+        for name in ("table", "key", "create", "adopt_existing"):
+            if name in value:
+                raise Misfit("is for tables; a target outside PostgreSQL has none, so take it out", (name,))
+        return Outward.model_validate(value, context=info.context)
 
     @model_validator(mode="before")
     @classmethod

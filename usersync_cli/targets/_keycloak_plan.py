@@ -128,7 +128,8 @@ SELECT id, 'unknown_role', 'role ' || string_agg(DISTINCT name, ', '), true FROM
 CREATE TEMP TABLE usersync_wanted ON COMMIT DROP AS
 SELECT p.id, COALESCE(r.roles, '{}') AS roles, COALESCE(g.groups, '{}') AS groups
   FROM pg_temp.usersync_people AS p
-  LEFT JOIN (SELECT id, array_agg(DISTINCT role) AS roles FROM pg_temp.usersync_mapped WHERE role IS NOT NULL GROUP BY id) AS r ON r.id = p.id
+  LEFT JOIN (SELECT id, array_agg(DISTINCT role) AS roles FROM pg_temp.usersync_mapped
+              WHERE role IS NOT NULL GROUP BY id) AS r ON r.id = p.id
   LEFT JOIN (SELECT DISTINCT ON (m.id) m.id, ARRAY[g.path] AS groups FROM pg_temp.usersync_mapped AS m
                JOIN pg_temp.usersync_group_map AS g ON g.role = m.role ORDER BY m.id, m.position, m.role) AS g ON g.id = p.id;
 CREATE UNIQUE INDEX ON pg_temp.usersync_wanted (id);
@@ -376,7 +377,8 @@ SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account
            'usersync_id', CASE WHEN action = 'adopt' THEN id END, 'username', new_login, 'email', new_email, 'first_name', new_first_name,
            'last_name', new_last_name, 'enabled', enables::text,
            'roles', CASE WHEN moves_roles THEN {_AFTER.format(held="old_roles", taken="remove_roles", wanted="roles")} END,
-           'groups', CASE WHEN moves_groups THEN {_AFTER.format(held="old_groups", taken="leave_groups", wanted="groups")} END) END) AS after
+           'groups', CASE WHEN moves_groups THEN {_AFTER.format(held="old_groups", taken="leave_groups", wanted="groups")} END)
+       END) AS after
   FROM body WHERE action <> 'update' OR changes <> '{{}}' OR moves_roles OR moves_groups
 """
 # Whoever we know, whose account still carries our id and is enabled, and who is not desired any more.
