@@ -76,7 +76,7 @@ def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
 
 
 def write(tx: Connection, scope: Scope) -> None:
-    """Those of `usersync_planned`, as this run's own; those that earlier runs left open are theirs no more."""
+    """Those of `usersync_planned` that are not written yet, as this run's own; those that earlier runs left open are theirs no more."""
     tx.execute(_LEAVE.encode(), vars(scope))
     tx.execute(_WRITE.encode(), vars(scope))
 
@@ -140,7 +140,10 @@ _WRITE = """
 INSERT INTO usersync.intents (run_id, job, step, target, key, action, account, wanted, done)
 SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted,
        CASE WHEN action = 'finish' AND mailed THEN ARRAY['mail'] ELSE '{}' END
-  FROM pg_temp.usersync_planned ORDER BY number
+  FROM pg_temp.usersync_planned AS p
+ WHERE NOT EXISTS (SELECT FROM usersync.intents AS i
+                    WHERE i.run_id = %(run_id)s AND i.job = %(job)s AND i.step = %(step)s AND i.key = p.key)
+ ORDER BY action = 'disable', number
 """
 _OPEN = f"""
 SELECT id, key, action, account, wanted, done FROM usersync.intents

@@ -361,10 +361,11 @@ def _one(tx: Connection, query: str) -> int:
 
 
 _CONFLICTS = """
-    SELECT COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS key, (array_agg(reason ORDER BY NOT whole, reason))[1] AS reason,
+    SELECT filed AS key, (array_agg(reason ORDER BY NOT whole, reason))[1] AS reason,
            CASE WHEN count(*) = 1 THEN max(detail)
                 ELSE string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ': ' || detail END, '; ' ORDER BY NOT whole, reason)
            END AS detail,
            (array_agg(document))[1] AS document, NULL::text AS version
-      FROM pg_temp.usersync_conflicts GROUP BY id, CASE WHEN id IS NULL THEN document END
+      FROM (SELECT *, COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS filed FROM pg_temp.usersync_conflicts) AS c
+     GROUP BY filed
 """

@@ -153,7 +153,7 @@ class Source:
         return _TRANSFORMS[stream]
 
     def accounts(self, stream: str) -> str:
-        """A SELECT over `records` for a target of accounts: id, username, email, first_name, last_name (text), roles (text[]).
+        """A SELECT over `records` for a target of accounts: id, username, email, first_name, last_name (text), roles (text[]), _key.
 
         The id has the tenant before it, since what takes the accounts may hold the people of two. Raises ConfigError where
         the stream has nobody in it.
@@ -165,6 +165,7 @@ class Source:
         tenant = sql.Literal(f"{self._settings.tenant}:").as_string(None)
         return f"""
 SELECT {tenant} || key AS id,
+       key AS _key,
        data ->> 'username' AS username,
        NULLIF(data ->> 'email', '') AS email,
        data ->> 'firstname' AS first_name,

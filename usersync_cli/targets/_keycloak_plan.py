@@ -429,7 +429,6 @@ def leaving(tx: Connection) -> tuple[int, int]:
 
 def disable(tx: Connection, values: Mapping[str, Any]) -> None:
     """Those of `usersync_gone` are to be disabled, by us."""
-    tx.execute("TRUNCATE pg_temp.usersync_planned")
     tx.execute(_DISABLE.encode())
     if values["run_id"] is not None:
         tx.execute(_DISABLED.encode(), values)
@@ -476,17 +475,26 @@ SELECT (SELECT count(*) FROM pg_temp.usersync_planned WHERE action = 'create' AN
 """
 _CHANGES = """
 SELECT action, key, before, after, rule FROM pg_temp.usersync_planned
-UNION ALL SELECT 'conflict', COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')), NULL, NULL,
-                 string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ' (' || detail || ')' END, '; ' ORDER BY reason)
-            FROM pg_temp.usersync_conflicts GROUP BY id, CASE WHEN id IS NULL THEN document END
+UNION ALL
+SELECT 'conflict', filed, NULL, NULL,
+       string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ' (' || detail || ')' END, '; ' ORDER BY reason)
+  FROM (SELECT *, COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS filed FROM pg_temp.usersync_conflicts) AS c GROUP BY filed
  ORDER BY 1, 2
 """
 
 
-def changes(tx: Connection) -> Iterator[tuple[str, str, dict[str, str] | None, dict[str, str] | None, str | None]]:
+def changes(tx: Connection) -> Iterator[tuple[str, str, dict[str, str], dict[str, str], str | None]]:
     """(action or conflict, id, before, after, rule or reason) of everybody for whom something is to be done or decided."""
     with tx.cursor() as cursor:
-        yield from cursor.execute(_CHANGES.encode())
+        for action, key, before, after, reason in cursor.execute(_CHANGES.encode()):
+            yield action, key, _ordered(before), _ordered(after), reason
+
+
+def _ordered(values: Mapping[str, str] | None) -> dict[str, str]:
+    return {name: values[name] for name in _SHOWN if name in values} if values else {}
+
+
+_SHOWN = ("usersync_id", "username", "email", "first_name", "last_name", "enabled", "roles", "groups")
 
 
 # what is written down

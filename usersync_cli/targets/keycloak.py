@@ -329,7 +329,7 @@ class Target:
         """What the calls would do, person by person, and what a person has to decide."""
         for action, key, before, after, reason in planning.changes(tx):
             told = {"conflict": reason, "adopt": f"adopted {reason}"}.get(action) or ""
-            yield Change(step, _KINDS.get(action, "update"), {"id": key}, before or {}, after or {}, told)
+            yield Change(step, _KINDS.get(action, "update"), {"id": key}, before, after, told)
 
     # apply
 
