@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from tests.cli.commands import complaint, in_examples, in_prose, parse
-from usersync_cli.config import load, source_module
+from usersync_cli.config import load, source_module, target_module
 from usersync_cli.config_file import File
 from usersync_cli.errors import STATUSES
 from usersync_cli.jobs import Extract, Job, Load, Step
@@ -27,6 +27,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A source of type file": source_module("file").Settings,
     "A source of type fineract": source_module("fineract").Settings,
     "A source of type teamleader": source_module("teamleader").Settings,
+    "A target of type keycloak": target_module("keycloak").Settings,
     "A stream of files": source_module("file").FileStream,
     "A job": Job,
     "A step": Step,
@@ -162,6 +163,15 @@ def test_every_source_is_documented() -> None:
     assert {f"A source of type {type_}" for type_ in source_types()} == {name for name in MODELS if name.startswith("A source")}
 
 
+def test_every_target_is_documented() -> None:
+    """
+    Each kind of target outside PostgreSQL has its section.
+    """
+    from usersync_cli.config import target_types
+
+    assert {f"A target of type {type_}" for type_ in target_types()} == {name for name in MODELS if name.startswith("A target")}
+
+
 def test_example_config_runs_as_it_is() -> None:
     """
     config.example.yaml has no mistake, and without any variable each of its jobs can run.
@@ -174,17 +184,19 @@ def test_example_config_runs_as_it_is() -> None:
 
 def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
     """
-    The source and job `teamleader` that config.example.yaml has as comments are right once the marks are taken away.
+    What config.example.yaml has as comments is right once the marks are taken away: the jobs `teamleader` and `fineract`.
     """
-    text = re.sub(r"^  # (?=teamleader:|  )", "  ", (ROOT / "config.example.yaml").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^  # (?=teamleader:|fineract:|keycloak:|  )", "  ", (ROOT / "config.example.yaml").read_text(), flags=re.MULTILINE)
+    text = text.replace("# targets:", "targets:")
     (tmp_path / "config.yaml").write_text(text)
-    names = re.findall(r"\$\{(TEAMLEADER_[A-Z_]+)\}", text)
+    names = re.findall(r"\$\{((?:TEAMLEADER|FINERACT|KEYCLOAK)_[A-Z_]+)\}", text)
     config = load(
         tmp_path / "config.yaml", {"USERSYNC_ENV": "production", "USERSYNC_DATABASE_URL": "postgresql://x@/x", **dict.fromkeys(names, "x")}
     )
 
-    config.check_environment(config.job("teamleader"))
-    assert 3 == len(names)
+    for job in ("teamleader", "fineract"):
+        config.check_environment(config.job(job))
+    assert 6 == len(names)
 
 
 def test_shipped_crontab_has_commands_that_exist() -> None:
