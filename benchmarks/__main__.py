@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import documents, parts, report, teamleader
+from benchmarks import documents, keycloak, parts, report, teamleader
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -31,9 +31,11 @@ PARTS = (
     "documents-memory",
     "teamleader",
     "teamleader-memory",
+    "keycloak",
+    "keycloak-memory",
 )
 OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
-ALONE = {"small", "teamleader", "teamleader-memory", *OF_DOCUMENTS}  # bring their own records
+ALONE = {"small", "teamleader", "teamleader-memory", "keycloak", "keycloak-memory", *OF_DOCUMENTS}  # bring their own records
 
 
 def main() -> None:
@@ -58,6 +60,7 @@ def _arguments() -> argparse.Namespace:
         default=60.0,
         help="seconds that Teamleader's minute has here (default 60; 6 is enough to see that it works)",
     )
+    parser.add_argument("--people", type=int, default=5000, help="staff in Fineract and Keycloak (default 5000; 500 take a minute)")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help=f"where the figures go (default {RESULT})")
     parser.add_argument(
@@ -109,6 +112,8 @@ def _parts(server: Server, arguments: argparse.Namespace, chosen: tuple[str, ...
         "memory": lambda: parts.memory(few, many),
         "teamleader": lambda: teamleader.teamleader(server, arguments.window),
         "teamleader-memory": lambda: teamleader.memory(server),
+        "keycloak": lambda: keycloak.keycloak(server, arguments.people, rounds),
+        "keycloak-memory": lambda: keycloak.memory(server, arguments.people),
         "small": lambda: parts.small(server),
     }
 

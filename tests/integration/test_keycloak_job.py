@@ -1,0 +1,614 @@
+"""The job from Fineract to Keycloak: accounts are made, kept equal and disabled, and nothing is taken away that we did not give."""
+
+from __future__ import annotations
+
+import csv
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Command
+from tests.fineract_server import Fineract
+from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank
+from tests.staff import REALM, Staff
+from usersync_cli.errors import GuardRefused, PartialError, status_of
+
+
+@pytest.fixture
+def staff(new_bank: NewBank, front: Front, database: Any) -> Iterator[Staff]:
+    """A bank whose realm has the roles and groups of the maps, and nobody in it."""
+    with Fineract().running() as fineract:
+        assert isinstance(fineract, Fineract)
+        yield Staff(fineract, new_bank(**REALM), front, database)
+
+
+def ours(number: int) -> str:
+    return f"default:{number}"
+
+
+# making accounts
+
+
+def test_who_is_at_the_source_gets_an_account(staff: Staff, tmp_path: Path) -> None:
+    """
+    With name, address, role, group, attribute and required actions; the password is temporary, and stands in a file that
+    only its owner can read.
+    """
+    (number,) = staff.people("alice")
+    file = tmp_path / "passwords.csv"
+
+    assert "1 0 0 0" == staff.ok(credentials_out=file)
+    alice = staff.bank.person("alice")
+    assert ("Test", "User alice", "alice@test.example") == (alice["firstName"], alice["lastName"], alice["email"])
+    assert (True, False, [ours(number)]) == (alice["enabled"], alice["emailVerified"], alice["attributes"]["usersync_id"])
+    assert {"UPDATE_PASSWORD", "VERIFY_EMAIL", "webauthn-register"} == set(alice["requiredActions"])
+    assert ({"teller"}, {"/tellers"}) == (staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
+    ((username, password),) = list(csv.reader(file.open()))[1:]
+    assert ("alice", 0o600) == (username, stat.S_IMODE(file.stat().st_mode))
+    assert "not fully set up" in staff.bank.log_in("alice", password).json()["error_description"]
+    assert 401 == staff.bank.log_in("alice", password + "x").status_code
+
+
+def test_two_requests_make_a_person(staff: Staff) -> None:
+    """
+    One for the account with its password and group, one for the role.
+    """
+    staff.people("alice", "bob", "carol")
+
+    assert ["POST /users", "POST /users/role"] == sorted(
+        {
+            one.replace(one.split("/")[2], "role") if "role-mappings" in one else one
+            for one in (w.partition("/role-")[0] for w in staff.writes())
+        }
+    ) or 6 == len(staff.writes())
+
+
+def test_a_second_run_only_reads(staff: Staff) -> None:
+    """
+    And no more than the lists: no request for a single person, and nothing is written to the database but the ledger.
+    """
+    staff.people("alice", "bob")
+    staff.ok()
+    before = staff.ask("SELECT xmin::text, * FROM usersync.accounts ORDER BY key"), staff.ask("SELECT count(*) FROM usersync.intents")
+
+    asked = staff.asked()
+
+    assert [] == [one for one in asked if not one.startswith("GET") or "/users/" in one.partition("?")[0]]
+    lists = [one for one in asked if "first=" in one]
+    assert len(asked) <= len(lists) + 10
+    assert before == (
+        staff.ask("SELECT xmin::text, * FROM usersync.accounts ORDER BY key"),
+        staff.ask("SELECT count(*) FROM usersync.intents"),
+    )
+
+
+def test_several_roles_and_the_first_ones_group(staff: Staff) -> None:
+    """
+    All roles that are mapped are given; the group is that of the first in the map's order, whatever their order at the source.
+    """
+    staff.fineract.add(username="alice", roles=[1, 4, 3])
+    staff.fineract.backwards = True
+    staff.ok()
+
+    assert ({"teller", "accountant", "admin"}, {"/tellers"}) == (staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
+
+
+def test_an_unknown_role(staff: Staff) -> None:
+    """
+    A role that the map lacks is a conflict, and its person gets nothing; with `default_role` they get that one.
+    """
+    staff.fineract.roles[9] = {"id": 9, "name": "Gardener", "description": "", "disabled": False}
+    (number,) = staff.fineract.add(username="alice", roles=[9])
+    staff.people("bob")
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(number): "unknown_role"}, ["bob"]) == (staff.conflicts(), list(staff.bank.people()))
+    assert [("role Gardener",)] == staff.ask("SELECT detail FROM usersync.rejects")
+
+    staff.settings["default_role"] = "staff"
+    assert "1 0 1 0" == staff.ok()
+    assert ({"staff"}, {}) == (staff.bank.roles_of("alice"), staff.conflicts())
+
+
+# keeping them equal
+
+
+def test_what_changed_is_changed_and_nothing_else(staff: Staff) -> None:
+    """
+    Fields follow the source one by one; attributes, required actions, roles and groups that others gave stay as they are.
+    """
+    staff.bank.ask("PUT", "/users/profile", _with(staff.bank, "shoe_size"))
+    (number,) = staff.people("alice")
+    staff.ok()
+    staff.bank.change("alice", requiredActions=["CONFIGURE_TOTP"], attributes={"usersync_id": [ours(number)], "shoe_size": ["42"]})
+    id_ = staff.bank.person("alice")["id"]
+    staff.bank.ask("POST", f"/users/{id_}/role-mappings/realm", [staff.bank.ask("GET", "/roles/of-others")])
+    staff.bank.ask("PUT", f"/users/{id_}/groups/{staff.bank.ask('GET', '/group-by-path/of-others')['id']}")
+    staff.fineract.change(number, email="new@test.example", lastname="User New", roles=[1])
+
+    assert "0 1 0 0" == staff.ok()
+    alice = staff.bank.person("alice")
+    assert ("new@test.example", "Test", "User New") == (alice["email"], alice["firstName"], alice["lastName"])
+    assert (["CONFIGURE_TOTP"], ["42"]) == (alice["requiredActions"], alice["attributes"]["shoe_size"])
+    assert ({"admin", "of-others"}, {"/head-office", "/of-others"}) == (staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
+    assert "0 0 1 0" == staff.ok()
+
+
+def _with(bank: Bank, attribute: str) -> dict[str, Any]:
+    profile: dict[str, Any] = bank.ask("GET", "/users/profile")
+    own = {"name": attribute, "permissions": {"view": ["admin"], "edit": ["admin"]}, "multivalued": False}
+    return {**profile, "attributes": [*profile["attributes"], own]}
+
+
+def test_a_missing_value_clears_nothing(staff: Staff) -> None:
+    """
+    An address that Fineract no longer has stays in Keycloak.
+    """
+    (number,) = staff.people("alice")
+    staff.ok()
+    staff.fineract.change(number, email="")
+
+    assert "0 0 1 0" == staff.ok()
+    assert "alice@test.example" == staff.bank.person("alice")["email"]
+
+
+def test_drift_is_repaired(staff: Staff) -> None:
+    """
+    What somebody changed by hand becomes again as the source says: an address, a role that was taken, a group, a deleted account.
+    """
+    staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.bank.change("alice", email="wrong@test.example")
+    bob = staff.bank.person("bob")["id"]
+    staff.bank.ask("DELETE", f"/users/{bob}/role-mappings/realm", [staff.bank.ask("GET", "/roles/teller")])
+    staff.bank.ask("DELETE", f"/users/{bob}/groups/{staff.bank.ask('GET', '/group-by-path/tellers')['id']}")
+    staff.bank.delete("carol")
+
+    assert "1 2 0 0" == staff.ok()
+    assert "alice@test.example" == staff.bank.person("alice")["email"]
+    assert ({"teller"}, {"/tellers"}) == (staff.bank.roles_of("bob"), staff.bank.groups_of("bob"))
+    assert ({"teller"}, True) == (staff.bank.roles_of("carol"), staff.bank.person("carol")["enabled"])
+    assert "0 0 3 0" == staff.ok()
+
+
+def test_only_what_we_gave_is_taken(staff: Staff) -> None:
+    """
+    A role of the maps that somebody gave by hand is a conflict for a person, who may accept it; with `extra_roles: remove` it is taken.
+    """
+    (number,) = staff.people("alice")
+    staff.ok()
+    id_ = staff.bank.person("alice")["id"]
+    staff.bank.ask("POST", f"/users/{id_}/role-mappings/realm", [staff.bank.ask("GET", "/roles/admin")])
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(number): "extra_role"}, {"teller", "admin"}) == (staff.conflicts(), staff.bank.roles_of("alice"))
+
+    staff.settings["extra_roles"] = "remove"
+    assert "0 1 0 0" == staff.ok()
+    assert ({}, {"teller"}) == (staff.conflicts(), staff.bank.roles_of("alice"))
+
+
+# who leaves
+
+
+def test_who_has_left_is_disabled_and_signed_out(staff: Staff) -> None:
+    """
+    Never deleted; and enabled again when they come back, because it was us who disabled them.
+    """
+    numbers = staff.people("alice", "bob", "carol")
+    staff.ok()
+    id_ = staff.bank.person("alice")["id"]
+    staff.bank.ask("PUT", f"/users/{id_}/reset-password", {"type": "password", "value": "a-good-one", "temporary": False})
+    staff.bank.change("alice", requiredActions=[])
+    assert (200, 1) == (staff.bank.log_in("alice", "a-good-one").status_code, staff.bank.sessions_of("alice"))
+    user = dict(staff.fineract.users[numbers[0]])
+    staff.fineract.delete(numbers[0])
+
+    assert "0 0 2 1" == staff.ok()
+    assert (False, 0) == (staff.bank.person("alice")["enabled"], staff.bank.sessions_of("alice"))
+    assert "0 0 2 0" == staff.ok()
+
+    staff.fineract.users[numbers[0]] = user
+    assert "0 1 2 0" == staff.ok()
+    assert (True, {"teller"}) == (staff.bank.person("alice")["enabled"], staff.bank.roles_of("alice"))
+    assert "0 0 3 0" == staff.ok()
+
+
+def test_the_guard_keeps_everybody(staff: Staff) -> None:
+    """
+    Most people gone at once: nobody is disabled, new ones are made all the same, 6; approved, exactly these are disabled.
+    """
+    numbers = staff.people("alice", "bob", "carol", "dave")
+    staff.ok()
+    for number in numbers[:3]:
+        staff.fineract.delete(number)
+    staff.people("erin")
+
+    error = staff.failed()
+    assert isinstance(error, GuardRefused)
+    assert ["alice", "bob", "carol", "dave", "erin"] == [name for name, user in staff.bank.people().items() if user["enabled"]]
+    (run_id,) = staff.ask("SELECT run_id FROM usersync.approvals WHERE status = 'waiting'")[0]
+    assert "0 0 2 3" == staff.ok(approve_deletes=run_id)
+    assert ["dave", "erin"] == [name for name, user in staff.bank.people().items() if user["enabled"]]
+
+
+def test_a_list_that_lacks_people_disables_nobody(staff: Staff) -> None:
+    """
+    Whom the list lacks, but Fineract knows by id, keeps the account.
+    """
+    numbers = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.fineract.stale = {numbers[0]}
+
+    assert "0 0 2 0" == staff.ok()
+    assert staff.bank.person("alice")["enabled"]
+
+
+def test_who_was_locked_by_hand_stays_locked(staff: Staff) -> None:
+    """
+    Somebody disabled an account: that is a conflict, and it is not enabled again.
+    """
+    (number,) = staff.people("alice")
+    staff.ok()
+    staff.bank.change("alice", enabled=False)
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(number): "locked_by_hand"}, False) == (staff.conflicts(), staff.bank.person("alice")["enabled"])
+
+
+def test_accounts_of_nobody_are_left_alone(staff: Staff) -> None:
+    """
+    Accounts that the source never had stay as they are; also those of another job that writes to the same realm.
+    """
+    staff.bank.add("robot")
+    staff.people("alice", "bob")
+    staff.ok()
+    staff.step = "others"
+    staff.fineract.tenants = {"default"}
+    numbers = [number for number, user in staff.fineract.users.items() if user["username"] == "bob"]
+    staff.fineract.delete(numbers[0])
+
+    assert "0 0 1 0" == staff.ok()
+    assert all(user["enabled"] for user in staff.bank.people().values())
+
+
+# adoption
+
+
+def test_an_account_that_is_there_is_adopted_by_rule_alone(staff: Staff) -> None:
+    """
+    Without a rule an account of the same name is a conflict that says which rule would take it over; with it the account
+    is ours, and keeps its id, its password and what others gave.
+    """
+    staff.bank.add("alice", email="alice@test.example", emailVerified=True, password="a-good-one")
+    staff.bank.add("bob", email="other@test.example", emailVerified=True)
+    before = staff.bank.people()
+    alice, bob = staff.people("alice", "bob")
+
+    assert 3 == status_of(staff.failed())
+    assert {ours(alice): "username_taken", ours(bob): "username_taken"} == staff.conflicts()
+    assert before == staff.bank.people()
+
+    staff.settings["adopt"] = "by_email_verified"
+    told, changes = staff.preview()
+    assert "0 1 0 0 rejected 1" == told
+    assert [("update", "adopted by_email_verified")] == [(one.kind, one.reason) for one in changes if one.key == {"id": ours(alice)}]
+    assert 3 == status_of(staff.failed())
+    assert {ours(bob): "username_taken"} == staff.conflicts()
+    assert (before["alice"]["id"], [ours(alice)]) == (
+        staff.bank.person("alice")["id"],
+        staff.bank.person("alice")["attributes"]["usersync_id"],
+    )
+    assert (200, {"teller"}) == (staff.bank.log_in("alice", "a-good-one").status_code, staff.bank.roles_of("alice"))
+
+    staff.settings["adopt"] = "by_username"
+    assert "0 1 1 0" == staff.ok()
+    assert (before["bob"]["id"], "bob@test.example") == (staff.bank.person("bob")["id"], staff.bank.person("bob")["email"])
+    assert "0 0 2 0" == staff.ok()
+
+
+def test_a_name_that_is_used_again_is_another_person(staff: Staff) -> None:
+    """
+    Fineract gives a deleted user's name to a new id: the account of the old one is disabled, and not handed on by any rule.
+    """
+    old, *_ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.fineract.delete(old)
+    (new,) = staff.people("alice")
+    staff.settings["adopt"] = "by_username"
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(new): "username_taken"}, [ours(old)]) == (staff.conflicts(), staff.bank.person("alice")["attributes"]["usersync_id"])
+    assert not staff.bank.person("alice")["enabled"]
+
+
+def test_what_keycloak_can_not_hold(staff: Staff) -> None:
+    """
+    Names that differ by case, hold spaces or accents or are too short, and an address of two people: conflicts with a name;
+    the others go through, and the preview says the same.
+    """
+    odd = {
+        "Alice": "same_username",
+        "alice": "same_username",
+        "gina g": "invalid_username",
+        "érin": "invalid_username",
+        "bo": "invalid_username",
+    }
+    numbers = {name: staff.fineract.add(username=name)[0] for name in odd}
+    shared = [staff.fineract.add(username=name, email="one@test.example")[0] for name in ("dave", "frank")]
+    staff.people("henry")
+    expected = {**{ours(numbers[name]): reason for name, reason in odd.items()}, **{ours(number): "same_email" for number in shared}}
+
+    told, changes = staff.preview()
+    assert ("1 0 0 0 rejected 7", set(expected)) == (told, {one.key["id"] for one in changes if one.kind == "reject"})
+    assert isinstance(staff.failed(), PartialError)
+    assert (expected, ["henry"]) == (staff.conflicts(), list(staff.bank.people()))
+
+
+def test_what_the_server_refuses_is_asked_once(staff: Staff) -> None:
+    """
+    What only Keycloak knows it can't hold is set aside with its code, and not asked again before the person changes.
+    """
+    (number,) = staff.fineract.add(username="alice", lastname="User <b>")
+    assert 3 == status_of(staff.failed())
+    assert {ours(number): "refused_by_keycloak"} == staff.conflicts()
+    before = len(staff.front.requests)
+
+    assert 3 == status_of(staff.failed())
+    assert [] == [one for one in staff.front.requests[before:] if not one.startswith("GET")]
+
+    staff.fineract.change(number, lastname="User Alice")
+    assert "1 0 0 0" == staff.ok()
+
+
+# the realm
+
+
+def test_a_role_that_the_realm_lacks_stops_before_anything(staff: Staff, new_bank: NewBank) -> None:
+    """
+    Somebody is to have a role or group that is not there: 7 with its name, nothing is written; or it is made.
+    """
+    staff.bank = new_bank(groups=["/head-office"], rights=("manage-users", "view-realm", "manage-realm"))
+    staff.people("alice")
+
+    error = staff.failed()
+    assert (7, True) == (status_of(error), "role teller, group /tellers" in error.message)
+    assert ({}, []) == (staff.bank.people(), staff.ask("SELECT 1 FROM usersync.intents"))
+
+    staff.settings["create_missing"] = True
+    assert "1 0 0 0" == staff.ok()
+    assert ({"teller"}, {"/tellers"}) == (staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
+
+
+def test_an_attribute_that_would_be_dropped_stops_before_anything(staff: Staff, new_bank: NewBank) -> None:
+    """
+    The user profile does not declare usersync_id, or lets people change it: 7, and what to add; or it is declared.
+    """
+    staff.bank = new_bank(**REALM, declared=(), rights=("manage-users", "view-realm", "manage-realm"))
+    staff.people("alice")
+
+    error = staff.failed()
+    assert (7, True) == (status_of(error), '"name": "usersync_id"' in error.hint)
+    assert {} == staff.bank.people()
+
+    staff.settings["create_missing"] = True
+    assert "1 0 0 0" == staff.ok()
+    assert "usersync_id" in staff.bank.person("alice")["attributes"]
+
+    profile = staff.bank.ask("GET", "/users/profile")
+    own = next(one for one in profile["attributes"] if one["name"] == "usersync_id")
+    own["permissions"]["edit"].append("user")
+    staff.bank.ask("PUT", "/users/profile", profile)
+    assert 7 == status_of(staff.failed())
+
+
+def test_a_required_action_that_would_be_dropped(staff: Staff) -> None:
+    """
+    One that the realm does not know, or has switched off, is a mistake of the config.
+    """
+    staff.settings["required_actions"] = ["UPDATE_PASSWORD", "DO_A_HANDSTAND"]
+    staff.people("alice")
+
+    error = staff.failed()
+    assert (2, True) == (status_of(error), "DO_A_HANDSTAND" in error.message)
+    assert {} == staff.bank.people()
+
+
+# mails
+
+
+def test_a_mail_is_sent_once(staff: Staff, mailbox: Mailbox, new_bank: NewBank) -> None:
+    """
+    With `notify: email` the realm mails a link to a new person, at their creation alone.
+    """
+    staff.bank = new_bank(**REALM, smtpServer=mailbox.smtp)
+    staff.settings["notify"] = "email"
+    staff.people("alice")
+    (number,) = staff.fineract.add(username="bob", email="")
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(number): "no_email"}, ["alice"]) == (staff.conflicts(), list(staff.bank.people()))
+    assert ["alice@test.example"] == [mail["To"] for mail in mailbox.mails]
+    staff.failed()
+    assert 1 == len(mailbox.mails)
+
+
+def test_a_mail_that_fails_is_told_and_not_repeated(staff: Staff, new_bank: NewBank) -> None:
+    """
+    The mail server is down: the account is there, a person hears of it, and no run tries again.
+    """
+    staff.bank = new_bank(**REALM, smtpServer={"host": "127.0.0.1", "port": "1", "from": "bank@test.example"})
+    staff.settings["notify"] = "email"
+    (number,) = staff.people("alice")
+
+    for _ in range(2):
+        assert 3 == status_of(staff.failed())
+        assert {ours(number): "mail_failed"} == staff.conflicts()
+    assert 1 == sum("execute-actions-email" in one for one in staff.front.requests)
+
+
+# at night
+
+
+@pytest.mark.parametrize("trouble", [LOST, CUT, BUSY], ids=["lost", "cut", "busy"])
+@pytest.mark.parametrize("request_", ["POST .*/users", "POST .*/role-mappings/realm"])
+def test_an_answer_that_is_lost(staff: Staff, trouble: Any, request_: str) -> None:
+    """
+    Whether the call arrived or not: this run or the next one finishes, with one account a person and all of its roles.
+    """
+    staff.people("alice", "bob")
+    staff.front.at(request_, trouble)
+    staff.run()
+    staff.run()
+
+    assert ["alice", "bob"] == list(staff.bank.people())
+    assert "0 0 2 0" == staff.ok()
+    assert [{"teller"}] * 2 == [staff.bank.roles_of(name) for name in ("alice", "bob")]
+
+
+def test_keycloak_is_down(staff: Staff) -> None:
+    """
+    Before anything was read: 4, nothing is written, and nobody is disabled. In the middle: the rest is done by the next run.
+    """
+    staff.people("alice", "bob", "carol")
+    staff.front.at("GET .*", *[BUSY] * 40)
+    assert 4 == status_of(staff.failed())
+    assert [] == staff.ask("SELECT 1 FROM usersync.intents")
+
+    staff.front._plans.clear()
+    staff.front.at("POST .*/users", None, *[BUSY] * 40)
+    assert 4 == status_of(staff.failed())
+    staff.front._plans.clear()
+    staff.run()
+    assert ("0 0 3 0", ["alice", "bob", "carol"]) == (staff.ok(), list(staff.bank.people()))
+
+
+def test_a_right_that_is_missing_is_named(staff: Staff) -> None:
+    """
+    The service account lacks a role: 2, with its name, and nothing is written.
+    """
+    staff.people("alice")
+    staff.bank.rights("view-users")
+
+    error = staff.failed()
+    assert (2, True) == (status_of(error), "view-realm" in f"{error.message} {error.hint}")
+
+
+def test_a_token_that_ends_in_the_middle(staff: Staff) -> None:
+    """
+    Tokens of a few seconds: another one is asked for, and nobody is left out.
+    """
+    staff.bank.change_client(attributes={"access.token.lifespan": "2"})
+    staff.people(*(f"user{number:03}" for number in range(60)))
+
+    assert "60 0 0 0" == staff.ok()
+    assert 2 <= staff.front.tokens
+
+
+CALLS = [
+    "POST .*/users",
+    "POST .*/role-mappings/realm",
+    "PUT .*/execute-actions-email",
+    "PUT .*/users/[^/]+",
+    "POST .*/logout",
+    "DELETE .*/role-mappings/realm",
+    "PUT .*/groups/.*",
+    "DELETE .*/groups/.*",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_killed_before_any_call(staff: Staff, usersync: Command, mailbox: Mailbox, new_bank: NewBank, call: str) -> None:
+    """
+    kill -9 when a call is about to be heard: the next run finishes, without a second account or mail, and the one after it does nothing.
+    """
+    staff.bank = new_bank(**REALM, smtpServer=mailbox.smtp)
+    staff.settings |= {"notify": "email", "workers": 1}
+    alice, bob, carol, *_ = staff.people("alice", "bob", "carol", "dave", "erin")
+    staff.run()
+    mailbox.mails.clear()
+    staff.fineract.delete(alice)
+    staff.fineract.change(bob, roles=[1])
+    staff.fineract.change(carol, lastname="User Other")
+    staff.people("frank")
+
+    staff.killed(usersync, call)
+    staff.run()
+
+    assert "0 0 5 0" == staff.ok()
+    people = staff.bank.people()
+    assert ["alice", "bob", "carol", "dave", "erin", "frank"] == list(people)
+    assert ["alice"] == [name for name, user in people.items() if not user["enabled"]]
+    assert ({"admin"}, {"/head-office"}) == (staff.bank.roles_of("bob"), staff.bank.groups_of("bob"))
+    assert ("User Other", {"teller"}) == (people["carol"]["lastName"], staff.bank.roles_of("frank"))
+    assert len(mailbox.mails) <= 1
+    assert "frank" not in [mail["To"] for mail in mailbox.mails[1:]]
+
+
+# what is told
+
+
+def test_the_preview_is_what_a_run_does(staff: Staff) -> None:
+    """
+    The numbers and people of a dry run are those of the run after it; it writes nothing, in Keycloak or here.
+    """
+    alice, bob, *_ = staff.people("alice", "bob", "carol", "dave")
+    staff.ok()
+    staff.fineract.delete(alice)
+    staff.fineract.change(bob, lastname="User Other", roles=[1])
+    (erin,) = staff.people("erin")
+    before = staff.bank.people(), staff.ask("SELECT count(*) FROM usersync.intents")
+
+    told, changes = staff.preview()
+
+    assert before == (staff.bank.people(), staff.ask("SELECT count(*) FROM usersync.intents"))
+    assert {ours(alice): "disable", ours(bob): "update", ours(erin): "insert"} == {one.key["id"]: one.kind for one in changes}
+    changed = next(one for one in changes if one.kind == "update")
+    assert {"last_name": "User bob", "roles": "teller", "groups": "/tellers"} == changed.before
+    assert {"last_name": "User Other", "roles": "admin", "groups": "/head-office"} == changed.after
+    assert told == staff.ok()
+
+
+def test_the_commands(staff: Staff, usersync: Command, tmp_path: Path) -> None:
+    """
+    check, run, verify, status and rejects, as somebody types them; no output shows a person, but the preview that was asked for.
+    """
+    staff.people("alice", "bob")
+    staff.fineract.add(username="x y")
+    file = tmp_path / "passwords.csv"
+
+    checked = staff.command(usersync, "check", "--job", "fineract")
+    assert (0, True) == (checked.status, "attribute usersync_id" in checked.stdout)
+    previewed = staff.command(usersync, "run", "--job", "fineract", "--dry-run", "--diff")
+    assert (3, True) == (previewed.status, "alice@test.example" in previewed.stdout)
+    ran = staff.command(usersync, "run", "--job", "fineract", "--credentials-out", str(file))
+    staff.look_for_leaks(ran.stdout)
+    assert (3, 3) == (ran.status, len(file.read_text().splitlines()))
+    assert "2 new" in ran.stdout
+    assert 0 == staff.command(usersync, "verify", "--job", "fineract").status
+    staff.bank.change("alice", email="wrong@test.example")
+    assert 8 == staff.command(usersync, "verify", "--job", "fineract").status
+    assert "invalid_username" in staff.command(usersync, "rejects", "list", "--job", "fineract").stdout
+    assert 0 == staff.command(usersync, "status", "--job", "fineract").status
+
+
+def test_stopped_in_the_middle(staff: Staff, usersync: Command) -> None:
+    """
+    SIGTERM while calls are made: those on their way are written down, nothing else begins, 143; the next run does the rest.
+    """
+    staff.people(*(f"user{number:03}" for number in range(40)))
+    staff.config(usersync.folder)
+    import signal
+
+    with usersync.start("run", "--job", "fineract", "-q") as process:
+        staff.front.at("POST .*/users", *[None] * 5, lambda: process.send_signal(signal.SIGTERM))
+        process.wait(30)
+    assert 143 == process.returncode
+    made = len(staff.bank.people())
+    assert 5 <= made < 40
+    assert [] == staff.ask("SELECT 1 FROM usersync.intents WHERE state = 'open' AND done <> '{}' AND account IS NULL")
+    staff.run()
+    assert "0 0 40 0" == staff.ok()

@@ -1,0 +1,155 @@
+"""Job `fineract`: the users of a local Fineract as accounts of a real Keycloak. In this process, or by the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tests.conftest import Command, Result
+from tests.fineract_server import PASSWORD, Fineract, made
+from tests.keycloak_server import Bank, Front
+from tests.list_source import counts
+from tests.simple_job import execute
+from usersync_cli.errors import UsersyncError
+from usersync_cli.jobs import Job
+from usersync_cli.model import Change, Database, Tools
+from usersync_cli.run import RunResult, run
+from usersync_cli.signals import Stop
+from usersync_cli.sources.fineract import Settings as FineractSettings
+from usersync_cli.sources.fineract import Source
+from usersync_cli.steps import Options, World
+from usersync_cli.targets import keycloak
+
+ROLES = {"Teller": "teller", "Auditor": "accountant", "Super user": "admin"}
+GROUPS = {"teller": "tellers", "admin": "head-office"}
+REALM = {"roles": [*ROLES.values(), "staff", "of-others"], "groups": ["/tellers", "/head-office", "/of-others"]}
+STAFF_EXCLUDED = ["mifos", "system", "interopUser"]
+
+
+@dataclass
+class Staff:
+    """A bank: its Fineract, its realm, the proxy before that, and the job between them."""
+
+    fineract: Fineract
+    bank: Bank
+    front: Front
+    target: Database
+    settings: dict[str, Any] = field(default_factory=dict)  # of the target keycloak
+    load: dict[str, Any] = field(default_factory=dict)
+    step: str = "accounts"
+
+    # the config
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return made(self.fineract.url, exclude=STAFF_EXCLUDED)
+
+    @property
+    def sso(self) -> dict[str, Any]:
+        own = {"url": self.front.url, "realm": self.bank.name, "client_id": self.bank.client_id, "client_secret": self.bank.client_secret}
+        return {"type": "keycloak", **own, "roles": ROLES, "groups": GROUPS, **self.settings}
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        return [{"name": self.step, "extract": {"source": "fineract", "streams": ["users"]}, "load": {"target": "keycloak", **self.load}}]
+
+    def config(self, folder: Any) -> None:
+        """The config file, for the real command."""
+        document = {
+            "environment": "test",
+            "target": self.target.url,
+            "sources": {"fineract": self.source},
+            "targets": {"keycloak": self.sso},
+            "jobs": {"fineract": {"lease": "5s", "steps": self.steps}},
+        }
+        (folder / "config.yaml").write_text(json.dumps(document))
+
+    # a run
+
+    def world(self) -> World:
+        source = Source("fineract", FineractSettings.model_validate(self.source))
+        opened = partial(keycloak.opened, "keycloak", keycloak.Settings.model_validate(self.sso))
+        tools = Tools("fineract", Stop(), Database)
+        return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets={"keycloak": opened})
+
+    @property
+    def job(self) -> Job:
+        return Job.model_validate({"name": "fineract", "steps": self.steps})
+
+    def run(self, **options: Any) -> RunResult:
+        return run(self.job, self.world(), Options(**options))
+
+    def ok(self, **options: Any) -> str:
+        """A run that went well, as `new changed same gone`."""
+        result = self.run(**options)
+        assert result.steps[0].error is None, (result.steps[0].error, result.steps[0].error and result.steps[0].error.hint)
+        return counts(result)
+
+    def failed(self, **options: Any) -> UsersyncError:
+        """How a run ended that did not go well. It shows nobody, and no secret."""
+        error = self.run(**options).steps[0].error
+        assert error is not None
+        self.look_for_leaks(f"{error.message} {error.hint}")
+        return error
+
+    def look_for_leaks(self, text: str) -> None:
+        for word in ("Test User", "@test.example", PASSWORD, self.bank.client_secret, "Traceback"):
+            assert word not in text
+
+    def preview(self, **options: Any) -> tuple[str, list[Change]]:
+        """A dry run: its counts, and what it tells."""
+        told: list[Change] = []
+
+        def tell(change: Change) -> bool:
+            told.append(change)
+            return True
+
+        return counts(self.run(dry_run=True, diff=tell, **options)), told
+
+    def writes(self, **options: Any) -> list[str]:
+        """What a run that went well wrote to Keycloak."""
+        before = len(self.front.requests)
+        self.ok(**options)
+        return [one for one in self.front.requests[before:] if not one.startswith("GET")]
+
+    def asked(self, **options: Any) -> list[str]:
+        """All that a run that went well asked Keycloak."""
+        before = len(self.front.requests)
+        self.ok(**options)
+        return self.front.requests[before:]
+
+    def command(self, usersync: Command, *arguments: str, timeout: float = 60) -> Result:
+        """`usersync ...`, whose outputs show nobody."""
+        self.config(usersync.folder)
+        result = usersync(*arguments, timeout=timeout)
+        self.look_for_leaks(result.stderr)
+        return result
+
+    def killed(self, usersync: Command, request: str) -> None:
+        """A run by the real command that dies with kill -9 when Keycloak is about to hear this request."""
+        self.config(usersync.folder)
+        process: list[subprocess.Popen[str]] = []
+        self.front.at(request, lambda: os.kill(process[0].pid, signal.SIGKILL))
+        with usersync.start("run", "--job", "fineract", "-q") as started:
+            process.append(started)
+            started.wait(60)
+        assert started.returncode == -signal.SIGKILL, f"nobody asked for {request}"
+
+    # what is there
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        return execute(self.target.url, query)
+
+    def conflicts(self) -> dict[str, str]:
+        """Reason by our id, of those that wait."""
+        return dict(self.ask("SELECT key, reason FROM usersync.rejects WHERE status = 'waiting'"))  # type: ignore[arg-type]
+
+    def people(self, *names: str) -> Sequence[int]:
+        """New users of Fineract with these user names, tellers; their ids."""
+        return [self.fineract.add(username=name, email=f"{name}@test.example", lastname=f"User {name}")[0] for name in names]
