@@ -202,7 +202,7 @@ def _outward(step: Step, world: World, options: Options) -> Iterator[Report]:
             values = {"source": dict(change.after), "table": dict(change.before)} if options.values else {}
             (key,) = change.key.values()
             report.found.append(Difference(kind, str(key), tuple(change.after) if kind == "different" else (), **values))
-        report.columns.update(change.after if kind == "different" else ())
+        report.columns.update(list(change.after) if kind == "different" else ())
         return True
 
     with _told([report]):

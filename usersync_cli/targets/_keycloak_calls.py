@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usersync_cli.targets.keycloak import Plan, Target
 
 IN_A_ROW = 3  # calls without an answer, and nobody else's is tried
-_TAKEN = {"same_username": "username_taken", "same_email": "email_taken"}
+_TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_username_or_email": "username_taken"}
 
 
 class Desk:
@@ -162,7 +162,8 @@ class Desk:
         try:
             yield partial(self._realm.send_actions, account, self._own.required_actions, self._own.link_lifespan)
         except (Rejected, Unavailable) as error:
-            detail = error.code if isinstance(error, Rejected) else "no answer: it may have been sent"
+            detail = error.code if isinstance(error, Rejected) else "the mail server took none"
+            detail = "no answer: it may have been sent" if isinstance(error, Unknown) else detail
             self._set_aside(intent, MAIL_FAILED, detail)
 
     def _did(self, intent: Intent, what: str) -> None:

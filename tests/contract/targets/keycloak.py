@@ -1,0 +1,71 @@
+"""A realm of a real Keycloak with people `user<id>`, whose last name is the row's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from psycopg import sql
+
+from tests import servers
+from tests.contract.live import LiveTarget
+from tests.keycloak_server import Bank, Front, NewBank
+from tests.simple_job import execute
+from usersync_cli import stage
+from usersync_cli.connections import Connection, begin, connect
+from usersync_cli.intents import Scope, Use
+from usersync_cli.model import Column, Database, Desired
+from usersync_cli.signals import Stop
+from usersync_cli.targets.keycloak import Settings, Target, realm
+from usersync_cli.targets.postgres import SETTINGS
+
+COLUMNS = [Column("id", "integer"), Column("name", "text")]
+LEFT_BEHIND = "SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts"
+
+
+def live(request: pytest.FixtureRequest) -> LiveTarget:
+    database: Database = request.getfixturevalue("new_database")()
+    new_bank: NewBank = request.getfixturevalue("new_bank")
+    front: Front = request.getfixturevalue("front")
+    bank = new_bank()
+    servers.migrate(database)
+
+    def target(of: Bank) -> Target:
+        own = {"url": front.url, "realm": of.name, "client_id": of.client_id, "client_secret": of.client_secret}
+        settings = Settings.model_validate({"type": "keycloak", **own})
+        opened = realm("keycloak", settings, Stop())
+        request.addfinalizer(opened.close)
+        return Target("keycloak", settings, opened, Use(Scope("contract", "people", 1), Stop()))
+
+    def transaction() -> Connection:
+        tx = connect(database, job="contract", read_write=True)
+        request.addfinalizer(tx.close)
+        begin(tx, long=True, **SETTINGS)
+        return tx
+
+    def desired(tx: Connection, rows: Sequence[tuple[int, str]]) -> Desired:
+        stage.create(tx, "records", COLUMNS)
+        with tx.cursor() as cursor:
+            cursor.executemany("INSERT INTO pg_temp.records VALUES (%s, %s)", rows)
+        return Desired(sql.SQL("SELECT id, 'user' || id AS username, name AS last_name FROM records"), len(rows))
+
+    def fill(rows: Sequence[tuple[int, str]]) -> None:
+        for name in bank.people():
+            bank.delete(name)
+        for number, name in rows:
+            bank.add(f"user{number}", lastName=name, firstName=None, email=None, attributes={"usersync_id": [str(number)]})
+
+    def there() -> list[tuple[int, str]]:
+        return sorted((int(user["attributes"]["usersync_id"][0]), user["lastName"]) for user in bank.people().values())
+
+    return LiveTarget(
+        target=lambda: target(bank),
+        misfit=lambda: target(new_bank(declared=())),
+        begin=transaction,
+        desired=desired,
+        rows=there,
+        fill=fill,
+        written=lambda _tx: sum(not re.match("GET", one) for one in front.requests),
+        fingerprint=lambda: (bank.people(), execute(database.url, LEFT_BEHIND)),
+    )
