@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 import requests
-from usersync_cli.targets._keycloak_realm import temporary_password
 
 from benchmarks import measure
 from benchmarks.measure import Contestant, Run
@@ -22,6 +21,7 @@ from benchmarks.server import Server
 from tests.fineract_server import Fineract, made
 from tests.keycloak_server import Bank, Front, Keycloak, shared
 from tests.staff import GROUPS, REALM, ROLES, STAFF_EXCLUDED
+from usersync_cli.passwords import temporary_password
 
 WORKERS = 4
 PAGE = 1000

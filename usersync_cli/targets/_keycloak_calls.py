@@ -17,9 +17,10 @@ from usersync_cli.applying import Calls
 from usersync_cli.connections import Connection
 from usersync_cli.errors import ConfigError, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
+from usersync_cli.passwords import temporary_password
 from usersync_cli.rejects import Reject
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
-from usersync_cli.targets._keycloak_realm import Gone, Rejected, Unknown, temporary_password
+from usersync_cli.targets._keycloak_realm import Gone, Rejected, Unknown
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak import Plan, Target

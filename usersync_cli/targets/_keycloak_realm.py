@@ -126,6 +126,14 @@ class Realm:
             raise
         return found if found["path"].strip("/") == path.strip("/") else None
 
+    def group_ids(self, paths: Sequence[str]) -> Mapping[str, str]:
+        """The ids of those of these groups that are there, by path; one list has all of the top level."""
+        top = [path for path in paths if path.strip("/").count("/") == 0]
+        pages = self._all("/groups", PAGE, briefRepresentation="true") if top else ()
+        there = {f"/{group['name']}": str(group["id"]) for page in pages for group in page}
+        found = {path: there[path] for path in top if path in there}
+        return found | {path: str(group["id"]) for path in paths if path not in top and (group := self.group(path))}
+
     def group_members(self, id: str, size: int = PAGE) -> Iterator[Sequence[str]]:  # noqa: A002  what it is
         """The ids of the accounts in this very group. Raises Rejected (no_group) when there is no such group."""
         for page in self._all(f"/groups/{quote(id, safe='')}/members", size, briefRepresentation="true"):
