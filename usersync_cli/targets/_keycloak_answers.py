@@ -107,8 +107,9 @@ class _Said:
     def of(cls, reply: Reply) -> _Said:
         body = reply.json()
         body = body if isinstance(body, dict) else {}
-        errors = body.get("errors")
-        first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else body
+        # Several come in any order.
+        errors = sorted((one for one in body.get("errors", []) if isinstance(one, dict)), key=lambda one: str(one.get("field")))
+        first = errors[0] if errors else body
         text = next((value for name in ("errorMessage", "error") if isinstance(value := first.get(name), str)), "")
         known = next((code for begin, code in _CODES.items() if text.startswith(begin)), "")
         own = text if re.fullmatch(r"[a-zA-Z_-]{1,80}", text) else ""
@@ -149,6 +150,8 @@ def _right(method: str, path: str) -> str:
     """The client role whose lack is a 403 here; seen on Keycloak 26."""
     kind = path.partition("/")[0]
     reads = method == "GET"
+    if kind == "roles" and path.endswith("/users"):
+        return "view-realm or view-users"
     if path == "users/profile" or kind in {"", "roles", "authentication"}:
         return "view-realm" if reads else "manage-realm"
     return "view-users" if reads else "manage-users"
@@ -182,7 +185,7 @@ _LOGIN = {
         'turn on "Service accounts roles" in its settings',
     ),
     "Public client not allowed to retrieve service account": ("{client} is public", 'turn on "Client authentication" in its settings'),
-    "invalid_client": ("the realm {realm} has no {client}, or it is disabled", "mend client_id in the config file"),
+    "invalid_client": ("the realm {realm} does not know {client}, or it is disabled", "mend client_id in the config file"),
     "unauthorized_client": ("the secret of {client} is wrong", "Keycloak shows it under Credentials of the client; mend client_secret"),
 }
 _NO_KEYCLOAK = ("there is no Keycloak at its url", "old ones have /auth at the end; mend url in the config file")
