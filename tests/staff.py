@@ -29,6 +29,11 @@ from usersync_cli.targets import keycloak
 ROLES = {"Teller": "teller", "Auditor": "accountant", "Super user": "admin"}
 GROUPS = {"teller": "tellers", "admin": "head-office"}
 REALM = {"roles": [*ROLES.values(), "staff", "of-others"], "groups": ["/tellers", "/head-office", "/of-others"]}
+MIRROR = {
+    "name": "mirror",
+    "extract": {"source": "fineract", "streams": ["users", "roles"]},
+    "load": {"table": "fineract_{stream}", "key": ["id"], "create": True, "on_missing": "mark"},
+}
 STAFF_EXCLUDED = ["mifos", "system", "interopUser"]
 
 
@@ -66,7 +71,7 @@ class Staff:
             "target": self.target.url,
             "sources": {"fineract": self.source},
             "targets": {"keycloak": self.sso},
-            "jobs": {"fineract": {"lease": "5s", "steps": self.steps}},
+            "jobs": {"fineract": {"lease": "5s", "steps": self.steps}, "both": {"steps": [MIRROR, *self.steps]}},
         }
         (folder / "config.yaml").write_text(json.dumps(document))
 

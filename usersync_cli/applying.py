@@ -57,9 +57,11 @@ class _OnWay:
 
     def __exit__(self, *_: object) -> None:
         until = time.monotonic() + PATIENCE
-        while self._people and time.monotonic() < until:
-            self.take_up(last=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            while self._people and time.monotonic() < until:
+                self.take_up(last=True)
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __bool__(self) -> bool:
         return bool(self._people)

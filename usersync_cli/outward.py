@@ -164,11 +164,17 @@ def transform_of(source: Any, name: str, stream: str) -> str:
 def _is_json(data: bytes) -> bool:
     """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates."""
     try:
-        text = json.dumps(json.loads(data), ensure_ascii=False)
-        text.encode()
+        found = json.loads(data)
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return False
-    return "\\u0000" not in text
+    return b"\\u0000" not in data or not _has_nul(found)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(inner) for key, inner in value.items())
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 class Planning:

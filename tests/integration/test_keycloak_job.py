@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,15 @@ import pytest
 from tests.conftest import Command
 from tests.fineract_server import Fineract
 from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank
+from tests.list_source import counts
+from tests.simple_job import execute
 from tests.staff import REALM, Staff
 from usersync_cli.errors import GuardRefused, PartialError, status_of
+from usersync_cli.jobs import Job
+from usersync_cli.model import Database
+from usersync_cli.run import run
+from usersync_cli.sources import postgres
+from usersync_cli.steps import Options
 
 
 @pytest.fixture
@@ -170,6 +179,12 @@ def test_drift_is_repaired(staff: Staff) -> None:
     assert ({"teller"}, {"/tellers"}) == (staff.bank.roles_of("bob"), staff.bank.groups_of("bob"))
     assert ({"teller"}, True) == (staff.bank.roles_of("carol"), staff.bank.person("carol")["enabled"])
     assert "0 0 3 0" == staff.ok()
+
+    staff.bank.delete("carol")
+    staff.bank.add("carol")
+    assert 3 == status_of(staff.failed())
+    assert ["username_taken"] == list(staff.conflicts().values())
+    assert (set(), set()) == (staff.bank.roles_of("carol"), staff.bank.groups_of("carol"))
 
 
 def test_only_what_we_gave_is_taken(staff: Staff) -> None:
@@ -506,6 +521,31 @@ def test_a_token_that_ends_in_the_middle(staff: Staff) -> None:
     assert 2 <= staff.front.tokens
 
 
+def test_somebody_else_is_faster(staff: Staff) -> None:
+    """
+    An account of the same name comes between plan and call: a conflict, and it stays somebody else's.
+    """
+    (number,) = staff.people("alice")
+    staff.front.at("POST .*/users", lambda: staff.bank.add("alice"))
+
+    assert 3 == status_of(staff.failed())
+    assert ({ours(number): "username_taken"}, None) == (staff.conflicts(), staff.bank.person("alice").get("attributes"))
+
+
+def test_the_database_is_lost_between_calls(staff: Staff) -> None:
+    """
+    The outcome of a call can't be written down: 4, and the next run finds it out from Keycloak.
+    """
+    staff.people("alice", "bob", "carol")
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    staff.front.at("POST .*/users", None, lambda: staff.ask(cut))
+
+    assert 4 == status_of(staff.failed())
+    staff.run()
+    assert ("0 0 3 0", ["alice", "bob", "carol"]) == (staff.ok(), list(staff.bank.people()))
+    assert [{"teller"}] * 3 == [staff.bank.roles_of(name) for name in ("alice", "bob", "carol")]
+
+
 CALLS = [
     "POST .*/users",
     "POST .*/role-mappings/realm",
@@ -570,6 +610,26 @@ def test_the_preview_is_what_a_run_does(staff: Staff) -> None:
     assert told == staff.ok()
 
 
+def test_people_of_a_database(staff: Staff, new_database: Callable[..., Database]) -> None:
+    """
+    Any source will do: a query of PostgreSQL, with a transform that gives the columns; who is gone from it is disabled.
+    """
+    source = new_database("source crm")
+    execute(source.url, "CREATE TABLE people (id int, name text); INSERT INTO people SELECT n, 'user' || n FROM generate_series(1, 5) AS n")
+    extract = {"staff": {"source": "crm", "query": "SELECT id, name FROM people"}}
+    transform = "SELECT id, name AS username, name || '@test.example' AS email, '{Teller}'::text[] AS roles FROM staff"
+    step = {"name": "accounts", "extract": extract, "transform": transform, "load": {"target": "keycloak"}}
+    world = replace(staff.world(), sources={"crm": postgres.Source("crm", postgres.Settings(type="postgres", url=source.url))})
+
+    def sync() -> str:
+        return counts(run(Job.model_validate({"name": "people", "steps": [step]}), world, Options()))
+
+    assert "5 0 0 0" == sync()
+    execute(source.url, "DELETE FROM people WHERE id = 3")
+    assert ("0 0 4 1", False) == (sync(), staff.bank.person("user3")["enabled"])
+    assert ("0 0 4 0", {"teller"}) == (sync(), staff.bank.roles_of("user1"))
+
+
 def test_the_commands(staff: Staff, usersync: Command, tmp_path: Path) -> None:
     """
     check, run, verify, status and rejects, as somebody types them; no output shows a person, but the preview that was asked for.
@@ -590,7 +650,12 @@ def test_the_commands(staff: Staff, usersync: Command, tmp_path: Path) -> None:
     staff.bank.change("alice", email="wrong@test.example")
     assert 8 == staff.command(usersync, "verify", "--job", "fineract").status
     assert "invalid_username" in staff.command(usersync, "rejects", "list", "--job", "fineract").stdout
+    assert 3 == staff.command(usersync, "rejects", "retry", "--all", "--job", "fineract").status
     assert 0 == staff.command(usersync, "status", "--job", "fineract").status
+
+    both = staff.command(usersync, "run", "--job", "both")
+    assert (3, True, True) == (both.status, "both: mirror: 7 records: 7 new" in both.stdout, "both: accounts: 3 records" in both.stdout)
+    assert [(3,)] == staff.ask("SELECT count(*) FROM fineract_users WHERE deleted_at IS NULL")
 
 
 def test_stopped_in_the_middle(staff: Staff, usersync: Command) -> None:
@@ -599,8 +664,6 @@ def test_stopped_in_the_middle(staff: Staff, usersync: Command) -> None:
     """
     staff.people(*(f"user{number:03}" for number in range(40)))
     staff.config(usersync.folder)
-    import signal
-
     with usersync.start("run", "--job", "fineract", "-q") as process:
         staff.front.at("POST .*/users", *[None] * 5, lambda: process.send_signal(signal.SIGTERM))
         process.wait(30)

@@ -20,7 +20,7 @@ from usersync_cli.intents import Intent
 from usersync_cli.passwords import temporary_password
 from usersync_cli.rejects import Reject
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
-from usersync_cli.targets._keycloak_realm import Gone, Rejected, Unknown
+from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak import Plan, Target
@@ -107,7 +107,7 @@ class Desk:
         ours = True
         try:
             account = yield partial(self._realm.create, body)
-        except (Unknown, Rejected) as error:  # perhaps it was made all the same, by this call or by one before
+        except (Unknown, Taken) as error:  # perhaps it was made all the same, by this call or by one before
             account = yield partial(self._look_up, user["username"], intent.key)
             if account is None:
                 raise

@@ -194,7 +194,7 @@ class Target:
         """
         read, distinct = planning.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
         seen = self._look()
-        scope = replace(self.use.scope, target=f"{self.name} {seen.id}")
+        scope = replace(self.use.scope, target=f"realm {seen.id}")
         there = state.current(tx) == state.VERSION
         intents.recall(tx, scope, there=there)
         self._stage(tx, seen)
