@@ -381,14 +381,15 @@ class Session:
         return empty - 1 if empty - full <= NEAR or empty == known + 1 else (full + empty) // 2
 
     def _check(self, resource: Resource, walk: Walk, listed: _Listed) -> None:
-        """A page that is empty although the one behind it was not, or the same, is none; unless so many were deleted."""
+        """A page that is empty although the one behind it is not, or the same as that one, is none."""
         number = walk.page or 0
         if not walk.above or (listed.rows and listed.mark != walk.above):
             return
-        if self._list(resource, walk, number + 1).rows:
-            what = f"page {number} is the same as" if listed.rows else f"page {number} is empty, unlike"
-            what += f" page {number + 1}"
-            raise self._odd(resource, what)
+        behind = self._list(resource, walk, number + 1)  # as it is now: a page's worth of records may have moved down by a page
+        if behind.rows and not listed.rows:
+            raise self._odd(resource, f"page {number} is empty, unlike page {number + 1}")
+        if behind.rows and behind.mark == listed.mark:
+            raise self._odd(resource, f"page {number} is the same as page {number + 1}")
 
     def _odd(self, resource: Resource, what: str) -> Unavailable:
         return Unavailable(
