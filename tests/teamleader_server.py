@@ -7,6 +7,7 @@ Times are those of its own clock (`ahead` of ours), also in its Date header.
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import struct
@@ -157,6 +158,10 @@ class Teamleader:
     window: timedelta = timedelta(minutes=1)
     module: str = "legacy"
     ahead: timedelta = timedelta(0)
+    shuffled: bool = False  # records that sort alike come in another order with each request
+    exclusive: bool = False  # updated_since leaves out what changed in that very second
+    shows_limit: bool = True
+    omits: str = ""  # records of this status are not in lists
     account: str = "0fc55513-7f68-4865-aba0-de5da9e4e43d"
     scopes: set[str] = field(default_factory=lambda: {resource.scope for resource in RESOURCES.values()})
     tokens: Container[str] = field(default_factory=lambda: {TOKEN})  # those that it takes, such as an OAuthServer has
@@ -261,6 +266,8 @@ class Teamleader:
         reset = datetime.now(UTC) + self.ahead + timedelta(seconds=self._times[0] + window - now if self._times else 0)
         stamp = reset.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{reset.microsecond // 1000:03}+0000"
         remaining = self.limit - len(self._times)
+        if not self.shows_limit:
+            return allowed, {}
         return allowed, {"X-RateLimit-Limit": str(self.limit), "X-RateLimit-Remaining": str(remaining), "X-RateLimit-Reset": stamp}
 
     def _answer(self, asked: Asked) -> Any:
@@ -287,6 +294,8 @@ class Teamleader:
 
     def _list(self, asked: Asked, resource: Resource) -> Any:
         chosen = self._filtered(asked, resource)
+        if self.shuffled:
+            random.shuffle(chosen)
         for order in reversed(asked.body.get("sort", [{"field": resource.sorts[0], "order": "desc" if resource.descending else "asc"}])):
             if order["field"] not in resource.sorts:
                 raise _Refused(400, "unknown sort field")
@@ -307,13 +316,15 @@ class Teamleader:
         return listed | ({"meta": {"page": page, "matches": total}} if "pagination" in wanted else {})
 
     def _filtered(self, asked: Asked, resource: Resource) -> list[Document]:
-        chosen, filters = list(self.records[asked.resource].values()), asked.body.get("filter", {})
+        filters = asked.body.get("filter", {})
+        chosen = [one for one in self.records[asked.resource].values() if not self.omits or one.get("status") != self.omits]
         if set(filters) - {*(["ids"] if resource.ids else []), *(["updated_since"] if resource.since else [])}:
             raise _Refused(400, "unknown filter")
         if "ids" in filters:
             chosen = [one for one in chosen if one["id"] in filters["ids"]]
         if "updated_since" in filters:
             since = datetime.fromisoformat(filters["updated_since"])
+            since += timedelta(seconds=self.exclusive)
             chosen = [one for one in chosen if _moment(one["updated_at"]) >= since]
         return chosen
 
@@ -436,6 +447,7 @@ class _Handler(BaseHTTPRequestHandler):
             "truncated": (200, kind, content[: len(content) // 2]),
             "not_json": (200, kind, content[: len(content) // 2]),
             "empty": (200, kind, b'{"data": []}'),
+            "short": (200, kind, json.dumps({"data": json.loads(content).get("data", [])[:2]}).encode()),
             "null": (200, kind, b'{"data": null}'),
             "nothing": (200, kind, b""),
         }[how]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
+from usersync_cli.errors import status_of
 from usersync_cli.sources import teamleader
 
 STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
@@ -78,3 +79,169 @@ def test_a_page_of_changes_that_slid_down_is_no_copy(api: Teamleader, database: 
     crm.ok()
 
     assert crm.is_equal(resource, resource)
+
+
+# records that sort alike
+
+
+@pytest.mark.parametrize("resource", ["contacts", "companies"])
+def test_equal_times_are_put_in_order(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    A bulk import gives more than a page one time stamp, and the vendor orders those otherwise each time: a second field does.
+    """
+    api.shuffled = True
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 30, at=api.now() - timedelta(days=9))
+    crm.ok()
+    assert crm.is_equal(resource, resource)
+    stamp = api.now().isoformat()
+    for number, id_ in enumerate(ids[:13]):
+        api.change(resource, id_, remarks=f"changed {number}", updated_at=stamp)
+
+    assert "0 13 0 0" == crm.ok()
+    assert crm.is_equal(resource, resource)
+
+
+TIES = {"contacts": {"first_name": "Test", "last_name": "User"}, "invoices": {"invoice_number": None, "invoice_date": None},
+        "projects": {"title": "Project"}, "users": {"email": None, "last_name": "User"},
+        "events": {"starts_at": "2020-01-01T00:00:00+00:00"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("resource", TIES)
+def test_what_can_not_be_ordered_is_noticed(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    Where the order of a dozen records is another one with each request, some are on no page that we read. That ends with all of
+    them, or with a status that is not 0 and a next run that lists everything again.
+    """
+    crm = Crm(api, database, [resource])
+    api.add(resource, 12, at=api.now() - timedelta(days=9), **TIES[resource])
+    api.shuffled = True
+    result = crm.run()
+
+    assert result.exit_status in {0, 4}
+    assert crm.is_equal(resource, resource) or result.exit_status == 4
+    api.shuffled = False
+    asked = next(one for one in crm.requests() if one.action == "list")
+    assert crm.is_equal(resource, resource)
+    assert result.exit_status == 0 or "updated_since" not in asked.body.get("filter", {})
+
+
+@pytest.mark.parametrize("resource", ["contacts", "projects"])
+def test_changes_that_can_not_be_ordered_are_noticed(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    The same, of a dozen changes.
+    """
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 14, at=api.now() - timedelta(days=9), **TIES[resource])
+    crm.ok()
+    stamp = api.now().isoformat()
+    for number, id_ in enumerate(ids[:12]):
+        api.change(resource, id_, tags=[f"changed {number}"], updated_at=stamp)
+    api.shuffled = True
+    result = crm.run()
+
+    assert crm.is_equal(resource, resource) or result.exit_status == 4
+    api.shuffled = False
+    crm.ok()
+    assert crm.is_equal(resource, resource)
+
+
+# lists that change each time
+
+
+@pytest.mark.parametrize("how", ["everything", "changes"])
+def test_a_list_that_never_rests_is_told(api: Teamleader, database: Any, how: str) -> None:
+    """
+    A draft invoice comes first in each of three walks: status 4 and what to do, nobody removed. What changed is not asked for
+    again and again, and the next run lists everything.
+    """
+    crm = Crm(api, database, ["invoices"])
+    ids = api.add("invoices", 22)
+    if how == "changes":
+        crm.ok()
+        for id_ in ids[:12]:
+            api.change("invoices", id_, note="changed")
+    api.before = at("invoices.list", 2, lambda: api.add("invoices", at=api.now(), invoice_number=None), times=1000)
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert (4, True) == (status_of(failed), "changed each of the 3 times" in failed.message)
+    assert [("", None)] == crm.ask("SELECT value ->> 'swept', value -> 'walk' FROM usersync.cursors")
+    assert [] == crm.held("invoices", "deleted_at IS NOT NULL")
+    api.before = lambda _asked: None
+    before = len(api.asked)
+    crm.ok()
+    assert crm.is_equal("invoices", "invoices")
+    assert "updated_since" not in api.asked[before + 1].body.get("filter", {})
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("resource", ["invoices", "projects"])
+def test_a_change_in_the_second_of_the_beginning(api: Teamleader, database: Any, resource: str, exclusive: bool) -> None:  # noqa: FBT001
+    """
+    Whether updated_since has its very second or not: what moved in the second in which a walk began is noticed.
+    """
+    api.exclusive = exclusive
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 27)
+    crm.ok()
+    for id_ in ids[9:20]:
+        api.change(resource, id_, title="changed")
+    first = {"invoices": {"invoice_number": None}, "projects": {"title": "first"}}[resource]
+    api.before = at(f"{resource}.list", 2, lambda: api.change(resource, ids[0], **first))
+    crm.ok()
+    crm.ok()
+
+    assert crm.is_equal(resource, resource)
+
+
+# answers that are wrong
+
+
+def test_a_list_without_pages_that_changes_is_refused(crm: Crm) -> None:
+    """
+    Something in between that gives a first page for every number, another one each time, is told after a few requests.
+    """
+    ids = crm.server.add("contacts", 27)
+    numbers = itertools.count()
+
+    def first_page(asked: Asked) -> None:
+        if asked.action == "list":
+            asked.body["page"]["number"] = 1
+            crm.server.change("contacts", ids[0], added_at=f"2030-01-01T00:00:{next(numbers) % 60:02}+00:00")
+            crm.server.delete("contacts", ids.pop(0))
+
+    crm.server.before = first_page
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert 4 == status_of(failed)
+    assert len(crm.server.asked) < 30
+
+
+@pytest.mark.parametrize("how", ["empty", "short"])
+@pytest.mark.parametrize("when", ["first sync", "sweep", "changes"])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_page_that_lacks_records_is_no_end(crm: Crm, how: str, when: str, times: int) -> None:
+    """
+    `data: []` or half a page, of any page but the last: it is asked for again, and an error when it stays so. Nobody is removed.
+    """
+    ids = crm.server.add("contacts", 25)
+    if when != "first sync":
+        crm.ok()
+    if when == "changes":
+        for age, id_ in enumerate(ids):
+            crm.server.change("contacts", id_, remarks="changed", updated_at=(crm.server.now() - timedelta(seconds=60 - age)).isoformat())
+    # A first page that is always silent says that nothing has changed, and nobody can tell.
+    for number in (3, 5) if (when, how, times) == ("changes", "empty", 1000) else (1, 3, 5):
+        crm.server.fail(how, "contacts.list", page=number, times=times)
+        result = crm.run(full=when == "sweep")
+        crm.server.faults.clear()
+        settled = crm.is_equal() if crm.ask("SELECT FROM pg_class WHERE relname = 'tl_contacts'") else False
+
+        assert result.exit_status in {0, 4}
+        assert settled or result.exit_status == 4
+        assert times > 1 or result.exit_status == 0
+    crm.ok()
+    crm.ok()
+    assert crm.is_equal()

@@ -37,9 +37,9 @@ API_VERSION = "2023-09-26"  # what the documents that we know describe
 PAGE_RECORDS = 100  # the most that a page holds
 OVERLAP = timedelta(minutes=15)  # a change may become visible late, and clocks behind one address differ
 YOUNG = timedelta(seconds=2)  # time stamps have whole seconds: so young a document may change without another one
-GUESS = 2  # pages, of a list of which nothing is known
 NEAR = 6  # pages between one that has records and one that has none, which are tried one by one
 MANY_PAGES = 5  # of ids that are looked for at once
+MOST_PAGES = 100_000
 WALKS = 3  # through a list that changes meanwhile
 WINDOW = timedelta(minutes=1)  # of the rate limit
 DEADLINE = timedelta(minutes=5)  # of one call, repetitions and waits for the rate limit included
@@ -51,6 +51,7 @@ class Resource:
 
     path: str
     sort: str  # the field that moves least
+    ties: str = ""  # what sorts those of which it is the same
     scope: str = ""
     includes: str = ""  # what .list gives when asked; .info has it always
     since: bool = False  # .list takes updated_since
@@ -60,24 +61,27 @@ class Resource:
     whole: bool = False  # .list has all that .info has
     paged: bool = True
     by_ids: bool = True  # .list takes ids
+    guess: int = 2  # pages, while nobody knows
 
     @property
     def called(self) -> str:
         return self.path.rpartition("/")[2]
 
 
-_PEOPLE: dict[str, Any] = {"sort": "added_at", "includes": "custom_fields", "since": True, "latest": "updated_at", "versioned": True}
+_PEOPLE: dict[str, Any] = {
+    "sort": "added_at", "ties": "name", "includes": "custom_fields", "since": True, "latest": "updated_at", "versioned": True, "guess": 5,
+}  # fmt: skip
 RESOURCES = {
     "companies": Resource("companies", scope="companies", **_PEOPLE),
     "contacts": Resource("contacts", scope="contacts", **_PEOPLE),
-    "custom_fields": Resource("customFieldDefinitions", "label", whole=True),
-    "departments": Resource("departments", "name", "departments", paged=False),
-    "events": Resource("events", "starts_at", "events"),  # its .info alone has links to work orders
-    "invoices": Resource("invoices", "invoice_number", "invoices", since=True, versioned=True, steady=False),
-    "projects": Resource("projects", "created_at", "projects", since=True, by_ids=False),
-    "users": Resource("users", "email", "users"),
+    "custom_fields": Resource("customFieldDefinitions", "label", "context", whole=True),
+    "departments": Resource("departments", "name", scope="departments", paged=False),
+    "events": Resource("events", "starts_at", scope="events"),  # its .info alone has links to work orders
+    "invoices": Resource("invoices", "invoice_number", "invoice_date", "invoices", since=True, versioned=True, steady=False),
+    "projects": Resource("projects", "created_at", "title", "projects", since=True, by_ids=False),
+    "users": Resource("users", "email", "last_name", "users"),
 }
-NEW_PROJECTS = Resource("projects-v2/projects", "project_key", "projects", includes="custom_fields")
+NEW_PROJECTS = Resource("projects-v2/projects", "project_key", scope="projects", includes="custom_fields")
 STREAMS = tuple(RESOURCES)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
@@ -184,6 +188,13 @@ class Walk:
     above: str = ""  # what stood on the page that was read before
     whole: bool = False  # whole documents of all are read, whatever the list says
     tries: int = 1
+    looks: str = ""  # since when changes are looked for behind it
+    looked: str = ""  # and what was found before it began
+
+    def again(self, looks: str, looked: str) -> Walk:
+        """From its beginning."""
+        sweep = self.sweep and uuid.uuid4().hex
+        return Walk(sweep, self.since, whole=self.whole, tries=self.tries + 1, looks=looks, looked=looked)
 
 
 @dataclass(frozen=True)
@@ -209,12 +220,11 @@ class Place:
     def cursor(self) -> Cursor:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def done(self, walk: Walk) -> Place:
-        """After the first page, which is the last to be read."""
-        if not walk.sweep:
-            return replace(self, until=walk.began, walk=None)
-        whole = walk.began if walk.whole else self.whole
-        return replace(self, until=walk.began, swept=walk.began, whole=whole, pages=walk.last, walk=None)
+    def done(self, walk: Walk, *, sure: bool = True) -> Place:
+        """After the first page, which is the last to be read. Unless it is `sure`, the next run lists everything."""
+        swept, whole = (walk.began, walk.began if walk.whole else self.whole) if walk.sweep else (self.swept, self.whole)
+        pages = walk.last if walk.sweep else self.pages
+        return replace(self, until=walk.began, swept=swept if sure else "", whole=whole, pages=pages, walk=None)
 
 
 @dataclass(frozen=True)
@@ -227,7 +237,71 @@ class _Listed:
     @property
     def mark(self) -> str:
         """Tells this page from another, also when a record on it changes."""
-        return hashlib.blake2b(b"".join(_head(row).id.encode(errors="replace") for row in self.rows), digest_size=8).hexdigest()
+        return _mark(_head(row).id.encode(errors="replace") for row in self.rows)
+
+
+class _Met:
+    """Whom the walks of this reading have met; of each the hash of its key."""
+
+    def __init__(self, earlier: Sequence[str], *, blind: bool) -> None:
+        self.earlier = earlier  # whom an earlier run met in the first of these walks
+        self.blind = blind  # it met some, and nobody knows whom
+        self.moved = False  # somebody stood on two pages of this walk: somebody else may have stood on none
+        self._before = {hash(key) for key in earlier}
+        self._now: set[int] = set()
+        self._read = set[int]()
+
+    def add(self, keys: Iterable[str]) -> None:
+        """A page of these."""
+        for one in map(hash, keys):
+            self.moved |= one in self._now
+            self.blind |= one in self._before  # time has passed: they may have moved, or somebody was deleted
+            self._now.add(one)
+
+    def has_read(self, key: str) -> bool:
+        """Whether an earlier walk of this reading has asked for its document."""
+        return hash(key) in self._read
+
+    def next_walk(self) -> None:
+        """From the beginning, with nothing of an earlier run."""
+        self._read |= self._now | self._before
+        self.earlier, self.blind, self.moved = (), False, False
+        self._now, self._before = set(), set()
+
+
+@dataclass
+class _Search:
+    """For the last page that has records."""
+
+    first: int  # where it begins
+    known: bool  # by the last complete listing
+    full: int = 0  # a page that has records
+    empty: int = 0  # one behind it that has none; 0 while nobody knows one
+    sure: int = 0  # one that had none when it was asked for again
+    mark: str = ""  # what stood on `full`
+    ready: _Listed | None = None  # the same, where nothing can have come there from behind since
+
+    @property
+    def next(self) -> int | None:
+        """Which page to look at; None at the end."""
+        if not self.empty:
+            return self.full + (1 if self.full == self.first and self.known else max(self.full - 1, 1)) if self.full else self.first
+        gap = self.empty - self.full
+        if gap > 1:
+            near = self.empty == self.first or (self.full and gap <= NEAR)
+            return self.empty - 1 if near else (self.full + self.empty) // 2
+        short = self.ready is not None and len(self.ready.rows) < PAGE_RECORDS
+        return self.empty if self.sure != self.empty and not short else None  # silence behind a full page is asked twice
+
+    def found(self, number: int, listed: _Listed) -> None:
+        """What stands there."""
+        if not listed.rows:
+            self.sure = number if number == self.empty else self.sure
+            self.empty = number
+            return
+        self.empty = 0 if number == self.empty else self.empty
+        self.full, self.mark = number, listed.mark
+        self.ready = listed if self.empty or len(listed.rows) < PAGE_RECORDS else None
 
 
 class Session:
@@ -261,11 +335,13 @@ class Session:
         place = Place(resource.path, self._settings.detail)
         if before and (before.path, before.detail) == (place.path, place.detail):
             place = before
-        walk: Walk | None = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
-        listed = [key for keys in stream.listed() for key in keys if _UUID.fullmatch(key)] if place.walk and place.walk.sweep else []
-        while walk:
-            walk = yield from self._walk(stream.name, resource, place, walk, listed)
-            listed = []
+        walk = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
+        earlier = [key for keys in stream.listed() for key in keys] if place.walk and walk.sweep else []
+        met = _Met(earlier, blind=walk.page is not None and not earlier)
+        while again := (yield from self._walk(stream.name, resource, place, walk, met)):
+            log.get().info("list changed while it was read", source=self._name, stream=stream.name, tries=walk.tries)
+            walk = again
+            met.next_walk()
 
     def _begin(self, stream: str, place: Place, *, anew: bool) -> Walk:
         """What there is to read now. `anew`: what is loaded is of another kind, however much of it is listed as before."""
@@ -282,50 +358,80 @@ class Session:
     def _is_old(self, moment: str) -> bool:
         return not moment or datetime.fromisoformat(moment) + self._settings.full_every <= self._now
 
-    def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, before: Sequence[str]) -> Generator[Page, None, Walk | None]:
+    def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, met: _Met) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
 
-        `before` are those that an earlier run has listed, some time ago: who of them is gone by now is told with the last page.
+        Raises Unavailable behind the last page of a list that was disturbed each time.
         """
         listed = None
         if walk.page is None:
             walk, listed = self._find_end(resource, walk, place.pages)
         while (number := walk.page or 0) > 1:
-            records, mark = self._read(stream, resource, walk, listed)
-            walk, listed = replace(walk, page=number - 1, above=mark), None
+            listed = self._believed(resource, walk, listed or self._list(resource, walk, number))
+            records = self._records(stream, resource, walk, listed, met)
+            walk, listed = replace(walk, page=number - 1, above=listed.mark), None
             yield Page(Documents(records), replace(place, walk=walk).cursor, complete=False, streams=(stream,), sweep=walk.sweep)
-        records, _ = self._read(stream, resource, walk, listed) if number else ([], "")
-        left = self._departed(resource, before, self._lacking(resource, before)) if before and resource.by_ids else []
-        if left and place.swept:
-            records += [Record(stream, key, b"{}", deleted=True) for key in self.gone(stream, left)]
-        following = self._following(stream, resource, walk)
-        after = replace(place, walk=following) if following else place.done(walk)
-        complete = bool(walk.sweep) and not following
-        if left and not place.swept:  # too many for the guard, which knows of nobody yet: the next run lists everything again
-            after = replace(after, swept="")
-        if following and following.tries > WALKS:  # not today
-            after, following = replace(place, walk=None), None
-        yield Page(Documents(records), after.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
-        return following
+        listed = self._believed(resource, walk, listed or self._list(resource, walk, number)) if number else None
+        records = self._records(stream, resource, walk, listed, met) if listed else []
+        gone, sure = self._gone_since(stream, resource, place, met)
+        again = self._again(resource, walk, met)
+        tired = again is not None and again.tries > WALKS
+        after = replace(place, walk=again) if again and not tired else place.done(walk, sure=sure and not tired)
+        complete = bool(walk.sweep) and not again
+        yield Page(Documents([*records, *gone]), after.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
+        if tired:
+            raise Unavailable(
+                f"source {self._name}: {resource.path}.list changed each of the {WALKS} times that it was read; some may be missing",
+                hint="what came is stored, nobody was removed, and the next run lists everything again;"
+                " if that fails too: is something writing to it all the time? run when it is not",
+            )
+        return again
 
-    def _read(self, stream: str, resource: Resource, walk: Walk, listed: _Listed | None) -> tuple[list[Record], str]:
-        """The records of the walk's next page, which may be there already, and what tells it from others."""
-        listed = listed or self._list(resource, walk, walk.page or 0)
-        self._check(resource, walk, listed)
-        return [self._record(stream, resource, walk, row, listed.at) for row in listed.rows], listed.mark
+    def _records(self, stream: str, resource: Resource, walk: Walk, listed: _Listed, met: _Met) -> list[Record]:
+        heads = [_head(row) for row in listed.rows]
+        # Among changes, of what shows no time of its change, nobody knows that we have it already.
+        whole = walk.whole or (bool(walk.since) and not resource.versioned)
+        records = [
+            Record(stream, head.id, row, head.updated_at, settled=_is_settled(head, listed.at), whole=whole and not met.has_read(head.id))
+            if not head.problem
+            else Record(stream, "", row, problem=head.problem)
+            for head, row in zip(heads, listed.rows, strict=True)
+        ]
+        met.add(head.id for head in heads if not head.problem)
+        return records
 
-    def _following(self, stream: str, resource: Resource, walk: Walk) -> Walk | None:
-        """Another walk, where something changed that may have moved a record from a page before we read it to one after that.
+    def _again(self, resource: Resource, walk: Walk, met: _Met) -> Walk | None:
+        """The same walk once more, where a record may have come from a page before we read it to one after that."""
+        looks, looked = self._look_back(resource, walk)
+        unknown = bool(met.earlier) and not resource.by_ids  # who of these is gone by now
+        return walk.again(looks, looked) if looked != walk.looked or met.moved or unknown else None
 
-        Only asked of lists whose next reading would not show it: one of changes.
+    def _look_back(self, resource: Resource, walk: Walk) -> tuple[str, str]:
+        """Since when changes were looked for, and what tells them from others; "" where there is none, or it does no harm.
+
+        Only asked of lists whose next reading would not show what moved meanwhile: one of changes.
         """
         sorted_by_age = resource.steady if walk.sweep else bool(resource.latest)
         if not resource.since or sorted_by_age or walk.last <= 1:
-            return None
-        if not self._list(resource, Walk(since=walk.began), 1).rows:
-            return None
-        log.get().info("list changed while it was read", source=self._name, stream=stream, tries=walk.tries)
-        return Walk(walk.sweep and uuid.uuid4().hex, walk.since, whole=walk.whole, tries=walk.tries + 1)
+            return "", ""
+        # Whether updated_since has that second itself is not documented. So changes just before the walk show too, once:
+        # behind the next walk the same ones say that nothing happened since.
+        since = walk.looks or _text(datetime.fromisoformat(walk.began) - YOUNG)
+        rows: list[bytes] = []
+        for number in range(1, MANY_PAGES + 1):
+            rows += (listed := self._list(resource, Walk(since=since), number)).rows
+            if len(listed.rows) < PAGE_RECORDS:
+                break
+        return since, _mark(rows) if rows else ""
+
+    def _gone_since(self, stream: str, resource: Resource, place: Place, met: _Met) -> tuple[list[Record], bool]:
+        """Who was listed by an earlier run and is gone by now; and whether we know of each record where it is."""
+        earlier = [key for key in met.earlier if _UUID.fullmatch(key)] if resource.by_ids else []
+        gone = self._departed(resource, earlier, self._lacking(resource, earlier)) if earlier else []
+        if gone and (not place.swept or len(gone) > PAGE_RECORDS):  # too many for the guard, which may know of nobody yet
+            return [], False
+        told = [Record(stream, key, b"{}", deleted=True) for key in (self.gone(stream, gone) if gone else [])]
+        return told, not met.blind
 
     def _departed(self, resource: Resource, keys: Sequence[str], lacking: int) -> list[str]:
         """Who of these, of whom at most so many are lacking, is not there any more; in few requests where that are few."""
@@ -356,40 +462,32 @@ class Session:
         """The last page, after a look that the one behind it is empty; and what stands there, if it was read after that look."""
         if not resource.paged:
             listed = self._list(resource, walk, 0)
+            listed = listed if listed.rows else self._list(resource, walk, 0)
             return replace(walk, began=_text(listed.at), page=1, last=1), listed
-        full, empty, began, mark = 0, 0, "", ""
-        number = (known or GUESS if walk.sweep else 1) + 1
-        while True:
+        search = _Search((known or resource.guess) + 1 if walk.sweep else 1, known=bool(known and walk.sweep))
+        began = ""
+        while (number := search.next) is not None:
+            if number > MOST_PAGES:
+                raise self._odd(resource, f"page {search.full:,} has records; so many there can't be")
             listed = self._list(resource, walk, number)
             began = began or _text(listed.at)
-            if listed.rows:
-                if mark == listed.mark:
-                    raise self._odd(resource, f"two pages are the same ({full} and {number})")
-                full, mark = number, listed.mark
-            else:
-                empty = number
-            if empty and empty - full == 1:
-                ready = listed if listed.rows and number == full else None
-                return replace(walk, began=began, page=full, last=full), ready
-            number = self._between(full, empty, known)
+            if listed.rows and listed.mark == search.mark and number != search.full:
+                raise self._odd(resource, f"two pages are the same ({search.full} and {number})")
+            search.found(number, listed)
+        return replace(walk, began=began, page=search.full, last=search.full), search.ready
 
-    @staticmethod
-    def _between(full: int, empty: int, known: int) -> int:
-        """Which page to look at next, behind one that has records (0 for none) and before one that has none."""
-        if not empty:
-            return full + 1 if full == known + 1 else full * 2
-        return empty - 1 if empty - full <= NEAR or empty == known + 1 else (full + empty) // 2
-
-    def _check(self, resource: Resource, walk: Walk, listed: _Listed) -> None:
-        """A page that is empty although the one behind it is not, or the same as that one, is none."""
+    def _believed(self, resource: Resource, walk: Walk, listed: _Listed) -> _Listed:
+        """The page; or what it is now, where it can't be right: before another page it is full, and not the same as that one."""
         number = walk.page or 0
-        if not walk.above or (listed.rows and listed.mark != walk.above):
-            return
-        behind = self._list(resource, walk, number + 1)  # as it is now: a page's worth of records may have moved down by a page
-        if behind.rows and not listed.rows:
-            raise self._odd(resource, f"page {number} is empty, unlike page {number + 1}")
-        if behind.rows and behind.mark == listed.mark:
+        if number >= walk.last or (len(listed.rows) >= PAGE_RECORDS and listed.mark != walk.above):
+            return listed
+        now, behind = (self._list(resource, walk, which) for which in (number, number + 1))
+        if behind.rows and now.mark == behind.mark:
             raise self._odd(resource, f"page {number} is the same as page {number + 1}")
+        if behind.rows and len(now.rows) < PAGE_RECORDS:
+            held = f"only {len(now.rows)} of {PAGE_RECORDS} records" if now.rows else "no record"
+            raise self._odd(resource, f"page {number} has {held}, and page {number + 1} has some")
+        return now  # so many were deleted meanwhile, or have moved down by a page
 
     def _odd(self, resource: Resource, what: str) -> Unavailable:
         return Unavailable(
@@ -400,8 +498,9 @@ class Session:
         """One page; number 0 for a list without pages."""
         body: dict[str, Any] = {"filter": {"updated_since": walk.since}} if walk.since else {}
         if number:
-            field = (walk.since and resource.latest) or resource.sort
-            body |= {"page": {"size": PAGE_RECORDS, "number": number}, "sort": [{"field": field, "order": "asc"}]}
+            fields = [(walk.since and resource.latest) or resource.sort, resource.ties]
+            order = [{"field": field, "order": "asc"} for field in fields if field]
+            body |= {"page": {"size": PAGE_RECORDS, "number": number}, "sort": order}
         if resource.includes:
             body["includes"] = resource.includes
         return self._listed(resource, body)
@@ -410,15 +509,6 @@ class Session:
         with self._told(resource):
             reply = self._client.post(f"/{resource.path}.list", body)
         return _Listed(_rows(reply), _date(reply))
-
-    @staticmethod
-    def _record(stream: str, resource: Resource, walk: Walk, row: bytes, at: datetime) -> Record:
-        head = _head(row)
-        if head.problem:
-            return Record(stream, "", row, problem=head.problem)
-        # Among changes, of what shows no time of its change, nobody knows that we have it already.
-        whole = walk.whole or (bool(walk.since) and not resource.versioned)
-        return Record(stream, head.id, row, head.updated_at, settled=_is_settled(head, at), whole=whole)
 
     # whole documents
 
@@ -565,6 +655,10 @@ def _date(reply: Reply) -> datetime:
     if (date := reply.date) is None:
         raise Drift(f"{reply.where} has no Date header", hint="does a proxy take it away?")
     return date
+
+
+def _mark(parts: Iterable[bytes]) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
 
 
 def _text(moment: datetime) -> str:
