@@ -449,6 +449,7 @@ class _Handler(BaseHTTPRequestHandler):
             "empty": (200, kind, b'{"data": []}'),
             "short": (200, kind, json.dumps({"data": json.loads(content).get("data", [])[:2]}).encode()),
             "null": (200, kind, b'{"data": null}'),
+            "other": (200, kind, b'{"data": {"id": "00000000-0000-0000-0000-000000000005"}}'),
             "nothing": (200, kind, b""),
         }[how]
 

@@ -41,7 +41,8 @@ NEAR = 6  # pages between one that has records and one that has none, which are 
 MANY_PAGES = 5  # of ids that are looked for at once
 MOST_PAGES = 100_000
 WALKS = 3  # through a list that changes meanwhile
-WINDOW = timedelta(minutes=1)  # of the rate limit
+LIMIT = 200  # requests in a window, until headers say otherwise
+WINDOW = timedelta(minutes=1)
 DEADLINE = timedelta(minutes=5)  # of one call, repetitions and waits for the rate limit included
 
 
@@ -159,7 +160,7 @@ class Source:
         if (tokens := tools.tokens) is None:
             raise AssertionError("whoever opens a source with tokens brings the place where they are kept")
         refresh = oauth(self._settings).refresh
-        self._limit = self._limit or RateLimit(window=WINDOW)  # of all sessions of a run
+        self._limit = self._limit or RateLimit(LIMIT, WINDOW)  # of all sessions of a run
         with Client(
             self._settings.api_url,
             name=f"source {self.name}",
@@ -519,12 +520,8 @@ class Session:
             if reply.status == 404:
                 missing += 1
                 yield Record(stream, key, b"{}", deleted=True)
-                continue
-            row = _data(reply)
-            head = _head(row)
-            if head.id != key:
-                raise Drift(f"source {self._name}: {self._resource(stream).path}.info gave another record than the one that was asked for")
-            yield Record(stream, key, row, head.updated_at, settled=_is_settled(head, _date(reply)))
+            else:
+                yield self._document(stream, key, reply)
         if missing > 2 and missing == len(keys):
             resource = self._resource(stream)
             raise Unavailable(
@@ -533,14 +530,25 @@ class Session:
             )
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Those whose .info is 404. With `detail: list` those that a list of just these ids lacks, where there is such a list."""
-        resource = self._resource(stream)
-        if self._settings.detail == "full" or not resource.by_ids:
-            return {key for key, reply in self._infos(stream, keys) if reply.status == 404}
-        there: set[str] = set()
-        for at in range(0, len(keys), PAGE_RECORDS):
-            there |= {_head(row).id for row in self._with_ids(resource, keys[at : at + PAGE_RECORDS], 1)}
-        return set(keys) - there
+        """Those whose .info is 404: what a list leaves out may be there all the same."""
+        gone = set()
+        for key, reply in self._infos(stream, keys):
+            if reply.status == 404:
+                gone.add(key)
+            else:
+                self._document(stream, key, reply)
+        return gone
+
+    def _document(self, stream: str, key: str, reply: Reply) -> Record:
+        """What .info says of this key. Raises Drift when it is nothing, or of another record."""
+        row = _data(reply)
+        head = _head(row)
+        if head.id != key:
+            raise Drift(
+                f"source {self._name}: {self._resource(stream).path}.info gave another record than the one that was asked for, or none",
+                hint="nothing was taken over from that page, nobody was removed; does something stand before api_url?",
+            )
+        return Record(stream, key, row, head.updated_at, settled=_is_settled(head, _date(reply)))
 
     def _infos(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
         from usersync_cli.rest import Request
