@@ -167,6 +167,26 @@ def test_hidden_changes_are_found_every_so_often(api: Teamleader, database: Any,
     assert not [asked for asked in crm.requests() if asked.action == "info"]
 
 
+@pytest.mark.parametrize("resource", ["contacts", "companies", "invoices"])
+def test_what_has_no_time_is_found_after_a_month(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    What .info alone has may change without updated_at: `details_every` finds it, and not before, since that is a request for each.
+    """
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 6)
+    crm.ok()
+    hidden = {"contacts": "companies", "companies": "addresses", "invoices": "payments"}[resource]
+    stamp = api.records[resource][ids[2]]["updated_at"]
+    api.change(resource, ids[2], updated_at=stamp, **{hidden: ["changed"]})
+    api.ahead = 29 * DAY
+    assert not [asked for asked in crm.requests() if asked.action == "info"]
+    api.ahead = 31 * DAY
+
+    assert ids == sorted([asked.body["id"] for asked in crm.requests() if asked.action == "info"], key=ids.index)
+    assert crm.is_equal(resource, resource)
+    assert not [asked for asked in crm.requests() if asked.action == "info"]
+
+
 def test_new_projects_are_read_where_the_account_has_them(api: Teamleader, database: Any) -> None:
     """
     `auto` asks which module it is; `v2` does not ask. Projects of the other module are other records.

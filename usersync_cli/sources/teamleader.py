@@ -104,6 +104,11 @@ class Settings(BaseModel):
         description="how often everything is listed, to find who has left, and details that change without a trace",
         json_schema_extra={"default": "7d"},
     )
+    details_every: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
+        timedelta(days=30),
+        description="how often whole documents of all companies, contacts and invoices are read again, for what changes without a new time",
+        json_schema_extra={"default": "30d"},
+    )
     detail: Literal["full", "list"] = Field("full", description="list: store what lists have, which costs no request for each record")
     projects: Literal["auto", "legacy", "v2"] = Field("auto", description="which module for projects the account uses; auto asks")
     workers: int = Field(8, ge=1, le=32, description="requests at the same time")
@@ -347,17 +352,18 @@ class Session:
     def _begin(self, stream: str, place: Place, *, anew: bool) -> Walk:
         """What there is to read now. `anew`: what is loaded is of another kind, however much of it is listed as before."""
         resource = self._resource(stream)
-        hidden = stream in self.detailed and not resource.versioned  # changes that neither list nor time stamp show
-        whole = anew or (hidden and self._is_old(place.whole))
+        # What neither list nor time stamp shows; where there is a time stamp, that is little.
+        every = self._settings.details_every if resource.versioned else self._settings.full_every
+        whole = anew or (stream in self.detailed and self._is_old(place.whole, every))
         ahead = place.until and datetime.fromisoformat(place.until) > self._now + OVERLAP
         if ahead:
             log.get().warning("cursor is ahead of Teamleader's clock; everything is listed", stream=stream, cursor=place.until)
-        if whole or ahead or not resource.since or not place.until or self._is_old(place.swept):
+        if whole or ahead or not resource.since or not place.until or self._is_old(place.swept, self._settings.full_every):
             return Walk(sweep=uuid.uuid4().hex, whole=whole)
         return Walk(since=_text(datetime.fromisoformat(place.until) - OVERLAP))
 
-    def _is_old(self, moment: str) -> bool:
-        return not moment or datetime.fromisoformat(moment) + self._settings.full_every <= self._now
+    def _is_old(self, moment: str, every: timedelta) -> bool:
+        return not moment or datetime.fromisoformat(moment) + every <= self._now
 
     def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, met: _Met) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
