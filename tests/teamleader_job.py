@@ -26,6 +26,9 @@ class Granted:
     def access(self, _source: str, _refresh: Callable[[str], Token], *, after: int = 0) -> Access:
         return Access(TOKEN, after + 1)
 
+    def belong(self, _source: str, _account: str) -> None:
+        """Nothing is kept."""
+
 
 @dataclass
 class Crm:
@@ -37,20 +40,23 @@ class Crm:
     settings: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     tokens: Any = field(default_factory=Granted)
+    other: Sequence[str] = ()  # streams of a second step
 
     @property
     def job(self) -> Job:
         load = {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True, "on_missing": "mark", **self.load}
         step = {"name": "all", "extract": {"source": "crm", "streams": list(self.streams)}, "load": load}
-        return Job.model_validate({"name": "teamleader", "steps": [step]})
+        other = {"name": "other", "extract": {"source": "crm", "streams": list(self.other)}, "load": load}
+        return Job.model_validate({"name": "teamleader", "steps": [step, other] if self.other else [step]})
 
     def source(self) -> Source:
         return Source("crm", Settings.model_validate(made(self.server.url, **self.settings)))
 
     def run(self, **options: Any) -> RunResult:
         tools = Tools("teamleader", Stop(), Database, self.tokens)
-        world = World(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None)
-        return run(self.job, world, Options(**options))
+        job = self.job
+        world = World(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None, steps=job.steps)
+        return run(job, world, Options(**options))
 
     def ok(self, **options: Any) -> str:
         """A run that went well, as `new changed same gone`."""

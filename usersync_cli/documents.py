@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, state
+from usersync_cli import log, rejects, state, tokens
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import (
     Drift,
@@ -33,7 +33,8 @@ from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record,
 from usersync_cli.pages import Item, Loader
 from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
-from usersync_cli.steps import Options, StepResult, World, refuse_other_account
+from usersync_cli.state import StoredCursor
+from usersync_cli.steps import Options, StepResult, World, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
 from usersync_cli.targets.postgres import SETTINGS
@@ -82,13 +83,12 @@ class Reading:
 
     def open(self, stack: ExitStack) -> None:
         """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
-        stored = state.cursors(self._tx, self._world.tools.job, self._step.name)
+        everything = state.all_cursors(self._tx, self._world.tools.job)
+        stored = {one.stream: one for one in everything if one.step == self._step.name}
         source = self._world.sources[self._extract.source]
         self._session = stack.enter_context(source.open(self._world.tools))
         chosen = chosen_streams(self._extract, self._options.streams)
-        refuse_other_account(
-            self._extract.source, self._session.account, [stored[name] for name in chosen if name in stored], self._options
-        )
+        self._check_account(everything)
         self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, self._lease)
         numbered = getattr(self._session, "numbered", ())
         for name in chosen:
@@ -97,6 +97,21 @@ class Reading:
             into.cursor_version = into.stored.version if into.stored else 0
             into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0)
             self._intos.append(into)
+
+    def _check_account(self, everything: Sequence[StoredCursor]) -> None:
+        """Of all that was read of this source, also by other steps and streams; and of the token, if there is one."""
+        source, account, options = self._extract.source, self._session.account, self._options
+        read = read_of(source, [self._step, *self._world.steps])
+        refuse_other_account(source, account, [one for one in everything if (one.step, one.stream) in read], options)
+        given = tokens.account(self._tx, source)
+        if given not in {None, "", account} and not options.accept_account:
+            raise Drift(
+                f"source {source} is {account} now; its token was given for {given}",
+                hint="mend the source's settings, or authorise again; if the move is meant, run once with --accept-account",
+            )
+        kept = self._world.tools.tokens
+        if given not in {None, account} and kept and self._lease:
+            kept.belong(source, account)
 
     def _into(self, stream: str, account: str, *, numbered: bool) -> Into:
         """A stream on its way into its table, and what is remembered of it."""

@@ -274,6 +274,10 @@ class Tokens(Protocol):
         """
         ...
 
+    def belong(self, source: str, account: str) -> None:
+        """Write down whose data the source's token opens, which was not known or is another account now."""
+        ...
+
 
 @dataclass(frozen=True)
 class Tools:

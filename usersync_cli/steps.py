@@ -57,6 +57,7 @@ class World:
     progress: Progress
     began: Callable[[], None] = lambda: None  # told once the job is ours
     targets: Mapping[str, Open] = field(default_factory=dict)  # those outside Postgres, by name
+    steps: Sequence[Step] = ()  # all of the job's, also those that this run leaves out
 
 
 def streams(step: Step) -> list[str]:
@@ -72,6 +73,11 @@ def is_outward(step: Step) -> bool:
 def reads_streams(step: Step) -> bool:
     """Whether it is a step of documents."""
     return bool(streams(step))
+
+
+def read_of(source: str, steps: Sequence[Step]) -> set[tuple[str, str]]:
+    """Step and stream of all that is read of a source of documents."""
+    return {(step.name, stream) for step in steps for one in step.extract.values() if one.source == source for stream in one.streams}
 
 
 def refuse_other_account(source: str, account: str, stored: Sequence[StoredCursor], options: Options) -> None:

@@ -132,7 +132,7 @@ UPDATE usersync.tokens
 _NEXT = """
 UPDATE usersync.tokens
    SET generation = generation + 1, state = 'ok', access_token = %(access)s, refresh_token = %(refresh)s, key_id = %(key_id)s,
-       lifetime = %(lifetime)s, expires_at = clock_timestamp() + %(left)s, refreshed_at = clock_timestamp(),
+       account = %(account)s, lifetime = %(lifetime)s, expires_at = clock_timestamp() + %(left)s, refreshed_at = clock_timestamp(),
        lease = NULL, lease_until = NULL, attempts = 0, last_error = '', failed_at = NULL, not_before = NULL
  WHERE source = %(source)s AND generation = %(generation)s
 RETURNING generation
@@ -147,6 +147,14 @@ ON CONFLICT (source) DO UPDATE
        lease = NULL, lease_until = NULL, attempts = 0, last_error = '', failed_at = NULL, not_before = NULL
  WHERE t.account IN ('', excluded.account)
 RETURNING generation
+"""
+_UNLEASED = """
+SELECT account, access_token, refresh_token, key_id FROM usersync.tokens
+ WHERE source = %(source)s AND (lease_until IS NULL OR lease_until < clock_timestamp()) FOR UPDATE
+"""
+_BELONG = """
+UPDATE usersync.tokens SET account = %(account)s, access_token = %(access_token)s, refresh_token = %(refresh_token)s, key_id = %(key_id)s
+ WHERE source = %(source)s
 """
 _RESTORE = """
 INSERT INTO usersync.tokens AS t (source, account, generation, access_token, refresh_token, key_id, lifetime, expires_at, refreshed_at)
@@ -172,6 +180,14 @@ def states(connection: psycopg.Connection[Any]) -> list[State]:
         return []
     with connection.cursor(row_factory=class_row(State)) as cursor:
         return cursor.execute(f"SELECT {_STATE}, {_AGE} AS age FROM usersync.tokens ORDER BY source".encode()).fetchall()  # noqa: S608
+
+
+def account(connection: psycopg.Connection[Any], source: str) -> str | None:
+    """For whom its token was given, "" while that is not known; None where it has no token."""
+    if not readable(connection):
+        return None
+    found = connection.execute("SELECT account FROM usersync.tokens WHERE source = %s", (source,)).fetchone()
+    return str(found[0]) if found else None
 
 
 def authorise(source: str) -> str:
@@ -228,6 +244,27 @@ class Tokens:
             raise Conflict(f"{source}: somebody else authorised another account at the same time", hint="usersync oauth-status")
         self._held.pop(source, None)
         return int(row[0])
+
+    def belong(self, source: str, account: str) -> None:
+        """Write down whose data the source's token opens, which was not known or is another account now.
+
+        Not while it is being refreshed: what is sealed names the account, and somebody is about to seal the next one.
+        """
+        keys = self._keys()
+        with (
+            closing(self._connect()) as connection,
+            self._translated(connection, "writing down whose token it is"),
+            connections.transaction(connection, synchronous_commit="on"),
+        ):
+            row = connection.execute(_UNLEASED.encode(), {"source": source}).fetchone()
+            if row is None or row[0] == account:
+                return
+            before, access, refresh, key_id = row
+            sealed = {
+                column: keys.encrypt(keys.decrypt(bytes(one), source, before, column, key_id), source, account, column)
+                for column, one in (("access_token", access), ("refresh_token", refresh))
+            }
+            connection.execute(_BELONG.encode(), {**sealed, "source": source, "account": account, "key_id": keys.first})
 
     def restore(self, rescued: Rescue) -> int:
         """Put a rescued token back. Returns its generation; raises Conflict when a newer one is there."""

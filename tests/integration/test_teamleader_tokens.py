@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.teamleader_server import Asked, Teamleader
 from usersync_cli import keys, tokens
 from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
-from usersync_cli.model import Database
+from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
 from usersync_cli.sources import teamleader
 from usersync_cli.tokens import Tokens
@@ -319,3 +320,29 @@ def test_what_a_person_types(office: Office) -> None:
     assert len(names) > 10
     for word in ("canary", CLIENT_SECRET, PERSON, *office.vendor.secrets):
         assert word not in kept
+
+
+# whose token
+
+
+def test_an_imported_token_learns_its_account(office: Office) -> None:
+    """
+    A token without an account gets that of the first run; a source that answers as another account is refused then, whatever the job.
+    """
+    office.authorise()
+    tokens_ = office.crm().tokens
+    access = tokens_.access("crm", lambda _: pytest.fail("it is good"))
+    office.run("DELETE FROM usersync.tokens")
+    tokens_.store("crm", Token(access.token, "a-refresh-token", timedelta(hours=1)))
+    office.api.add("contacts", 3)
+    crm = office.crm()
+    crm.ok(dry_run=True)
+    assert [("",)] == office.run("SELECT account FROM usersync.tokens")
+    crm.ok()
+    assert [(office.api.account,)] == office.run("SELECT account FROM usersync.tokens")
+
+    office.run("DELETE FROM usersync.cursors")
+    office.api.account = "11111111-2222-3333-4444-555555555555"
+    assert 7 == crm.run().exit_status
+    assert 0 == crm.run(accept_account=True).exit_status
+    assert [(office.api.account,)] == office.run("SELECT account FROM usersync.tokens")

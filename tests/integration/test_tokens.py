@@ -739,6 +739,32 @@ def test_another_account_is_refused(store: Store) -> None:
     assert store.access == store.get().token
 
 
+@pytest.mark.parametrize("before", ["", "account-1"])
+def test_whose_token_it_is_can_be_written_down(store: Store, before: str) -> None:
+    """
+    A token that was imported has no account until the first run; both of its halves stay readable, and so does the next one.
+    """
+    store.run("DELETE FROM usersync.tokens")
+    store.tokens().store("crm", Token(store.access, store.refresh, timedelta(hours=1)), account=before)
+    store.tokens().belong("crm", "account-2")
+
+    assert [("account-2", 1)] == store.run("SELECT account, generation FROM usersync.tokens")
+    assert (store.access, 1) == (store.get().token, store.get().generation)
+    store.expire()
+    assert store.vendor.good(store.get().token)
+    assert [("account-2", 2)] == store.run("SELECT account, generation FROM usersync.tokens")
+
+
+def test_whose_token_it_is_waits_for_a_refresh(store: Store) -> None:
+    """
+    While somebody refreshes it, nothing is written: what they seal names the account that they found.
+    """
+    store.run("UPDATE usersync.tokens SET lease_until = clock_timestamp() + interval '1 min'")
+    store.tokens().belong("crm", "account-2")
+
+    assert [("account-1",)] == store.run("SELECT account FROM usersync.tokens")
+
+
 def test_no_token_yet(database: Database, store: Store) -> None:
     """
     A source that nobody authorised, also before usersync's tables are there: exit 5 and what to type.

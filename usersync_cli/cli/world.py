@@ -22,7 +22,7 @@ def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _e
     sources = {name: source(settings, name) for name in sorted(names)}
     tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
     targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
-    return World(settings.target_database(), sources, tools, progress, targets=targets)
+    return World(settings.target_database(), sources, tools, progress, targets=targets, steps=job.steps)
 
 
 def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
