@@ -85,6 +85,12 @@ class Crm:
         """The ids at Teamleader, in their order."""
         return sorted(self.server.ids(resource))
 
+    def has_all(self, stream: str = "contacts", resource: str = "contacts") -> bool:
+        """Whether the table holds what .info would give now of each record that is there, and none of them is marked."""
+        held = dict(self.ask(f"SELECT tl_uuid::text, tl_content FROM tl_{stream} WHERE NOT to_jsonb(tl_{stream}) ? 'deleted_at' OR"
+                             f" to_jsonb(tl_{stream}) ->> 'deleted_at' IS NULL"))  # fmt: skip
+        return all(held.get(id_) == self.server.info(resource, id_) for id_ in self.server.ids(resource))
+
     def is_equal(self, stream: str = "contacts", resource: str = "contacts") -> bool:
         """Whether the table holds just what .info would give now."""
         if self.here(stream) != self.there(resource):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.teamleader_job import Crm
-from tests.teamleader_server import Teamleader
+from tests.teamleader_server import Fault, Teamleader
 from usersync_cli.errors import status_of
 from usersync_cli.sources import teamleader
 
@@ -89,3 +89,75 @@ def test_an_answer_without_the_record_is_no_proof(crm: Crm, how: str) -> None:
     crm.server.faults.clear()
     crm.ok(full=True)
     assert sorted(ids[3:5]) == crm.held(where="deleted_at IS NOT NULL")
+
+
+# faults
+
+STAYING = [500, "html", "truncated", "not_json", "null", "nothing", "reset", 403, 404, 429, "hang"]
+
+
+@pytest.mark.parametrize("resource", ["contacts", "companies", "invoices", "projects"])
+def test_whatever_goes_wrong_while_changes_are_read(api: Teamleader, database: Any, monkeypatch: pytest.MonkeyPatch, resource: str) -> None:
+    """
+    A fault that stays, on a page or a document of 13 changes: a status that is not 0, nobody marked, and two plain runs later all is there.
+    """
+    monkeypatch.setattr(teamleader, "DEADLINE", timedelta(seconds=0.2))
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 27)
+    crm.ok()
+    for number, how in enumerate(STAYING if resource == "contacts" else STAYING[1::3]):
+        api.ahead = timedelta(hours=number)
+        for age, id_ in enumerate(ids[:13]):
+            moment = (api.now() - timedelta(seconds=60 - age)).isoformat()
+            api.change(resource, id_, title=str(how), remarks=str(how), updated_at=moment)
+        if number % 2:
+            api.fail(how, f"{resource}.list", times=1000, page=2)
+        else:
+            api.fail(how, f"{resource}.info", times=1000, skip=7)
+        failed = crm.run()
+        api.faults.clear()
+
+        # A document that is not there any more is no fault: its row goes when a list lacks it too.
+        assert failed.exit_status or (how, number % 2) == (404, 0), how
+        assert [] == crm.held(resource, "deleted_at IS NOT NULL")
+        crm.ok()
+        crm.ok()
+        assert crm.is_equal(resource, resource), how
+
+
+@pytest.mark.parametrize("how", [500, "null", 403, 404])
+@pytest.mark.parametrize("path", ["users.me", "accounts.projects-v2-status", "contacts.list", "contacts.info", "invoices.list"])
+def test_whatever_goes_wrong_beside_the_lists(
+    api: Teamleader, database: Any, monkeypatch: pytest.MonkeyPatch, path: str, how: int | str
+) -> None:
+    """
+    A fault of whose account it is, of which projects it has, of a list of ids, of the .info of who seems to be gone, of the look behind
+    a walk: a status that is not 0 where it matters, nobody marked who is there, and the next run repairs.
+    """
+    monkeypatch.setattr(teamleader, "DEADLINE", timedelta(seconds=0.2))
+    crm = Crm(api, database, ["projects", "invoices", "contacts"])
+    ids = {resource: api.add(resource, 12) for resource in crm.streams}
+    crm.ok()
+    api.delete("contacts", ids["contacts"][3])
+    if path == "contacts.list":  # a sweep that another run has begun, and a list of the ids that it had
+        api.fail(400, "contacts.list", page=1, times=1000)
+        assert crm.run(full=True).exit_status
+        api.faults.clear()
+        api.delete("contacts", ids["contacts"][11])
+        api.faults.append(Fault(how, lambda asked: "ids" in asked.body.get("filter", {}), 1000))
+    elif path == "invoices.list":
+        api.faults.append(Fault(how, lambda asked: asked.path == path and "updated_since" in asked.body.get("filter", {}), 1000))
+    else:
+        api.fail(how, path, times=1000)
+    failed = crm.run(full=path != "contacts.list")
+    api.faults.clear()
+
+    proof = (path, how) == ("contacts.info", 404)  # that is how somebody is gone
+    assert failed.exit_status or proof
+    marked = {*crm.held("contacts", "deleted_at IS NOT NULL")}
+    assert marked <= {*ids["contacts"]} - {*api.ids("contacts")}
+    assert [] == [*crm.held("projects", "deleted_at IS NOT NULL"), *crm.held("invoices", "deleted_at IS NOT NULL")]
+    crm.ok()
+    crm.ok(full=True)
+    for resource in crm.streams:
+        assert crm.is_equal(resource, resource)

@@ -245,3 +245,138 @@ def test_a_page_that_lacks_records_is_no_end(crm: Crm, how: str, when: str, time
     crm.ok()
     crm.ok()
     assert crm.is_equal()
+
+
+# interrupted
+
+
+EVERY = [*SINCE, "events", "users", "customFieldDefinitions", "projects-v2/projects"]
+
+
+def broken_off(crm: Crm, resource: str, page: int, **options: Any) -> None:
+    """A run that ends before this page of the list, for good."""
+    crm.server.fail(400, f"{resource}.list", page=page, times=1000)
+    assert 7 == crm.run(**options).exit_status
+    crm.server.faults.clear()
+
+
+@pytest.mark.parametrize("detail", ["full", "list"])
+@pytest.mark.parametrize("resource", EVERY)
+def test_who_left_while_a_sweep_was_broken_off(api: Teamleader, database: Any, resource: str, detail: str) -> None:
+    """
+    One record of a page that was read and one of a page that was not are deleted between two runs of one sweep: both and
+    only both are marked, and a document that is held is not asked for again.
+    """
+    api.module = "legacy" if resource != "projects-v2/projects" else "projects-v2"
+    stream = STREAM_OF.get(resource, resource)
+    crm = Crm(api, database, [stream], {"detail": detail})
+    ids = api.add(resource, 47)
+    crm.ok()
+    api.ahead = timedelta(days=8)
+    broken_off(crm, resource, 5)
+    api.delete(resource, ids[7])
+    api.delete(resource, ids[37])
+    asked = crm.requests()
+
+    assert sorted([ids[7], ids[37]]) == crm.held(stream, "deleted_at IS NOT NULL")
+    assert crm.there(resource) == crm.here(stream)
+    hidden = detail == "full" and resource not in ("contacts", "companies", "invoices", "customFieldDefinitions")
+    assert len([one for one in asked if one.action == "info"]) <= (25 if hidden else 0) + 2
+    again = crm.run()
+    assert (0, 0) == (again.exit_status, again.steps[0].counts.gone)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("resource", SINCE)
+def test_what_was_broken_off_ends_whole(api: Teamleader, database: Any, resource: str, keep: bool) -> None:  # noqa: FBT001  a parameter
+    """
+    A first sync and a walk of changes that end in the middle, while records come, change and go: two plain runs later all is there.
+    """
+    crm = Crm(api, database, [resource], load={"on_missing": "keep" if keep else "mark"})
+    ids = api.add(resource, 27)
+    broken_off(crm, resource, 3)
+    api.change(resource, ids[20], title="changed", remarks="changed")
+    api.change(resource, ids[2], title="changed", remarks="changed")
+    api.delete(resource, ids[25])
+    api.delete(resource, ids[3])
+    crm.ok()
+    crm.ok()
+    gone = {ids[3], ids[25]}
+    assert set(crm.there(resource)) <= set(crm.held(resource)) <= {*crm.there(resource), *gone}
+
+    api.ahead = timedelta(hours=1)
+    for age, id_ in enumerate(api.ids(resource)[:13]):
+        api.change(resource, id_, title="again", remarks="again", updated_at=(api.now() - timedelta(seconds=60 - age)).isoformat())
+    broken_off(crm, resource, 2)
+    api.change(resource, ids[12], title="once more", remarks="once more")
+    crm.ok()
+    crm.ok()
+    documents = dict(crm.ask(f"SELECT tl_uuid::text, tl_content FROM tl_{resource}"))
+    assert {id_: api.info(resource, id_) for id_ in api.ids(resource)} == {id_: documents[id_] for id_ in api.ids(resource)}
+
+
+# while changes are read
+
+
+def insert(api: Teamleader, resource: str, _ids: list[str]) -> None:
+    first = {"invoices": {"invoice_number": None}, "projects": {"title": "A"}}.get(resource, {})
+    api.add(resource, at=api.now(), **first)
+
+
+def delete(api: Teamleader, resource: str, ids: list[str]) -> None:
+    api.delete(resource, ids.pop(0))
+
+
+def update(api: Teamleader, resource: str, ids: list[str]) -> None:
+    api.change(resource, ids.pop(0), title="meanwhile", remarks="meanwhile")
+
+
+@pytest.mark.parametrize("what", [insert, delete, update])
+@pytest.mark.parametrize("resource", SINCE)
+def test_what_happens_while_changes_are_read(api: Teamleader, database: Any, resource: str, what: Callable[..., None]) -> None:
+    """
+    One record, or as many as a page holds, before any of three pages of changes: after two plain runs each document is as it is there.
+    """
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 45)
+    crm.ok()
+    for hours, (number, count) in enumerate([(1, 5), (2, 1), (2, 5), (3, 1)], 1):
+        api.ahead = timedelta(hours=hours)
+        some = list(ids[:13])
+        for age, id_ in enumerate(some):
+            moment = (api.now() - timedelta(seconds=60 - age)).isoformat()
+            api.change(resource, id_, title=f"{number} {count}", remarks=f"{number} {count}", updated_at=moment)
+        api.before = at(f"{resource}.list", number, lambda: [what(api, resource, some) for _ in range(count)])  # noqa: B023
+        crm.run()
+        crm.ok()
+        ids = [id_ for id_ in ids if id_ in api.records[resource]]
+
+        assert crm.has_all(resource, resource), (number, count)
+
+
+# Records: pages of a first sync of contacts and of events, and of a list whose length is known.
+LENGTHS = {
+    0: ([6, 5, 2, 1, 1], [3, 2, 1, 1], [3, 2, 1, 1]),
+    1: ([6, 5, 2, 1], [3, 2, 1], [2, 1]),
+    4: ([6, 5, 2, 1], [3, 2, 1], [2, 1]),
+    5: ([6, 5, 2, 1, 2], [3, 2, 1, 2], [2, 1, 2]),
+    6: ([6, 5, 2, 4, 3, 1], [3, 2, 1], [3, 2, 1]),
+    10: ([6, 5, 2, 4, 3, 3, 2, 1], [3, 2, 3, 1], [3, 2, 3, 1]),
+    11: ([6, 5, 2, 4, 3, 2, 1], [3, 5, 4, 2, 1], [4, 3, 2, 1]),
+}
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_lists_of_any_length(api: Teamleader, database: Any, count: int) -> None:
+    """
+    Nothing, one, a page less one, a page, and one more: all rows, and pages from the last to the first, behind a look that it is the last
+    and another look where it is full.
+    """
+    contacts, events = Crm(api, database), Crm(api, database, ["events"])
+    api.add("contacts", count)
+    api.add("events", count)
+    asked = [[one.page for one in crm.requests() if one.action == "list"] for crm in (contacts, events, events)]
+
+    assert list(LENGTHS[count]) == asked
+    assert contacts.there() == (contacts.held() if count else [])
+    assert events.there("events") == (events.held("events") if count else [])

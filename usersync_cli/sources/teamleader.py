@@ -307,7 +307,7 @@ class _Search:
             return
         self.empty = 0 if number == self.empty else self.empty
         self.full, self.mark = number, listed.mark
-        self.ready = listed if self.empty or len(listed.rows) < PAGE_RECORDS else None
+        self.ready = listed if self.empty == number + 1 or len(listed.rows) < PAGE_RECORDS else None
 
 
 class Session:
