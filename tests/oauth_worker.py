@@ -24,7 +24,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(url: str, given_keys: str, client: dict[str, str], phase: str, folder: str) -> dict[str, Any]:
+def work(url: str, given_keys: str, client: dict[str, str], phase: str, folder: str, after: int) -> dict[str, Any]:
     stop = Stop().install()
     if phase == "before claim":
         Tokens._claim = lambda *_: die()  # type: ignore[assignment,method-assign]
@@ -40,7 +40,7 @@ def work(url: str, given_keys: str, client: dict[str, str], phase: str, folder: 
         return token
 
     try:
-        access = tokens.access("crm", refresh)
+        access = tokens.access("crm", refresh, after=after)
         if phase == "after persist":
             die()
         stop.check()

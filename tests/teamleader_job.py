@@ -45,6 +45,7 @@ class Crm:
     @property
     def job(self) -> Job:
         load = {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True, "on_missing": "mark", **self.load}
+        load = {name: value for name, value in load.items() if value is not None}
         step = {"name": "all", "extract": {"source": "crm", "streams": list(self.streams)}, "load": load}
         other = {"name": "other", "extract": {"source": "crm", "streams": list(self.other)}, "load": load}
         return Job.model_validate({"name": "teamleader", "steps": [step, other] if self.other else [step]})

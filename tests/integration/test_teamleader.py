@@ -554,6 +554,7 @@ def test_digits_stay_as_they_came(crm: Crm) -> None:
 def with_token(usersync: Command, crm: Crm, **more: Any) -> None:
     """A config file for the real command, and a token for it in the target."""
     step = {
+        "name": "all",
         "extract": {"source": "crm", "streams": list(crm.streams)},
         "load": {"table": "tl_{stream}", "key": ["tl_uuid"], "create": True},
     }
@@ -612,6 +613,44 @@ def test_a_sweep_that_is_killed_goes_on(api: Teamleader, database: Any, usersync
     whole = 1 + 11 + 1  # users.me, the pages and the one behind them, and who is gone
     assert len(api.asked) - killed < whole
     assert clean(usersync("run", "--job", "teamleader", **VARIABLES)).status == 0
+
+
+def test_killed_in_a_first_sync_and_among_changes(api: Teamleader, database: Any, usersync: Command) -> None:
+    """
+    kill -9 between two documents of a first sync, then between two of a walk of changes, while others change: the next run ends equal.
+    """
+    crm = Crm(api, database)
+    with_token(usersync, crm)
+    ids = api.add("contacts", 250)
+
+    def killed(skip: int) -> None:
+        there, left = threading.Event(), itertools.count()
+        api.before = lambda asked: asked.action == "info" and next(left) >= skip and (there.set() or api.wait(2))  # type: ignore[func-returns-value]
+        with usersync.start("run", "--job", "teamleader", **VARIABLES) as process:
+            assert there.wait(20)
+            process.kill()
+            process.communicate()
+        api.before = lambda _asked: None
+
+    killed(80)
+    held = len(crm.held())
+    api.change("contacts", ids[240], remarks="changed")
+    api.change("contacts", ids[3], remarks="changed")
+    api.delete("contacts", ids[245])
+    before = api.count("contacts.info")
+    crm.ok()
+    crm.ok()
+    assert held
+    assert api.count("contacts.info") - before <= 250 - held + 4
+    assert crm.is_equal()
+
+    api.ahead = timedelta(hours=2)
+    for number, id_ in enumerate(crm.there()[:130]):
+        api.change("contacts", id_, remarks=f"changed {number}")
+    killed(60)
+    crm.ok()
+    crm.ok()
+    assert crm.is_equal()
 
 
 @pytest.mark.usefixtures("small", "impatient")

@@ -19,7 +19,7 @@ from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_s
 from tests.simple_job import PERSON
 from tests.teamleader_job import Crm, made
 from tests.teamleader_server import Asked, Teamleader
-from usersync_cli import keys, tokens
+from usersync_cli import keys, rest, tokens
 from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
 from usersync_cli.model import Database, Token
@@ -171,6 +171,33 @@ def test_expired_in_the_middle_of_a_run(office: Office, place: tuple[str, int], 
     assert 1 <= office.refused() <= workers
     answered = [asked.body["id"] for asked in office.api.asked if (asked.action, asked.status) == ("info", 200)]
     assert crm.there() == sorted(answered)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("known", [True, False])
+def test_expired_twice_in_one_run(office: Office, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:  # noqa: FBT001  a parameter
+    """
+    A long run outlives two tokens: each is refreshed once. One that is refused before its time is so once a run, then needs a person.
+    """
+    monkeypatch.setattr(rest, "YOUNG_SECONDS", 0.0)
+    office.authorise()
+    office.api.add("contacts", 24)
+    ends = iter([(5, "list"), (2, "list")])
+    place = [next(ends)]
+
+    def before(asked: Asked) -> None:
+        if place and (asked.page, asked.action) == place[0]:
+            place[:] = [following] if (following := next(ends, None)) else []
+            office.expire(known=known)
+
+    office.api.before = before
+    result = office.crm().run()
+
+    assert (0 if known else 5) == result.exit_status
+    assert (3 if known else 2, "ok") == office.token()
+    assert (2 if known else 1) == len(office.vendor.requests)
+    if known:
+        assert office.crm().is_equal()
 
 
 def test_a_new_token_that_is_refused_ends_the_run(office: Office) -> None:

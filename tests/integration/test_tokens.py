@@ -101,10 +101,10 @@ def store(database: Database, vendor: OAuthServer, tmp_path: Path) -> Store:
 
 
 @contextmanager
-def workers(store: Store, number: int, phase: str = "-") -> Iterator[subprocess.Popen[str]]:
+def workers(store: Store, number: int, phase: str = "-", after: int = 0) -> Iterator[subprocess.Popen[str]]:
     client = {"authorize_url": "http://-", "token_url": f"{store.vendor.url}/access_token", "client_id": "client"}
     client |= {"client_secret": CLIENT_SECRET, "redirect_uri": REDIRECT_URI}
-    given = {"url": store.database.url, "given_keys": store.keys, "client": client, "folder": str(store.folder)}
+    given = {"url": store.database.url, "given_keys": store.keys, "client": client, "folder": str(store.folder), "after": after}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "tests.oauth_worker", str(number), phase]
     with subprocess.Popen(command, cwd=ROOT, env=servers.environment(), **pipes) as process:
@@ -193,6 +193,20 @@ def test_processes_refresh_once(store: Store, number: int) -> None:
 
     assert number == len(found)
     assert {0} == {one["status"] for one in found}
+    assert [True] == [store.vendor.good(token) for token in {one["token"] for one in found}]
+    assert (1, 1) == (len(store.vendor.requests), store.vendor.most_at_once)
+
+
+def test_processes_that_were_refused_refresh_once(store: Store) -> None:
+    """
+    Sixteen processes got 401 for a token that looks good by the clock: one request arrives, and all of them get the new token.
+    """
+    store.vendor.delay = 1.0
+    store.run("UPDATE usersync.tokens SET refreshed_at = refreshed_at - interval '10 min'")
+    with workers(store, 16, after=1) as process:
+        found = ended(process)
+
+    assert [(0, 2)] * 16 == [(one["status"], one["generation"]) for one in found]
     assert [True] == [store.vendor.good(token) for token in {one["token"] for one in found}]
     assert (1, 1) == (len(store.vendor.requests), store.vendor.most_at_once)
 
