@@ -340,7 +340,9 @@ class Reading:
                 work.relisted.append(whole)
             else:
                 work.items.append(whole)
-        if asked:
+        work.owed = [key for key in asked if key in getattr(self._session, "owed", ())]
+        work.counts.read -= len(work.owed)
+        if len(asked) > len(work.owed):
             raise Unavailable(f"source {self._extract.source} gave no document for {len(asked)} of {into.name} that it lists")
 
     def _refuse_empty(self, work: Work, page: Page) -> None:
@@ -385,7 +387,7 @@ class Reading:
         if self._lease:
             self._count(work, loader.normalised)
             rows = seen.memory.previous or 0 if page.complete else (into.stored.rows if into.stored else 0)
-            self._advance(into, page.cursor, rows)
+            self._advance(into, page.after_details() if page.after_details else page.cursor, rows)
         return seen
 
     def _load(self, work: Work) -> Loader:
@@ -431,6 +433,8 @@ class Reading:
             )
         if work.back:
             seen.back(tx, work.back)
+        if work.owed:
+            seen.owe(tx, work.owed)
         told = [*work.told, *(item for item in loader.left_out if had_row(item.before) and work.into.removes)]
         if told:
             seen.told(tx, [item.record.key for item in told], [item.version for item in told])

@@ -91,6 +91,7 @@ class Page:
     complete: bool  # the last page of a full listing of its streams
     streams: Sequence[str] = ()  # whom cursor, sweep and complete speak of; of a Copy its own
     sweep: str = ""  # names the full listing that this page is part of, also where another run goes on with it; "": only changes
+    after_details: Callable[[], Cursor] | None = None  # gives the cursor instead, where it depends on what `details` gave
 
 
 class Session(Protocol):
@@ -129,6 +130,7 @@ class DocumentSession(Session, Protocol):
     snapshot: bool  # a full listing shows one moment: what it lacks was not there
     numbered: Collection[str]  # streams whose versions are numbers; those of all others are time stamps
     detailed: Collection[str]  # streams whose listing is not the whole document: what changed is read with `details`
+    owed: Collection[str]  # keys that `details` left out, because only they can't be had today; the cursor does not pass them
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
         """Full documents of those whose listing changed, each key once; a key that is gone comes as a deleted record."""

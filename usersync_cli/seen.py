@@ -160,6 +160,10 @@ class Seen:
         """Complete listings lacked these, or they were said to be gone, and now they are there."""
         tx.execute("UPDATE usersync.seen SET missing = 0 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
+    def owe(self, tx: Connection, keys: Collection[str]) -> None:
+        """The documents of these could not be had: whatever is listed of them next time is not what was listed before."""
+        tx.execute("UPDATE usersync.seen SET listed = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
+
     def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
         """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
         tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": TOLD})

@@ -131,6 +131,7 @@ class Work:
     met_again: list[str] = field(default_factory=list)  # rejects, unchanged
     dropped: int = 0  # of these, those that a person has dropped
     back: list[str] = field(default_factory=list)
+    owed: list[str] = field(default_factory=list)  # at the source, but their documents can't be had today
     met: list[str] = field(default_factory=list)  # keys that are at the source
     size: int = 0
     leaving: Leaving | None = None

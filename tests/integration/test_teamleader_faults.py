@@ -161,3 +161,69 @@ def test_whatever_goes_wrong_beside_the_lists(
     crm.ok(full=True)
     for resource in crm.streams:
         assert crm.is_equal(resource, resource)
+
+
+# one document
+
+
+@pytest.mark.parametrize("detail", ["first sync", "changes", "sweep"])
+@pytest.mark.parametrize("resource", ["contacts", "projects", "users"])
+def test_one_document_that_never_comes_blocks_no_other(api: Teamleader, database: Any, resource: str, detail: str) -> None:
+    """
+    .info of one record answers 500 for ever: all others are loaded, status 4 says how many are missing, nobody is marked, and each run
+    asks for it again until it comes.
+    """
+    crm = Crm(api, database, [resource])
+    ids = api.add(resource, 27)
+    if detail != "first sync":
+        crm.ok()
+        api.ahead = timedelta(hours=1) if detail == "changes" else timedelta(days=31)
+        for id_ in ids[:13]:
+            api.change(resource, id_, title="changed", remarks="changed", time_zone="changed")
+    api.fail(500, f"{resource}.info", times=1000, id=ids[7])
+    for _ in range(2):
+        before = len(api.asked)
+        failed = crm.run().steps[0].error
+
+        assert failed is not None
+        assert (4, True) == (status_of(failed), "no answer for 1 record" in failed.message)
+        assert ids[7] in [one.body.get("id") for one in api.asked[before:]]
+        documents = dict(crm.ask(f"SELECT tl_uuid::text, tl_content FROM tl_{resource} WHERE deleted_at IS NULL"))
+        there = {id_: api.info(resource, id_) for id_ in api.ids(resource)}
+        assert {id_: there[id_] for id_ in ids if id_ != ids[7]} == {id_: held for id_, held in documents.items() if id_ != ids[7]}
+        assert (ids[7] in documents) == (detail != "first sync")
+    api.faults.clear()
+    crm.ok()
+    assert crm.is_equal(resource, resource)
+
+
+def test_many_documents_that_never_come_end_the_stream(crm: Crm) -> None:
+    """
+    Where no document comes, it is not the documents: the run ends soon, and the next one reads that page again.
+    """
+    crm.server.add("contacts", 27)
+    crm.server.fail(500, "contacts.info", times=100_000)
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert 4 == status_of(failed)
+    assert not {one.page for one in crm.server.asked} & {4, 3}
+    crm.server.faults.clear()
+    crm.ok()
+    crm.ok()
+    assert crm.is_equal()
+
+
+def test_what_is_owed_is_not_forgotten_when_a_run_ends_early(crm: Crm) -> None:
+    """
+    A document of an earlier run of the same walk counts too: not 0 before it is there.
+    """
+    ids = crm.server.add("contacts", 27)
+    crm.server.fail(500, "contacts.info", times=1000, id=ids[22])
+    crm.server.fail(400, "contacts.list", times=1000, page=2)
+    assert crm.run().exit_status
+    crm.server.faults.clear()
+
+    assert 4 == crm.run().exit_status
+    crm.ok()
+    assert crm.is_equal()

@@ -11,10 +11,11 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -30,6 +31,7 @@ from usersync_cli.variables import UNSET
 if TYPE_CHECKING:
     from usersync_cli import oauth as grants
     from usersync_cli.rest import Client, RateLimit, Reply
+    from usersync_cli.signals import Stop
 
 KIND = "documents"
 
@@ -40,6 +42,7 @@ YOUNG = timedelta(seconds=2)  # time stamps have whole seconds: so young a docum
 NEAR = 6  # pages between one that has records and one that has none, which are tried one by one
 MANY_PAGES = 5  # of ids that are looked for at once
 MOST_PAGES = 100_000
+MOST_OWED = 3  # documents of a stream that get no answer, until it is not the documents
 WALKS = 3  # through a list that changes meanwhile
 LIMIT = 200  # requests in a window, until headers say otherwise
 WINDOW = timedelta(minutes=1)
@@ -176,7 +179,7 @@ class Source:
             deadline=DEADLINE,
             login=f"`usersync oauth-status` shows the token; to authorise again: usersync oauth-url --source {self.name}",
         ) as client:
-            yield Session(self.name, self._settings, client)
+            yield Session(self.name, self._settings, client, tools.stop)
 
 
 # where a stream stands
@@ -196,6 +199,7 @@ class Walk:
     tries: int = 1
     looks: str = ""  # since when changes are looked for behind it
     looked: str = ""  # and what was found before it began
+    owed: int = 0  # documents that could not be had
 
     def again(self, looks: str, looked: str) -> Walk:
         """From its beginning."""
@@ -228,6 +232,9 @@ class Place:
 
     def done(self, walk: Walk, *, sure: bool = True) -> Place:
         """After the first page, which is the last to be read. Unless it is `sure`, the next run lists everything."""
+        if walk.owed and not walk.sweep:  # asked from the same moment again
+            return replace(self, swept=self.swept if sure else "", walk=None)
+        sure = sure and not walk.owed
         swept, whole = (walk.began, walk.began if walk.whole else self.whole) if walk.sweep else (self.swept, self.whole)
         pages = walk.last if walk.sweep else self.pages
         return replace(self, until=walk.began, swept=swept if sure else "", whole=whole, pages=pages, walk=None)
@@ -317,12 +324,13 @@ class Session:
     snapshot = False
     numbered: Collection[str] = ()
 
-    def __init__(self, name: str, settings: Settings, client: Client) -> None:
-        self._name, self._settings, self._client = name, settings, client
+    def __init__(self, name: str, settings: Settings, client: Client, stop: Stop) -> None:
+        self._name, self._settings, self._client, self._stop = name, settings, client, stop
         reply = client.post("/users.me", {})
         self.account = _whose(reply)
         self._now = _date(reply)
         self._projects: Resource | None = None
+        self.owed: set[str] = set()  # of the stream that is read
         full = settings.detail == "full"
         self.detailed = {stream for stream, resource in RESOURCES.items() if full and not resource.whole}
 
@@ -343,6 +351,7 @@ class Session:
             place = before
         walk = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
         earlier = [key for keys in stream.listed() for key in keys] if place.walk and walk.sweep else []
+        self.owed.clear()
         met = _Met(earlier, blind=walk.page is not None and not earlier)
         while again := (yield from self._walk(stream.name, resource, place, walk, met)):
             log.get().info("list changed while it was read", source=self._name, stream=stream.name, tries=walk.tries)
@@ -368,7 +377,7 @@ class Session:
     def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, met: _Met) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
 
-        Raises Unavailable behind the last page of a list that was disturbed each time.
+        Raises Unavailable behind the last page, when the list was disturbed each time, or documents are owed.
         """
         listed = None
         if walk.page is None:
@@ -377,22 +386,44 @@ class Session:
             listed = self._believed(resource, walk, listed or self._list(resource, walk, number))
             records = self._records(stream, resource, walk, listed, met)
             walk, listed = replace(walk, page=number - 1, above=listed.mark), None
-            yield Page(Documents(records), replace(place, walk=walk).cursor, complete=False, streams=(stream,), sweep=walk.sweep)
+            yield self._page(stream, walk, records, partial(self._cursor, place, walk))
         listed = self._believed(resource, walk, listed or self._list(resource, walk, number)) if number else None
         records = self._records(stream, resource, walk, listed, met) if listed else []
         gone, sure = self._gone_since(stream, resource, place, met)
         again = self._again(resource, walk, met)
         tired = again is not None and again.tries > WALKS
-        after = replace(place, walk=again) if again and not tired else place.done(walk, sure=sure and not tired)
-        complete = bool(walk.sweep) and not again
-        yield Page(Documents([*records, *gone]), after.cursor, complete=complete, streams=(stream,), sweep=walk.sweep)
+        after = partial(self._cursor, place, again) if again and not tired else partial(self._end, place, walk, sure=sure and not tired)
+        yield self._page(stream, walk, [*records, *gone], after, complete=bool(walk.sweep) and not again)
+        owed = walk.owed + len(self.owed)
+        if tired or (owed and not again):
+            raise self._unfinished(resource, owed, tired=tired)
+        return again
+
+    @staticmethod
+    def _page(stream: str, walk: Walk, records: Sequence[Record], after: Callable[[], Cursor], *, complete: bool = False) -> Page:
+        return Page(Documents(records), after(), complete, (stream,), walk.sweep, after_details=after)
+
+    def _cursor(self, place: Place, walk: Walk) -> Cursor:
+        """On the way."""
+        return replace(place, walk=replace(walk, owed=walk.owed + len(self.owed))).cursor
+
+    def _end(self, place: Place, walk: Walk, *, sure: bool) -> Cursor:
+        return place.done(replace(walk, owed=walk.owed + len(self.owed)), sure=sure).cursor
+
+    def _unfinished(self, resource: Resource, owed: int, *, tired: bool) -> Unavailable:
+        """What is missing although all pages came."""
         if tired:
-            raise Unavailable(
+            return Unavailable(
                 f"source {self._name}: {resource.path}.list changed each of the {WALKS} times that it was read; some may be missing",
                 hint="what came is stored, nobody was removed, and the next run lists everything again;"
                 " if that fails too: is something writing to it all the time? run when it is not",
             )
-        return again
+        example = f", such as {min(self.owed)}" if self.owed else ""
+        return Unavailable(
+            f"source {self._name}: {resource.path}.info gave no answer for {owed} {'record' if owed == 1 else 'records'}{example};"
+            " all others are loaded",
+            hint="the next run asks again; if it stays so, Teamleader's support can look at that record",
+        )
 
     def _records(self, stream: str, resource: Resource, walk: Walk, listed: _Listed, met: _Met) -> list[Record]:
         heads = [_head(row) for row in listed.rows]
@@ -522,7 +553,7 @@ class Session:
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
         """Their .info, several at the same time; what was deleted since it was listed comes as deleted."""
         missing = 0
-        for key, reply in self._infos(stream, keys):
+        for key, reply in self._answered(stream, keys):
             if reply.status == 404:
                 missing += 1
                 yield Record(stream, key, b"{}", deleted=True)
@@ -555,6 +586,23 @@ class Session:
                 hint="nothing was taken over from that page, nobody was removed; does something stand before api_url?",
             )
         return Record(stream, key, row, head.updated_at, settled=_is_settled(head, _date(reply)))
+
+    def _answered(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
+        """Without those few that get no answer, while others do: they are owed."""
+        left, silent = [key for key in keys if key not in self.owed], False
+        while left:
+            try:
+                for key, reply in self._infos(stream, tuple(left)):
+                    left.remove(key)
+                    silent = False
+                    yield key, reply
+            except Unavailable:
+                self._stop.check()  # if that is why
+                if silent or len(self.owed) >= MOST_OWED:
+                    raise
+                silent = True
+                self.owed.add(left.pop(0))
+                left.reverse()  # its neighbours last
 
     def _infos(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
         from usersync_cli.rest import Request
