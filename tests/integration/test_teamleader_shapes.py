@@ -221,8 +221,8 @@ def test_too_many_requests(database: Any, monkeypatch: pytest.MonkeyPatch) -> No
     """
     monkeypatch.setattr(rate_limit, "LEAST", 0.05)
     job = crm(database, ["contacts"])
-    # The pages behind the first are asked for four times: refused, then empty.
-    with played("contacts.list.429", *["contacts"] * 3, repeats=False):
+    # The pages behind the first are asked for five times: refused, then empty.
+    with played("contacts.list.429", *["contacts"] * 4, repeats=False):
         assert "1 0 0 0" == job.ok()
 
 

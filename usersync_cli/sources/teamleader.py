@@ -73,11 +73,11 @@ class Resource:
 
 
 _PEOPLE: dict[str, Any] = {
-    "sort": "added_at", "ties": "name", "includes": "custom_fields", "since": True, "latest": "updated_at", "versioned": True, "guess": 5,
+    "sort": "added_at", "ties": "name", "includes": "custom_fields", "since": True, "latest": "updated_at", "versioned": True,
 }  # fmt: skip
 RESOURCES = {
-    "companies": Resource("companies", scope="companies", **_PEOPLE),
-    "contacts": Resource("contacts", scope="contacts", **_PEOPLE),
+    "companies": Resource("companies", scope="companies", guess=5, **_PEOPLE),
+    "contacts": Resource("contacts", scope="contacts", guess=10, **_PEOPLE),
     "custom_fields": Resource("customFieldDefinitions", "label", "context", whole=True),
     "departments": Resource("departments", "name", scope="departments", paged=False),
     "events": Resource("events", "starts_at", scope="events"),  # its .info alone has links to work orders
@@ -287,7 +287,8 @@ class _Search:
     """For the last page that has records."""
 
     first: int  # where it begins
-    known: bool  # by the last complete listing
+    known: int  # how many there were in the last complete listing; 0 while nobody knows
+    passing: bool  # what is not found now is lost
     full: int = 0  # a page that has records
     empty: int = 0  # one behind it that has none; 0 while nobody knows one
     sure: int = 0  # one that had none when it was asked for again
@@ -303,8 +304,13 @@ class _Search:
         if gap > 1:
             near = self.empty == self.first or (self.full and gap <= NEAR)
             return self.empty - 1 if near else (self.full + self.empty) // 2
+        return self.empty if self._doubtful and self.sure != self.empty else None
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether silence is asked twice: behind a full page, where that matters or the list was longer."""
         short = self.ready is not None and len(self.ready.rows) < PAGE_RECORDS
-        return self.empty if self.sure != self.empty and not short else None  # silence behind a full page is asked twice
+        return not short and (self.passing or self.full < self.known)
 
     def found(self, number: int, listed: _Listed) -> None:
         """What stands there."""
@@ -502,7 +508,9 @@ class Session:
             listed = self._list(resource, walk, 0)
             listed = listed if listed.rows else self._list(resource, walk, 0)
             return replace(walk, began=_text(listed.at), page=1, last=1), listed
-        search = _Search((known or resource.guess) + 1 if walk.sweep else 1, known=bool(known and walk.sweep))
+        known = known if walk.sweep else 0
+        # A list that each run reads from end to end is longer the next time, if need be.
+        search = _Search((known or resource.guess) + 1 if walk.sweep else 1, known, passing=resource.since)
         began = ""
         while (number := search.next) is not None:
             if number > MOST_PAGES:
