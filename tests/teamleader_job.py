@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
+
+import pytest
 
 from tests.list_source import counts
 from tests.simple_job import execute
@@ -13,6 +16,7 @@ from usersync_cli.jobs import Job
 from usersync_cli.model import Access, Database, Token, Tools
 from usersync_cli.run import RunResult, run
 from usersync_cli.signals import Stop
+from usersync_cli.sources import teamleader
 from usersync_cli.sources.teamleader import STREAMS, Settings, Source
 from usersync_cli.steps import Options, World
 
@@ -58,6 +62,12 @@ class Crm:
         job = self.job
         world = World(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None, steps=job.steps)
         return run(job, world, Options(**options))
+
+    def soon(self, seconds: float = 0.4, **options: Any) -> RunResult:
+        """A run in which a fault that stays is told soon. Others have all the time they need, on a busy machine too."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(teamleader, "DEADLINE", timedelta(seconds=seconds))
+            return self.run(**options)
 
     def ok(self, **options: Any) -> str:
         """A run that went well, as `new changed same gone`."""

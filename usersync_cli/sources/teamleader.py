@@ -400,9 +400,8 @@ class Session:
         tired = again is not None and again.tries > WALKS
         after = partial(self._cursor, place, again) if again and not tired else partial(self._end, place, walk, sure=sure and not tired)
         yield self._page(stream, walk, [*records, *gone], after, complete=bool(walk.sweep) and not again)
-        owed = walk.owed + len(self.owed)
-        if tired or (owed and not again):
-            raise self._unfinished(resource, owed, tired=tired)
+        if tired or (self.owed and not again):
+            raise self._unfinished(resource, tired=tired)
         return again
 
     @staticmethod
@@ -416,7 +415,7 @@ class Session:
     def _end(self, place: Place, walk: Walk, *, sure: bool) -> Cursor:
         return place.done(replace(walk, owed=walk.owed + len(self.owed)), sure=sure).cursor
 
-    def _unfinished(self, resource: Resource, owed: int, *, tired: bool) -> Unavailable:
+    def _unfinished(self, resource: Resource, *, tired: bool) -> Unavailable:
         """What is missing although all pages came."""
         if tired:
             return Unavailable(
@@ -424,10 +423,10 @@ class Session:
                 hint="what came is stored, nobody was removed, and the next run lists everything again;"
                 " if that fails too: is something writing to it all the time? run when it is not",
             )
-        example = f", such as {min(self.owed)}" if self.owed else ""
+        number = len(self.owed)
         return Unavailable(
-            f"source {self._name}: {resource.path}.info gave no answer for {owed} {'record' if owed == 1 else 'records'}{example};"
-            " all others are loaded",
+            f"source {self._name}: {resource.path}.info gave no answer for {number} {'record' if number == 1 else 'records'},"
+            f" such as {min(self.owed)}; all others are loaded",
             hint="the next run asks again; if it stays so, Teamleader's support can look at that record",
         )
 
@@ -448,7 +447,8 @@ class Session:
         """The same walk once more, where a record may have come from a page before we read it to one after that."""
         looks, looked = self._look_back(resource, walk)
         unknown = bool(met.earlier) and not resource.by_ids  # who of these is gone by now
-        return walk.again(looks, looked) if looked != walk.looked or met.moved or unknown else None
+        # What an earlier run could not have of this walk is listed, and asked for, once more.
+        return walk.again(looks, looked) if looked != walk.looked or met.moved or unknown or walk.owed else None
 
     def _look_back(self, resource: Resource, walk: Walk) -> tuple[str, str]:
         """Since when changes were looked for, and what tells them from others; "" where there is none, or it does no harm.
