@@ -137,12 +137,12 @@ def _path(group: str) -> str:
     return group if group.startswith("/") else f"/{group}"
 
 
-def realm(name: str, settings: Settings, stop: Stop) -> Realm:
-    """The realm, to be closed; a token is asked for with the first call."""
+def realm(name: str, settings: Settings, stop: Stop, deadline: timedelta = timedelta(seconds=60)) -> Realm:
+    """The realm, to be closed; a token is asked for with the first call. `deadline` is each request's."""
     from usersync_cli.targets._keycloak_realm import Realm
 
-    ca = Path(settings.ca) if settings.ca else None
-    return Realm(settings.url, settings.realm, settings.client_id, settings.client_secret, stop=stop, ca=ca, name=f"target {name}")
+    ca, own = Path(settings.ca) if settings.ca else None, (settings.client_id, settings.client_secret)
+    return Realm(settings.url, settings.realm, *own, stop=stop, ca=ca, name=f"target {name}", deadline=deadline)
 
 
 @contextmanager

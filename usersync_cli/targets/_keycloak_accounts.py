@@ -1,0 +1,238 @@
+"""One account at a time, by a person's word: what `usersync keycloak ...` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialError, Unavailable, UsersyncError, VerificationFailed
+from usersync_cli.passwords import temporary_password
+from usersync_cli.targets._keycloak_realm import Realm, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
+
+if TYPE_CHECKING:
+    from usersync_cli.targets.keycloak import Settings
+
+UPDATE_PASSWORD = "UPDATE_PASSWORD"  # noqa: S105  the name of a required action
+LINK_LIFE = timedelta(hours=24)
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account as people look at it: roles of the realm given directly, without the one that everybody has; groups by path."""
+
+    id: str
+    username: str = field(repr=False)
+    email: str | None = field(repr=False)
+    first_name: str | None = field(repr=False)
+    last_name: str | None = field(repr=False)
+    enabled: bool
+    email_verified: bool
+    required_actions: Sequence[str]
+    roles: Sequence[str]
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """Who is to have an account. `role` is the source's; `key`, if known, is whose account the job takes it for."""
+
+    username: str = field(repr=False)
+    email: str = field(repr=False)
+    first_name: str = field(repr=False)
+    last_name: str = field(repr=False)
+    role: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new account, and the password for its first login."""
+
+    person: Person
+    password: str = field(repr=False)
+
+
+class Exists(Conflict):
+    """There is an account of this user name; `account` is its id."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__("an account of this user name exists; nothing was changed", hint=f"usersync keycloak status {account}")
+        self.account = account
+
+
+def look_up(realm: Realm, who: str) -> Mapping[str, Any]:
+    """The account with this id, or else exactly this user name. Raises NotFound."""
+    found = realm.get(who.lower()) if _ID.fullmatch(who) else None
+    found = found or next(iter(realm.find(username=who)), None)
+    if found is None:
+        raise NotFound(f"{realm.name}: there is no such account in the realm", hint="name it by its whole user name, or by its id")
+    return found
+
+
+def person(realm: Realm, user: Mapping[str, Any]) -> Person:
+    """With the roles and groups of the account, which take a request each."""
+    account = str(user["id"])
+    roles = [str(role["name"]) for role in realm.user_roles(account)]
+    return Person(
+        id=account,
+        username=str(user["username"]),
+        email=user.get("email"),
+        first_name=user.get("firstName"),
+        last_name=user.get("lastName"),
+        enabled=bool(user.get("enabled")),
+        email_verified=bool(user.get("emailVerified")),
+        required_actions=list(user.get("requiredActions", ())),
+        roles=sorted(name for name in roles if not name.startswith("default-roles-")),
+        groups=sorted(str(group["path"]).strip("/") for group in realm.user_groups(account)),
+    )
+
+
+def switch(realm: Realm, account: str, *, enabled: bool) -> None:
+    """Enable or disable; who is disabled is signed out everywhere, which Keycloak does not do by itself."""
+    realm.update(account, {"enabled": enabled})
+    if not enabled:
+        realm.logout(account)
+
+
+def force_password_change(realm: Realm, user: Mapping[str, Any]) -> bool:
+    """At the next login, beside whatever else is asked then; False when it was asked for already."""
+    account, asked = str(user["id"]), list(user.get("requiredActions", ()))
+    if UPDATE_PASSWORD in asked:
+        return False
+    _refuse_unknown_actions(realm, [UPDATE_PASSWORD])
+    realm.update(account, {"requiredActions": [*asked, UPDATE_PASSWORD]})
+    if UPDATE_PASSWORD not in (realm.get(account) or {}).get("requiredActions", ()):
+        raise VerificationFailed(f"{realm.name}: Keycloak took {UPDATE_PASSWORD} without an error, and does not have it")
+    return True
+
+
+def mail_password_link(realm: Realm, user: Mapping[str, Any]) -> None:
+    """A link that is good for 24 hours. Raises ConfigError where there is no address, or nobody may log in."""
+    if not user.get("email"):
+        raise ConfigError(f"{realm.name}: this account has no e-mail address; no mail was sent", hint=_NO_ADDRESS)
+    if not user.get("enabled"):
+        hint = f"usersync keycloak enable {user['id']}"
+        raise ConfigError(f"{realm.name}: this account is disabled; no mail was sent", hint=hint)
+    realm.send_actions(str(user["id"]), [UPDATE_PASSWORD], LINK_LIFE)
+
+
+_NO_ADDRESS = "give it one at its source, or in Keycloak; or set a temporary password there"
+
+
+def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], None]) -> Made:
+    """An account as the job makes them: with its first password, group and required actions in one request, then its role.
+
+    `tell` gets user name and password as soon as the account is there. Raises Exists, Conflict, ConfigError for what can't
+    be, before anything is written; PartialError when the account is there and something of it is not.
+    """
+    name, path = _role_and_group(own, new.role)
+    _look_before(realm, own, new)
+    role = _needed(realm, own, name, path)
+    password, actions = temporary_password(), list(own.required_actions)
+    user = {
+        "username": new.username,
+        "email": new.email,
+        "firstName": new.first_name,
+        "lastName": new.last_name,
+        "enabled": True,
+        "emailVerified": own.email_verified,
+        "requiredActions": actions,
+        "credentials": [{"type": "password", "value": password, "temporary": True}],
+        "groups": [path] if path else [],
+        "attributes": {ATTRIBUTE: [new.key]} if new.key else {},
+    }
+    account = _create(realm, user, new.key)
+    tell(new.username, password)
+    try:
+        realm.add_roles(account, [role])
+        if own.notify == "email":
+            realm.send_actions(account, actions, own.link_lifespan)
+    except UsersyncError as error:
+        raise PartialError(
+            f"{realm.name}: the account was made, but not all of it: {error.message}",
+            hint=f"usersync keycloak status {account}\n{error.hint}".rstrip(),
+        ) from error
+    return Made(_verified(realm, account, actions, name, path), password)
+
+
+def _role_and_group(own: Settings, role: str) -> tuple[str, str]:
+    """The realm role that this role of the source is mapped to, and the path of its group; empty where it has none."""
+    names = {name.casefold(): realm_role for name, realm_role in own.roles.items()}
+    found = names.get(role.strip().casefold()) or own.default_role
+    if not found:
+        known = ", ".join(own.roles)
+        raise ConfigError("the map has no such role; nothing was written", hint=f"one of: {known}; or say `default_role`")
+    group = own.groups.get(found, "")
+    return found, f"/{group.strip('/')}" if group else ""
+
+
+def _look_before(realm: Realm, own: Settings, new: Newcomer) -> None:
+    _refuse_unknown_actions(realm, own.required_actions)
+    if found := realm.find(username=new.username):
+        raise Exists(str(found[0]["id"]))
+    if not new.key:
+        return
+    problem = attribute_problem(realm.profile())
+    if problem is UNDECLARED and own.create_missing:
+        realm.declare(ATTRIBUTE)
+    elif problem:
+        raise Drift(f"{realm.name}: {problem}", hint=ATTRIBUTE_HINT)
+    if found := realm.find(attribute=(ATTRIBUTE, new.key)):
+        hint = f"usersync keycloak status {found[0]['id']}"
+        raise Conflict(f"another account has this {ATTRIBUTE}; nothing was changed", hint=hint)
+
+
+def _refuse_unknown_actions(realm: Realm, actions: Sequence[str]) -> None:
+    if odd := actions_problem(actions, realm.required_actions()):
+        raise ConfigError(f"{realm.name}: {odd[0]}", hint=odd[1])
+
+
+def _needed(realm: Realm, own: Settings, name: str, path: str) -> Mapping[str, Any]:
+    """The role, once role and group are there: made where the setting says so."""
+    roles = {str(role["name"]): role for role in realm.roles()}
+    lacks_group = bool(path) and realm.group(path) is None
+    lacking = [f"role {name}"] * (name not in roles) + [f"group {path}"] * lacks_group
+    if lacking and not own.create_missing:
+        said = f"{realm.name}: the realm {own.realm} lacks {' and '.join(lacking)}; nothing was written"
+        raise Drift(said, hint="make it there, mend the maps, or say `create_missing: true`")
+    if lacks_group:
+        realm.create_group(path)
+    if name not in roles:
+        realm.create_role(name)
+        roles = {str(role["name"]): role for role in realm.roles()}
+    return roles[name]
+
+
+def _create(realm: Realm, user: Mapping[str, Any], key: str) -> str:
+    try:
+        return realm.create(user)
+    except Taken as taken:
+        what = "e-mail address" if taken.code == "same_email" else "user name"
+        raise Conflict(f"another account has this {what}; nothing was changed", hint="is it the same person?") from taken
+    except Rejected as rejected:
+        if rejected.http_status != 400:
+            raise
+        hint = "is it what Keycloak's user profile and password policy allow?"
+        raise ConfigError(f"{rejected.message}; nothing was written", hint=hint) from rejected
+    except Unknown as unknown:
+        if found := realm.find(attribute=(ATTRIBUTE, key)) if key else ():
+            return str(found[0]["id"])
+        if not realm.find(username=user["username"]):
+            raise Unavailable(f"{unknown.message}; no account was made", hint="try again") from unknown
+        hint = "look with `usersync keycloak status`: nobody knows its password, and it has no role; delete it there and try again"
+        raise Unknown(f"{unknown.message}; an account of this user name is there now", hint=hint) from unknown
+
+
+def _verified(realm: Realm, account: str, actions: Sequence[str], role: str, path: str) -> Person:
+    """As it stands there: Keycloak drops some things without a word."""
+    found = person(realm, look_up(realm, account))
+    wanted = {*actions, role, *([path.strip("/")] if path else [])}
+    if lacking := wanted - {*found.required_actions, *found.roles, *found.groups}:
+        said = f"{realm.name}: the account was made, but lacks {', '.join(sorted(lacking))}, which Keycloak took without an error"
+        raise VerificationFailed(said, hint=f"usersync keycloak status {account}")
+    return found
