@@ -57,7 +57,7 @@ def shared() -> Iterator[Keycloak]:
     """
     required(shutil.which("java"), "Java 17, which Keycloak needs,")
     if not ARCHIVE.exists():
-        required(shutil.which("mvn"), "maven, which fetches Keycloak,")
+        required(shutil.which("mvn"), "Maven, which fetches Keycloak,")
     RUNNING.mkdir(parents=True, exist_ok=True)
     with (RUNNING / "users").open("a") as users:
         with locked(RUNNING / "lock"):
@@ -107,9 +107,10 @@ def _download() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         artifact = f"org.keycloak:keycloak-quarkus-dist:{VERSION}:zip"
         command = ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]
-        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, f"Maven could not fetch {artifact}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
-        (Path(folder) / ARCHIVE.name).replace(ARCHIVE)
+        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=PATIENCE)
+        found = Path(folder) / ARCHIVE.name
+        required(found, f"{artifact} (Maven could not fetch it: {done.stdout[-500:].strip()})")
+        found.replace(ARCHIVE)
 
 
 def _unpack() -> None:
@@ -494,5 +495,12 @@ def mailbox() -> Iterator[Mailbox]:
         yield mailbox
 
 
+def prepare() -> None:
+    """Fetch it when nobody is starting it."""
+    RUNNING.mkdir(parents=True, exist_ok=True)
+    with locked(RUNNING / "lock"):
+        fetch()
+
+
 if __name__ == "__main__":
-    {"fetch": fetch, "keep": keep}[sys.argv[1]]()
+    {"fetch": prepare, "keep": keep}[sys.argv[1]]()

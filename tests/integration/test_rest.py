@@ -27,7 +27,7 @@ from tests.http_server import Answer, Asked, HttpServer, Window
 from tests.servers import free_port, until
 from usersync_cli import log
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Stopped, Unavailable, UsersyncError, status_of
-from usersync_cli.rest import Client, Forbidden, Missing, RateLimit, Refused, Request
+from usersync_cli.rest import Client, Forbidden, Missing, RateLimit, Refused, Request, Unknown
 from usersync_cli.signals import Stop
 
 HTML = Answer(body=b"<html><body>Bad gateway</body></html>", headers={"Content-Type": "text/html"})
@@ -132,6 +132,21 @@ def test_a_get_has_its_values_escaped(server: HttpServer, make: Make) -> None:
 
     assert {"filter[updated_since]": ["2016-02-04T16:44:33+00:00"]} == server.asked[0].query
     assert "Basic aWQ6c2VjcmV0" == server.asked[0].headers["Authorization"]
+
+
+def test_a_request_has_its_own_form(server: HttpServer, make: Make) -> None:
+    """
+    A form instead of JSON, headers of its own, a list as JSON; a status that is accepted comes with its body, also 500.
+    """
+    server.on("/x", OK, Answer(500, {"errorMessage": "no mail server"}))
+    client = make()
+
+    client.send(Request("POST", "/x", form={"grant_type": "client_credentials"}, headers={"Authorization": "Bearer own"}))
+    reply = client.send(Request("POST", "/x", ["UPDATE_PASSWORD"], repeat=False, accept=(500,)))
+
+    assert (b"grant_type=client_credentials", "Bearer own") == (server.asked[0].body, server.asked[0].headers["Authorization"])
+    assert "application/x-www-form-urlencoded" == server.asked[0].headers["Content-Type"]
+    assert (["UPDATE_PASSWORD"], 500, {"errorMessage": "no mail server"}) == (server.asked[1].json, reply.status, reply.json())
 
 
 def test_connections_are_kept_alive(server: HttpServer, make: Make) -> None:
@@ -300,11 +315,21 @@ def test_what_may_not_be_repeated_is_sent_once(server: HttpServer, make: Make, f
     """
     server.on("/create", fault, OK)
 
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(Unknown) as caught:
         make().post("/create", {}, repeat=False)
 
     assert "it may have been done all the same: look first" == caught.value.hint
     assert 1 == server.count("/create")
+
+
+def test_what_never_left_was_not_done(make: Make) -> None:
+    """
+    Where nobody can be reached a request that may not be repeated was not sent: that is Unavailable, and not Unknown.
+    """
+    with pytest.raises(Unavailable, match="can't be reached") as caught:
+        make(f"http://127.0.0.1:{free_port()}", deadline=timedelta(seconds=0.3)).post("/create", {}, repeat=False)
+
+    assert not isinstance(caught.value, Unknown)
 
 
 def test_a_refusal_for_the_rate_is_repeated_all_the_same(server: HttpServer, make: Make) -> None:
