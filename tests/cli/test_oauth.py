@@ -320,7 +320,7 @@ OLD = "CREATE TABLE shared.tl_auth (code text, auth_token text, refresh_token te
 
 def test_tokens_of_an_older_tool_are_taken_over(house: House) -> None:
     """
-    Its table is read, the first run refreshes, and the table stays as it is.
+    Its table is read, the first run refreshes and finds out whose it is, and the table stays as it is.
     """
     access, refresh = house.vendor.pair()
     house.run(f"CREATE SCHEMA shared; {OLD}; INSERT INTO shared.tl_auth VALUES ('c', '{access}', '{refresh}', now(), now())")
@@ -328,7 +328,7 @@ def test_tokens_of_an_older_tool_are_taken_over(house: House) -> None:
     house("run", "--job", "j", "-q")
 
     assert 0 == done.status
-    assert [("crm", "", 2, "ok")] == house.row()
+    assert [("crm", "account-1", 2, "ok")] == house.row()
     assert [refresh] == [one["refresh_token"] for one in house.vendor.requests]
     assert [(refresh,)] == house.run("SELECT refresh_token FROM shared.tl_auth")
     assert 10 == house("oauth-import", "--from-table", "shared.tl_auth").status

@@ -608,8 +608,8 @@ def test_accounts_are_what_a_target_of_accounts_takes(connection: psycopg.Connec
     connection.execute("INSERT INTO records VALUES ('7', %s, NULL, false, 1)", (json.dumps(user),))
     found = connection.execute(source.accounts("users").encode())
 
-    assert [("o'brien:7", "t", None, "Test", "User", ["Auditor", "Teller"])] == found.fetchall()
-    assert ["id", "username", "email", "first_name", "last_name", "roles"] == [column.name for column in found.description or ()]
+    assert [("o'brien:7", "7", "t", None, "Test", "User", ["Auditor", "Teller"])] == found.fetchall()
+    assert ["id", "_key", "username", "email", "first_name", "last_name", "roles"] == [column.name for column in found.description or ()]
     with pytest.raises(ConfigError, match="no accounts in stream roles"):
         source.accounts("roles")
 

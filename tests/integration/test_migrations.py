@@ -70,7 +70,8 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     state = {"job_locks", "runs", "run_steps", "cursors"}
     people = {"seen_streams", "seen", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
     tokens = {"tokens", "authorizations"}
-    assert {"alembic_version", *state, *people, *tokens} == tables(connection)
+    outside = {"accounts", "intents"}
+    assert {"alembic_version", *state, *people, *tokens, *outside} == tables(connection)
     assert migrations.VERSION == migrations.current(connection)
 
     migrations.downgrade(database)
