@@ -433,11 +433,11 @@ def test_a_required_action_that_would_be_dropped(staff: Staff) -> None:
 # mails
 
 
-def test_a_mail_is_sent_once(staff: Staff, mailbox: Mailbox, new_bank: NewBank) -> None:
+def test_a_mail_is_sent_once(staff: Staff, mailbox: Mailbox) -> None:
     """
     With `notify: email` the realm mails a link to a new person, at their creation alone.
     """
-    staff.bank = new_bank(**REALM, smtpServer=mailbox.smtp)
+    staff.bank.configure(smtpServer=mailbox.smtp)
     staff.settings["notify"] = "email"
     staff.people("alice")
     (number,) = staff.fineract.add(username="bob", email="")
@@ -449,11 +449,11 @@ def test_a_mail_is_sent_once(staff: Staff, mailbox: Mailbox, new_bank: NewBank) 
     assert 1 == len(mailbox.mails)
 
 
-def test_a_mail_that_fails_is_told_and_not_repeated(staff: Staff, new_bank: NewBank) -> None:
+def test_a_mail_that_fails_is_told_and_not_repeated(staff: Staff) -> None:
     """
     The mail server is down: the account is there, a person hears of it, and no run tries again.
     """
-    staff.bank = new_bank(**REALM, smtpServer={"host": "127.0.0.1", "port": "1", "from": "bank@test.example"})
+    staff.bank.configure(smtpServer={"host": "127.0.0.1", "port": "1", "from": "bank@test.example"})
     staff.settings["notify"] = "email"
     (number,) = staff.people("alice")
 
@@ -559,11 +559,11 @@ CALLS = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_killed_before_any_call(staff: Staff, usersync: Command, mailbox: Mailbox, new_bank: NewBank, call: str) -> None:
+def test_killed_before_any_call(staff: Staff, usersync: Command, mailbox: Mailbox, call: str) -> None:
     """
     kill -9 when a call is about to be heard: the next run finishes, without a second account or mail, and the one after it does nothing.
     """
-    staff.bank = new_bank(**REALM, smtpServer=mailbox.smtp)
+    staff.bank.configure(smtpServer=mailbox.smtp)
     staff.settings |= {"notify": "email", "workers": 1}
     alice, bob, carol, *_ = staff.people("alice", "bob", "carol", "dave", "erin")
     staff.run()
