@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.keycloak_server import Bank, Front
 from tests.list_source import counts
 from tests.simple_job import execute
 from usersync_cli.errors import UsersyncError
+from usersync_cli.intents import Use
 from usersync_cli.jobs import Job
 from usersync_cli.model import Change, Database, Tools
 from usersync_cli.run import RunResult, run
@@ -35,6 +38,13 @@ MIRROR = {
     "load": {"table": "fineract_{stream}", "key": ["id"], "create": True, "on_missing": "mark"},
 }
 STAFF_EXCLUDED = ["mifos", "system", "interopUser"]
+
+
+@contextmanager
+def _opened(settings: keycloak.Settings, use: Use, tools: Tools) -> Iterator[keycloak.Target]:
+    """With less patience than a job has."""
+    with keycloak.realm("keycloak", settings, tools.stop, deadline=timedelta(seconds=3)) as realm:
+        yield keycloak.Target("keycloak", settings, realm, use)
 
 
 @dataclass
@@ -79,7 +89,7 @@ class Staff:
 
     def world(self) -> World:
         source = Source("fineract", FineractSettings.model_validate(self.source))
-        opened = partial(keycloak.opened, "keycloak", keycloak.Settings.model_validate(self.sso))
+        opened = partial(_opened, keycloak.Settings.model_validate(self.sso))
         tools = Tools("fineract", Stop(), Database)
         return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets={"keycloak": opened})
 

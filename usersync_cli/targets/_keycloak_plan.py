@@ -27,6 +27,7 @@ class Realm(Protocol):
     duplicate_emails: bool
     editable_usernames: bool
     username_length: tuple[int, int]
+    username_signs: bool  # only signs that Keycloak's default profile allows
 
 
 # people
@@ -45,7 +46,9 @@ def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str]
     order = sql.SQL("ORDER BY {}").format(sql.SQL(order_by)) if order_by else sql.SQL("")
     tx.execute(sql.SQL(_ALL).format(cells=sql.SQL(", ").join(cells), transform=transform, order=order))
     ((read, distinct),) = tx.execute("SELECT count(*), count(*) FILTER (WHERE nth = 1) FROM pg_temp.usersync_all").fetchall()
-    tx.execute(_PEOPLE.encode())
+    # As Java does it, also where the database has the locale C; PostgreSQL 17 brought the collation.
+    unicode = tx.execute("SELECT FROM pg_catalog.pg_collation WHERE collname = 'pg_c_utf8'").fetchone() is not None
+    tx.execute(_PEOPLE.replace("@collate@", 'COLLATE pg_catalog."pg_c_utf8"' if unicode else "").encode())
     return read, distinct
 
 
@@ -61,7 +64,7 @@ INSERT INTO pg_temp.usersync_conflicts
 SELECT NULL, 'no_key', '', true, convert_to((to_jsonb(a) - '{_key,nth}'::text[])::text, 'UTF8')
   FROM pg_temp.usersync_all AS a WHERE id IS NULL;
 CREATE TEMP TABLE usersync_people ON COMMIT DROP AS
-SELECT id, lower(NULLIF(btrim(username), '')) AS login, lower(NULLIF(btrim(email), '')) AS email,
+SELECT id, lower(NULLIF(btrim(username), '') @collate@) AS login, lower(NULLIF(btrim(email), '') @collate@) AS email,
        NULLIF(btrim(first_name), '') AS first_name, NULLIF(btrim(last_name), '') AS last_name, COALESCE(roles, '{}') AS roles,
        _key AS record, convert_to((to_jsonb(a) - '{_key,nth}'::text[])::text, 'UTF8') AS document,
        NULL::text AS account, NULL::text AS rule, false AS whole
@@ -165,6 +168,7 @@ def link(tx: Connection, *, adopt: str, notify: bool, realm: Realm) -> None:
     """By our attribute, else by the rule; whom neither finds is to be created, unless something is in the way."""
     shortest, longest = realm.username_length
     values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
+    values["signs"] = realm.username_signs
     for statement in _LINK:
         tx.execute(statement.encode(), values)
         tx.execute(_WHOLE.encode())
@@ -180,6 +184,8 @@ CASE WHEN t.usersync_id IS NOT NULL THEN 'its account carries the usersync_id of
      WHEN t.email = p.email AND t.email_verified THEN 'adopt: by_email_verified, or by_username, would take the account over'
      ELSE 'adopt: by_username would take the account over' END
 """
+# Latin letters, digits and these; what else Keycloak's validators let through, the server decides. Seen on Keycloak 26.7.
+_SIGNS = r"^[a-z0-9@+._\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff-]+$"
 _LINK = (
     """
     UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'ours' FROM pg_temp.usersync_there AS t
@@ -217,7 +223,7 @@ _LINK = (
     f"""
     INSERT INTO pg_temp.usersync_conflicts
     SELECT p.id, 'invalid_username', 'username', true FROM pg_temp.usersync_people AS p
-     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR login !~ '^[a-z0-9!@''+._-]+$')
+     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR %(signs)s AND login !~ '{_SIGNS}')
     """,
     # by e-mail
     f"""

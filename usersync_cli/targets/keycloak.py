@@ -172,6 +172,7 @@ class Seen:
     duplicate_emails: bool
     editable_usernames: bool
     username_length: tuple[int, int]
+    username_signs: bool  # only those that Keycloak's own profile allows
     roles: Mapping[str, Mapping[str, Any]]
     groups: Mapping[str, str]
 
@@ -238,6 +239,7 @@ class Target:
             duplicate_emails=bool(about.get("duplicateEmailsAllowed")),
             editable_usernames=bool(about.get("editUsernameAllowed")),
             username_length=_username_length(profile),
+            username_signs={"username-prohibited-characters", "up-username-not-idn-homograph"} <= _username_rules(profile).keys(),
             roles={str(role["name"]): role for role in self.realm.roles()},
             groups=self.realm.group_ids(own.managed_groups),
         )
@@ -404,7 +406,10 @@ def _account_row(user: Mapping[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _username_rules(profile: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((one.get("validations") or {} for one in profile.get("attributes", ()) if one.get("name") == "username"), {})
+
+
 def _username_length(profile: Mapping[str, Any]) -> tuple[int, int]:
-    rules = next((one.get("validations") or {} for one in profile.get("attributes", ()) if one.get("name") == "username"), {})
-    length = rules.get("length") or {}
+    length = _username_rules(profile).get("length") or {}
     return int(length.get("min") or 1), int(length.get("max") or 255)
