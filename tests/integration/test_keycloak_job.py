@@ -642,6 +642,10 @@ def test_the_commands(staff: Staff, usersync: Command, tmp_path: Path) -> None:
     ran = staff.command(usersync, "run", "--job", "fineract", "--credentials-out", str(file))
     staff.look_for_leaks(ran.stdout)
     assert (3, 3) == (ran.status, len(file.read_text().splitlines()))
+    for line in file.read_text().splitlines()[1:]:
+        password = next(csv.reader([line]))[1]
+        assert password not in ran.stdout + ran.stderr
+        assert [] == staff.ask(f"SELECT 1 FROM usersync.intents WHERE position('{password}' IN intents::text) > 0")
     assert "2 new" in ran.stdout
     assert 0 == staff.command(usersync, "verify", "--job", "fineract").status
     staff.bank.change("alice", email="wrong@test.example")

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from usersync_cli import intents, log, rejects
 from usersync_cli.applying import Calls
 from usersync_cli.connections import Connection
-from usersync_cli.errors import ConfigError, Unavailable, UsersyncError
+from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
 from usersync_cli.passwords import temporary_password
 from usersync_cli.rejects import Reject
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
 from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak import Plan, Target
@@ -86,7 +87,11 @@ class Desk:
             return (yield from self._create(intent))
         account, changes = str(intent.account), intent.wanted["changes"]
         if intent.action == "adopt":
-            yield partial(self._realm.replace, account, partial(self._adopted, key=intent.key, changes=changes))
+            found = yield partial(self._realm.replace, account, partial(self._adopted, key=intent.key, changes=changes))
+            if intent.key not in _ours(found):
+                raise Drift(
+                    f"target {self._target.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it", hint=ATTRIBUTE_HINT
+                )
             self._did(intent, "adopt")
         elif changes:
             yield partial(self._realm.update, account, changes)
@@ -97,8 +102,6 @@ class Desk:
 
     @staticmethod
     def _adopted(user: dict[str, Any], *, key: str, changes: dict[str, Any]) -> dict[str, Any]:
-        from usersync_cli.targets.keycloak import ATTRIBUTE
-
         return {**user, **changes, "attributes": {**(user.get("attributes") or {}), ATTRIBUTE: [key]}}
 
     def _create(self, intent: Intent) -> Generator[Any, Any, str]:
@@ -121,10 +124,8 @@ class Desk:
 
     def _look_up(self, username: str, key: str) -> str | None:
         """The account with exactly this user name, if it carries our id for this person."""
-        from usersync_cli.targets.keycloak import ATTRIBUTE
-
         found = self._realm.find(username=username)
-        return next((str(user["id"]) for user in found if key in ((user.get("attributes") or {}).get(ATTRIBUTE) or ())), None)
+        return next((str(user["id"]) for user in found if key in _ours(user)), None)
 
     def _password(self, intent: Intent, account: str) -> Calls:
         """Of an account that we made without hearing of it: nobody knows its first password, so it gets another."""
@@ -203,6 +204,11 @@ class Desk:
         document = str(intent.wanted["document"]).encode()
         assert scope.run_id is not None  # noqa: S101  calls are made by a run
         rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [Reject(intent.key, reason, detail, document)])
+
+
+def _ours(user: Mapping[str, Any]) -> Sequence[str]:
+    """Whose account it says that it is."""
+    return (user.get("attributes") or {}).get(ATTRIBUTE) or ()
 
 
 def _less(intent: Intent, counts: Any) -> None:
