@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Counts, Database
 from usersync_cli.signals import Stop
 
+EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "50"))
 COLUMNS = {"id": "integer", "name": "text", "age": "integer", "_order": "integer"}
 LOAD = {"table": "people", "key": ["id"], "order_by": "_order DESC NULLS LAST"}
 
@@ -67,7 +69,7 @@ def content(tx: psycopg.Connection[Any]) -> Table:
 @pytest.mark.parametrize(
     "ddl", ["name text UNIQUE", "name text UNIQUE DEFERRABLE INITIALLY DEFERRED", "name varchar(40), UNIQUE (name, is_there)"]
 )
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories)
 def test_the_table_is_what_the_model_says(tx: Connection, ddl: str, history: list[list[tuple[Any, ...]]]) -> None:
     """Any sequence of source states, with duplicates, NULLs, swapped and passed-on unique names: table and counts equal

@@ -116,7 +116,7 @@ def connecting_to_target(job: Job, hole: str) -> str:
 
 def connecting_to_source(job: Job, hole: str) -> str:
     job.write(source=hole)
-    return "state = 'idle'"
+    return "state = 'idle' AND EXISTS (SELECT FROM usersync.runs WHERE status = 'running')"
 
 
 def reading(job: Job, hole: str) -> str:

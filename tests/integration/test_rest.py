@@ -76,6 +76,7 @@ Make = Callable[..., Client]
 @pytest.fixture
 def make(server: HttpServer, stop: Stop) -> Iterator[Make]:
     """A client of the server, with little patience; afterwards no thread of it is left."""
+    before = set(threads())  # of other tests, whose end was a signal
     with contextlib.ExitStack() as stack:
 
         def client(url: str = "", **options: Any) -> Client:
@@ -83,11 +84,11 @@ def make(server: HttpServer, stop: Stop) -> Iterator[Make]:
             return stack.enter_context(Client(url or server.url, name="the vendor", stop=stop, **given))
 
         yield client
-    until(lambda: not threads())
+    until(lambda: not set(threads()) - before)
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "rest"]
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "rest"]
 
 
 def signal_later(stop: Stop, when: Callable[[], Any]) -> threading.Thread:
