@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
-from usersync_cli.sources import file
+from usersync_cli.sources import _file_formats, file
 
 NOBODY = 65534
 
@@ -140,9 +141,10 @@ def test_where_a_key_stands(people: Path, key: Any, document: str, found: str) -
     """
     A field, a JSON pointer through objects, or several; the last of two fields of one name, as in jsonb; its digits as they are.
     """
-    people.write_text(document + "\n")
+    good = {"person": {"id": 0}, "id": 0, "address": {"city": "C"}, "a/b": {"c~d": "0"}, "": "0", "a.b": 0}
+    people.write_text(f"{document}\n{json.dumps(good)}\n")
 
-    assert [found] == keys(people, key=key)
+    assert found == keys(people, key=key)[0]
 
 
 @pytest.mark.parametrize(
@@ -172,18 +174,44 @@ def test_a_version_that_is_not_there_leaves_the_key_known(people: Path) -> None:
     assert [("1", None), ("2", "5")] == [(one.key, one.version) for one in records(people, version="/meta/at", version_type="number")]
 
 
-@pytest.mark.parametrize(
-    ("given", "deleted"),
-    [("true", True), ('"2026-01-01"', True), ("1", True), ('"yes"', True), ("false", False), ("null", False), ("0", False), ("0.0", False),
-     ('""', False), ('"false"', False), ('"No"', False), ('"0"', False), ("[]", False), ("{}", False)],
-)  # fmt: skip
-def test_what_says_that_a_record_is_gone(people: Path, given: str, *, deleted: bool) -> None:
+GONE = [
+    "true", "1", '"yes"', '"T"', '"2026-01-01"', '"2026-01-01T10:00:00Z"', '"2026-01-01 10:00:00+02"', '"20260101"', "1767225600",
+    '"1767225600.5"', "1767225600000",
+]  # fmt: skip
+NOT_GONE = ["false", "null", "0", "0.0", '""', '" "', '"false"', '"No"', '"0"', '"NULL"']
+UNCLEAR = [
+    '"0000-00-00 00:00:00"', '"0.0"', '"off"', '"on"', '"N/A"', '"-"', '"active"', '"0001-01-01T00:00:00Z"', '"1970-01-01"', '"9999-12-31"',
+    "9999999999999999999", "2", "-1", "[]", "{}", "[true]", '"31/12/2025"', '"2026-02-30"', '"1900-01-01"', '"unknown"', '"\u0660"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", GONE)
+def test_what_says_that_a_record_is_gone(people: Path, given: str) -> None:
     """
-    A time or true does; what programs write for false does not, be it text.
+    True, yes and a time that has been do.
     """
     people.write_text(f'{{"id": 1, "gone": {given}}}\n{{"id": 2}}\n')
 
-    assert [deleted, False] == [record.deleted for record in records(people, deleted="gone")]
+    assert [(True, ""), (False, "")] == [(record.deleted, record.problem) for record in records(people, deleted="gone")]
+
+
+def test_what_says_that_a_record_is_there(people: Path) -> None:
+    """
+    What programs write for false does, be it text.
+    """
+    people.write_text("".join(f'{{"id": {i}, "gone": {given}}}\n' for i, given in enumerate(NOT_GONE, 1)))
+
+    assert {(False, "")} == {(record.deleted, record.problem) for record in records(people, deleted="gone")}
+
+
+def test_what_does_not_clearly_say_so_is_for_a_person(people: Path) -> None:
+    """
+    Other words, times that stand for none and times to come: the record is set aside, with its key.
+    """
+    people.write_text("".join(f'{{"id": {i}, "gone": {given}}}\n' for i, given in enumerate(UNCLEAR, 1)))
+
+    expected = [(str(i), "deleted_unclear", False) for i, _ in enumerate(UNCLEAR, 1)]
+    assert expected == [(record.key, record.problem, record.deleted) for record in records(people, deleted="gone")]
 
 
 # which files
@@ -328,16 +356,84 @@ def test_another_key_begins_again(people: Path) -> None:
         assert ["u1", "u2"] == [record.key for record in documents(next(pages(session, cursor)))]
 
 
-@pytest.mark.parametrize("end", [b'{"id": 3, "na', b'{"id": 3, "name": "Test User', b'{"id": 3', b"nothing", b'{"id": 3} {'])
+STARTED = [
+    b"{", b'{"id": 3, "na', b'{"id": 3, "name": "Test User', b'{"id": 3', b'{"id": 3} {', b'{"id": -', b'{"id": 1e', b'{"id": 3, "x": fa',
+    b'{"id": 3, "name": "\xc3', b'{"id": 3, "name": "\\u00',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", STARTED)
 def test_a_line_that_is_still_written_is_waited_for(people: Path, end: bytes) -> None:
     """
-    A last line that is not whole is no bad record: the file is read again by the next run.
+    A last line that is not whole is no bad record: the file is read again by the next run. One that nobody has written to for
+    an hour was cut off.
     """
     people.write_bytes(lines(1, 2) + end)
 
     with pytest.raises(Unavailable, match=r"people.jsonl:3: the file ends in the middle of a line") as error:
         records(people)
     assert PERSON not in error.value.message + error.value.hint
+    os.utime(people, (time.time() - 7300,) * 2)
+    with pytest.raises(Drift, match=r"people.jsonl:3: the file ends in the middle of a line, and nobody has written to it for 2 hours"):
+        records(people)
+
+
+@pytest.mark.parametrize("end", [b"nothing", b"</html>", b'{"id": 3, "x": nope', b"[1", b'{"id": 3}}  {"id"'])
+def test_a_last_line_that_can_never_be_one_is_a_bad_record(people: Path, end: bytes) -> None:
+    """
+    Nobody waits for what no further byte can put right.
+    """
+    people.write_bytes(lines(1, 2) + end)
+
+    assert ["", "", "not_json"] == [record.problem for record in records(people)]
+
+
+FOREIGN = {
+    "UTF-16": lines(1, 2).decode().encode("utf-16"), "UTF-16 without a mark": lines(1, 2).decode().encode("utf-16-be"),
+    "UTF-32": lines(1, 2).decode().encode("utf-32"), "zip": b"PK\x03\x04" + b"x" * 40, "gzip": gzip.compress(lines(1)),
+    "gzip of gzip": b"", "zstd": b"\x28\xb5\x2f\xfd....", "xz": b"\xfd7zXZ\x00...", "bzip2": b"BZh91AY",
+    "login page": b"<!DOCTYPE html>\n<html><title>Log in</title></html>", "page": b"\n <html>\n", "XML": b'<?xml version="1.0"?><a/>\n',
+    "array": b"[" + b",".join(lines(1, 2).split(b"\n")[:2]) + b"]\n", "array of lines": b'[\n  {"id": 1},\n  {"id": 2}\n]\n',
+    "SQLite": b"SQLite format 3\x00..", "zeroes": b"\0" * 5000, "PDF": b"%PDF-1.7\n", "old Excel": b"\xd0\xcf\x11\xe0....",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_another_format_is_named(tmp_path: Path, kind: str) -> None:
+    """
+    What can never be JSON Lines is not waited for and is no list of bad records: it is told what the file looks like.
+    """
+    people = tmp_path / ("people.jsonl.gz" if kind == "gzip of gzip" else "people.jsonl")
+    people.write_bytes(FOREIGN[kind] or gzip.compress(gzip.compress(lines(1, 2))))
+
+    with pytest.raises(Drift, match=r"people.jsonl(.gz)? is .+, not JSON Lines") as error:
+        records(people)
+    assert error.value.hint
+    assert PERSON not in error.value.message + error.value.hint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"id;name\n1;Test\n", b'{"error": "unauthorized"}\n', b'"id"\n', b"[]\n", b'{"ID": 1}\n{"ID": 2}\n', b"{\n", b"please log in\n"],
+)
+def test_a_file_of_which_no_line_has_a_key_is_not_a_list_of_nobody(people: Path, content: bytes) -> None:
+    """
+    Another format, an error that was saved as a file, or a wrong `key`: nobody is asked to let everybody go.
+    """
+    people.write_bytes(content)
+
+    with pytest.raises(Drift, match=r"lines?, and none is a document with a key \(id\)"):
+        records(people)
+
+
+def test_zeroes_are_no_blank_line(people: Path) -> None:
+    """
+    A file system that crashed leaves zeroes where people were.
+    """
+    people.write_bytes(lines(1, 2) + b"\0" * 100)
+
+    with pytest.raises(Drift, match=r"people.jsonl:3: the file ends in zeroes"):
+        records(people)
 
 
 @pytest.mark.parametrize(
@@ -346,8 +442,11 @@ def test_a_line_that_is_still_written_is_waited_for(people: Path, end: bytes) ->
         (b"", EOFError), (lines(1), Drift), (gzip.compress(lines(1))[:-9], Unavailable), (gzip.compress(lines(1))[:8], Unavailable),
         (gzip.compress(lines(1))[:-8] + b"\0" * 8, Drift), (gzip.compress(lines(1)) + b"rest", Drift),
         (gzip.compress(lines(1))[:10] + b"\x07" * 40, Drift), (gzip.compress(lines(1) + b'{"id'), Unavailable),
+        (gzip.compress(lines(1)) + b"\0" * 60, Drift), (gzip.compress(lines(1)) + b"\0" + gzip.compress(lines(2)), Drift),
+        (gzip.compress(lines(1)) + gzip.compress(lines(2))[:3], Unavailable), (gzip.compress(lines(1)) + b"\0", Unavailable),
     ],
-    ids=["empty", "plain", "without its end", "header", "wrong sum", "something behind", "no data", "half a line"],
+    ids=["empty", "plain", "without its end", "header", "wrong sum", "something behind", "no data", "half a line",
+         "a member of zeroes", "zeroes between", "half a member", "one zero"],
 )  # fmt: skip
 def test_a_broken_archive_is_told(tmp_path: Path, content: bytes, error: type[Exception]) -> None:
     """
@@ -387,6 +486,20 @@ def test_a_page_has_not_too_many_bytes(people: Path, monkeypatch: pytest.MonkeyP
         read = list(pages(session))
         assert [["1", "2"], ["3", "4"], ["5", "6"], ["7"]] == [[one.key for one in documents(page)] for page in read]
         assert ["5", "6", "7"] == [one.key for page in pages(session, read[1].cursor) for one in documents(page)]
+
+
+def test_members_of_an_archive_are_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    gzip may be appended to: the members, empty ones too, are one text, whatever is read at once.
+    """
+    path = tmp_path / "people.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(part) for part in (lines(1), b"", lines(2)[:5], lines(2)[5:] + lines(*range(3, 500)), b"")))
+    for block in (1, 7, 1 << 16):
+        monkeypatch.setattr(_file_formats, "BLOCK", block)
+        assert [str(i) for i in range(1, 500)] == keys(path)
+    path.write_bytes(gzip.compress(b'{"id": 1, "x": "' + b"x" * 3_000_000 + b'"}\n') + gzip.compress(lines(2)))
+
+    assert ["1", "2"] == keys(path)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -553,6 +666,27 @@ def test_a_file_that_grows_is_loaded_up_to_there(job: Job) -> None:
 
     assert 0 == job.run().exit_status
     assert [(str(i),) for i in range(2, 25)] == job.ask("SELECT id FROM people ORDER BY id::int")
+
+
+def test_who_is_not_clearly_gone_stays(job: Job) -> None:
+    """
+    A reject, and status 3, until somebody has looked; the row stays, and so does who says nothing.
+    """
+    job.stream["deleted"] = "gone"
+    job.step["load"]["on_missing"] = "delete"
+    job.write(lines(1, 2, 3, 4))
+    assert 0 == job.run().exit_status
+    for word in ("N/A", "0000-00-00 00:00:00"):
+        job.write(lines(1, 2, 3) + b'{"id": 4, "gone": "%s"}\n' % word.encode())
+        result = job.run()
+        assert (3, 0) == (result.exit_status, result.steps[0].counts.gone)
+    assert [("4", "deleted_unclear", "")] == job.rejects()
+    assert [(4,)] == job.ask("SELECT count(*) FROM people")
+    job.write(lines(1, 2, 3) + b'{"id": 4, "gone": "2026-01-31"}\n')
+    result = job.run()
+
+    assert (0, 1, []) == (result.exit_status, result.steps[0].counts.gone, job.rejects())
+    assert [("1",), ("2",), ("3",)] == job.ask("SELECT id FROM people ORDER BY id")
 
 
 def test_an_empty_file_removes_nobody(job: Job) -> None:

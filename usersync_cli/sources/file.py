@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import glob
-import gzip
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -32,6 +32,7 @@ from usersync_cli.jobs import Name
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
 from usersync_cli.signals import Stop
+from usersync_cli.sources._file_formats import Gunzip, may_continue, mistaken_for, says_deleted
 from usersync_cli.stage import key_of
 
 KIND = "documents"
@@ -40,7 +41,8 @@ PAGE_RECORDS = 2000
 PAGE_BYTES = 4_000_000  # lines may be long
 LONGEST_LINE = 64_000_000
 BREATH_BYTES = 1_000_000  # read between two looks at whether the run has to end
-NOT_DELETED = ("", "0", "f", "false", "n", "no", "null", "none")  # texts that a program writes for false
+HEAD_BYTES = 4096  # of a file, that say what it is
+WRITTEN_SECONDS = 3600  # a file that nobody has written to for so long is not being written
 
 
 class FileStream(BaseModel):
@@ -53,7 +55,7 @@ class FileStream(BaseModel):
     version: str | None = Field(None, description="the field that grows when a record changes, such as updated_at")
     version_type: Literal["time", "number"] = Field("time", description="what a version is")
     deleted: str | None = Field(
-        None, description="the field that says that a record is gone, unless it is false, null, 0, empty, or a text such as no"
+        None, description="the field that says that a record is gone: true, 1, yes, or the time; not when it is false, null, 0, no or empty"
     )
 
     @field_validator("path")
@@ -240,7 +242,7 @@ class _Listing:
         if since and since.get("files") == self._state and not since.get("done"):
             sweep, at = str(since["sweep"]), _Place(int(since["file"]), int(since["offset"]), int(since["line"]))
         page: list[Record] = []
-        size = 0
+        size, bad, good = 0, 0, at.line
         for place, line in self._lines(at):
             if len(page) >= PAGE_RECORDS or size >= PAGE_BYTES:
                 cursor = {"sweep": sweep, "files": self._state, "file": at.file, "offset": at.offset, "line": at.line}
@@ -250,8 +252,15 @@ class _Listing:
             if line:
                 page.append(self._read(line))
                 size += len(line)
+                bad, good = (bad, good + 1) if page[-1].key else (bad + 1, good)
         if self._find() != self._files or self._look() != self._state:
             raise Unavailable(f"{self._where}: a file was changed while it was read", hint="the next run reads it again")
+        if bad and not good:
+            raise Drift(
+                f"{self._where}: {bad:,} line{'s' if bad > 1 else ''}, and none is a document with a key"
+                f" ({', '.join(self._settings.keys)})",
+                hint="is each line one JSON document, and is that the name of its key? Change `key` or the export; nothing was removed",
+            )
         cursor = {"sweep": sweep, "files": self._state, "done": True}
         yield Page(Documents(page), cursor, complete=True, streams=(self._stream,), sweep=sweep)
 
@@ -260,6 +269,7 @@ class _Listing:
         for number in range(at.file, len(self._files)):
             offset, line = (at.offset, at.line) if number == at.file else (0, 0)
             with self._told(self._files[number]), _opened(self._files[number]) as lines:
+                self._refuse_other_formats(self._files[number], lines)
                 self._skip(lines, offset)
                 breath = offset
                 while text := lines.readline(LONGEST_LINE):
@@ -269,29 +279,45 @@ class _Listing:
                         breath = offset + BREATH_BYTES
                     stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
                     if not text.endswith(b"\n"):
-                        self._check_the_end(stripped, len(text), f"{self._files[number]}:{line}")
+                        self._check_the_end(stripped, len(text), self._files[number], line)
                     yield _Place(number, offset, line), stripped
 
-    def _skip(self, lines: IO[bytes], offset: int) -> None:
+    def _refuse_other_formats(self, file: str, lines: io.BufferedReader) -> None:
+        """What can never be JSON Lines is not waited for."""
+        if (found := mistaken_for(lines.peek(HEAD_BYTES)[:HEAD_BYTES])) is not None:
+            what, help_ = found
+            raise Drift(f"{self._where}: {file} is {what}, not JSON Lines", hint=help_)
+
+    def _skip(self, lines: io.BufferedReader, offset: int) -> None:
         """To this place; what is compressed has to be read up to there."""
-        if not isinstance(lines, gzip.GzipFile):
+        if lines.seekable():
             lines.seek(offset)
-        while (left := offset - lines.tell()) > 0 and lines.read(min(left, BREATH_BYTES)):
+            return
+        left = offset
+        while left > 0 and (skipped := len(lines.read(min(left, BREATH_BYTES)))):
+            left -= skipped
             self._breathe()
 
-    def _check_the_end(self, text: bytes, size: int, where: str) -> None:
-        """A last line may lack its end; but one that is not JSON either is still being written."""
+    def _check_the_end(self, text: bytes, size: int, file: str, line: int) -> None:
+        """A last line may lack its end. One that can still become a document is being written; another is a bad record."""
+        where = f"{self._where}: {file}:{line}"
         if size >= LONGEST_LINE:
-            raise Drift(f"{self._where}: {where}: a line is longer than {LONGEST_LINE:,} bytes", hint="is it one document a line?")
-        try:
-            msgspec.json.decode(text or b"{}", type=msgspec.Raw)
-        except RecursionError:
-            return  # a record that is not loaded; that it is whole, nobody can tell
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Unavailable(
-                f"{self._where}: {where}: the file ends in the middle of a line",
-                hint="it is still being written, or was cut off; the next run reads it again. What was read before stays",
-            ) from error
+            raise Drift(f"{where}: a line is longer than {LONGEST_LINE:,} bytes", hint="is it one document a line?")
+        if b"\0" in text:
+            raise Drift(f"{where}: the file ends in zeroes, as a crash leaves them", hint="write the export again; nobody was removed")
+        if not text or not _problem(text) or not may_continue(text):
+            return
+        raise self._cut_off(file, f"{where}: the file ends in the middle of a line")
+
+    def _cut_off(self, file: str, what: str) -> Unavailable | Drift:
+        """What lacks its end is waited for only while somebody may be writing it."""
+        hours = (time.time() - Path(file).stat().st_mtime) / 3600
+        if hours * 3600 > WRITTEN_SECONDS:
+            return Drift(
+                f"{what}, and nobody has written to it for {hours:,.0f} hours",
+                hint="it was cut off: write the export again. What was read before stays, nobody was removed",
+            )
+        return Unavailable(what, hint="it is still being written, or was cut off; the next run reads it again. What was read before stays")
 
     @contextmanager
     def _told(self, file: str) -> Iterator[None]:
@@ -306,9 +332,12 @@ class _Listing:
                 hint="give the user that runs usersync the right to read it, and to enter its folders",
             ) from error
         except EOFError as error:
-            raise Unavailable(f"{self._where}: {file} ends too early", hint="it is still being written, or was cut off") from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise Drift(f"{self._where}: {file} is not what gzip writes", hint="only files that gzip wrote may end in .gz") from error
+            raise self._cut_off(file, f"{self._where}: {file} ends too early") from error
+        except zlib.error as error:
+            raise Drift(
+                f"{self._where}: {file} is not what gzip writes, or not all of it is",
+                hint="only files that gzip wrote may end in .gz; is it damaged, or padded with zeroes? Write it again",
+            ) from error
         except OSError as error:
             raise Unavailable(f"{self._where}: {file} can't be read: {error.strerror}", hint="the next run tries again") from error
 
@@ -328,8 +357,9 @@ def _folder(path: str) -> Path:
     return next((above for above, one in itertools.pairwise(parents) if glob.has_magic(one.name)), parents[-1])
 
 
-def _opened(file: str) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(file, "rb")) if file.endswith(".gz") else Path(file).open("rb")
+def _opened(file: str) -> io.BufferedReader:
+    lines = Path(file).open("rb")  # noqa: SIM115  the caller closes it
+    return io.BufferedReader(Gunzip(lines), BREATH_BYTES) if file.endswith(".gz") else lines
 
 
 # what a line says of itself
@@ -355,7 +385,9 @@ def _reader(stream: str, settings: FileStream) -> Callable[[bytes], Record]:
         if not all(key):
             return Record(stream, "", line, problem=_problem(line) or "no_key")
         whole = (key[0] if len(key) == 1 else key_of([part or "" for part in key])) or ""
-        gone = deleted is not None and _is_true(_value(found, deleted))
+        gone = says_deleted(_value(found, deleted)) if deleted else False
+        if gone is None:
+            return Record(stream, whole, line, problem=_problem(line) or "deleted_unclear")
         raw = _value(found, version) if version else b""
         if raw in (b"", b"null"):
             return Record(stream, whole, line, None, gone)
@@ -415,17 +447,6 @@ def _text(raw: bytes) -> str | None:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
     return raw.decode() if _NUMBER.fullmatch(raw) else None
-
-
-def _is_true(raw: bytes) -> bool:
-    """Whether a value says yes: a time does, and so does any other text but what programs write for false."""
-    if not raw:
-        return False
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # no record either
-    return value.strip().lower() not in NOT_DELETED if isinstance(value, str) else bool(value)
 
 
 def _problem(line: bytes) -> str:
