@@ -21,11 +21,12 @@ STATUSES: dict[int, str] = {
     10: "conflict: a person decides",
     75: "another run holds the job",
     76: "fenced: another run took the job over",
+    129: "stopped because its terminal went away (SIGHUP), state saved",
     130: "stopped by Ctrl-C, state saved",
     143: "stopped by SIGTERM, state saved",
 }
 # The worst wins when steps end differently.
-_WORST_FIRST = (130, 143, 1, 8, 7, 6, 5, 2, 76, 4, 3, 75, 10, 9, 0)
+_WORST_FIRST = (129, 130, 143, 1, 8, 7, 6, 5, 2, 76, 4, 3, 75, 10, 9, 0)
 
 
 def worst(statuses: Iterable[int]) -> int:
@@ -111,7 +112,7 @@ class Fenced(UsersyncError):
 
 
 class Stopped(UsersyncError):
-    """SIGINT or SIGTERM arrived; what was committed stays, the rest was rolled back."""
+    """SIGINT, SIGTERM or SIGHUP arrived; what was committed stays, the rest was rolled back."""
 
     def __init__(self, signum: int) -> None:
         how = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name

@@ -370,7 +370,7 @@ class Lease:
 
 def word(exit_status: int) -> str:
     """The ledger's word for an exit status."""
-    return {0: "ok", 3: "partial", 130: "stopped", 143: "stopped"}.get(exit_status, "failed")
+    return {0: "ok", 3: "partial", 129: "stopped", 130: "stopped", 143: "stopped"}.get(exit_status, "failed")
 
 
 @contextmanager

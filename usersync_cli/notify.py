@@ -22,9 +22,9 @@ from typing import Any, Protocol
 from usersync_cli import __version__, log
 from usersync_cli.errors import UsersyncError, status_of
 
-_WELL = {0, 75, 130, 143}  # all well, another run is at it, or somebody stopped it: nobody has to be woken
+_WELL = {0, 75, 129, 130, 143}  # all well, another run is at it, or somebody stopped it: nobody has to be woken
 _BUSY = 75
-_STOPPED = {130, 143}
+_STOPPED = {129, 130, 143}
 _LINES = 10
 _LAST = 1.0  # seconds that a killed program has to be gone
 # What a program needs to be found and to speak; nothing of usersync's own, which may be secret.

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: noted at once, acted on at the next safe point. Every wait of a run looks here."""
+"""SIGTERM, SIGINT and SIGHUP: noted at once, acted on at the next safe point. Every wait of a run looks here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ class Stop:
         self._held = 0
 
     def install(self) -> Stop:
-        """Set the handlers: the first thing a command does. PID 1 has none by default and would ignore SIGTERM."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._note)
+        """Set the handlers: the first thing a command does. PID 1 has none by default and would ignore SIGTERM.
+
+        SIGHUP is the terminal that went away; under nohup, which ignores it, a run goes on.
+        """
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self._note)
         return self
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:

@@ -169,11 +169,17 @@ def _connections(pid: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("signum", "phase"),
-    [*((signal.SIGTERM, phase) for phase in PHASES), *((signal.SIGINT, phase) for phase in (reading, merging, connecting_to_target))],
+    [
+        *((signal.SIGTERM, phase) for phase in PHASES),
+        (signal.SIGINT, reading),
+        (signal.SIGINT, connecting_to_target),
+        (signal.SIGHUP, merging),
+    ],
 )
 def test_a_signal_ends_a_run_soon(job: Job, hole: str, signum: signal.Signals, phase: object) -> None:
     """
-    SIGTERM and SIGINT end a run soon, with 143 or 130 and nothing half; the job is free at once, the ledger says stopped.
+    SIGTERM, SIGINT and SIGHUP end a run soon, with 128 and the signal's number, and nothing half; the job is free at once, the
+    ledger says stopped.
     """
     with run_in(phase, job, hole) as process:
         process.send_signal(signum)
@@ -189,6 +195,38 @@ def test_a_signal_ends_a_run_soon(job: Job, hole: str, signum: signal.Signals, p
     job.write()
     job.people("after")
     assert "ended without a word" not in converges(job, "after").stderr
+
+
+def test_a_terminal_that_goes_away_ends_a_run(job: Job) -> None:
+    """
+    Who closes the window stops the run as SIGTERM does, although nothing can be printed any more; under nohup it goes on.
+    """
+    job.at_target(READY)
+    job.at_target(DAWDLE.format(seconds=30))
+    job.people("slow")
+    command = ["setsid", "--ctty", sys.executable, "-m", "usersync_cli", "run", "--job", "copy"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        command, cwd=job.usersync.folder, env=job.usersync.environment, stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        job.wait_for(SLEEPING)
+        os.close(ours)
+        assert 129 == process.wait(10)
+    assert [("stopped", 129)] == job.runs()
+    assert job.lock()[0] is None
+
+
+def test_nohup_is_heeded() -> None:
+    """
+    Where SIGHUP is ignored already, it stays ignored.
+    """
+    script = (
+        "import signal; from usersync_cli.signals import Stop; Stop().install(); print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+    )
+    done = subprocess.run(["nohup", sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "True\n" == done.stdout
 
 
 @pytest.mark.slow

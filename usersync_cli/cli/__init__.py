@@ -44,7 +44,7 @@ EXIT_STATUSES = """\b
 Exit status: 0 ok, 1 bug, 2 usage or config, 3 partial, 4 temporary,
 5 a person must authorise, 6 guard refused, 7 drift, 8 verification failed,
 9 not found, 10 conflict, 75 another run holds the job, 76 fenced,
-130/143 stopped by a signal, state saved."""
+129/130/143 stopped by a signal, state saved."""
 
 
 class Commands(click.Group):

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from usersync_cli import stdio
+
 if TYPE_CHECKING:
     from usersync_cli.model import Change
     from usersync_cli.run import RunResult
@@ -141,11 +143,12 @@ class Document:
 def as_long_as_somebody_reads() -> Iterator[None]:
     """Ends the command quietly, with CLOSED, when stdout is closed (`| head`); raises Unavailable when its disk is full."""
     try:
-        yield
+        with stdio.raising():
+            yield
+            sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer would fail again at exit
         if isinstance(error, BrokenPipeError):
             raise click.exceptions.Exit(CLOSED) from None
         from usersync_cli.errors import Unavailable

@@ -28,7 +28,7 @@ Write = Callable[[bytes], object]
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage, config or a missing right, 4 the target cannot be
 reached or the disk is full, 7 not the table that was expected, 9 no such
-table, 130/143 stopped by a signal, 141 nobody reads on."""
+table, 129/130/143 stopped by a signal, 141 nobody reads on."""
 _DELIMITERS = set(string.punctuation) - set("\"'=+-@._\\") | {"\t"}
 
 

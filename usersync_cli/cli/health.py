@@ -108,7 +108,7 @@ def _token(one: tuple[str, State | None]) -> str:
 def _failed(job: JobStatus, at: datetime) -> Verdict:
     newest, first = job.failures[0], job.failures[-1]
     message, hint = told(newest)
-    # A probe that itself ended with 130 or 143 would look as if it had been stopped.
+    # A probe that itself ended with 129, 130 or 143 would look as if it had been stopped.
     status = newest.exit_status if newest.exit_status is not None and newest.exit_status < 128 else _TEMPORARY
     how = "crashed" if newest.exit_status is None else f"exit status {newest.exit_status}"
     what = f"{how} since {when(first.started_at, at)}, {plural(len(job.failures), 'run')}: {message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from usersync_cli import stdio
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
 from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines, as_long_as_somebody_reads
 from usersync_cli.signals import Stop
@@ -111,6 +112,8 @@ def run(  # noqa: PLR0913  each option is one
     from usersync_cli.steps import Options
 
     _check_diff(dry_run=dry_run, diff=diff, diff_limit=diff_limit, output=output)
+    if not dry_run:
+        stdio.result_is_elsewhere()
     log.configure(log_format, verbosity=verbose, quiet=quiet, most=_MAIL_LINES if quiet else None)
     settings = config.load(config_path)
     job = settings.job(job_name)
@@ -131,7 +134,7 @@ def run(  # noqa: PLR0913  each option is one
         raise click.UsageError(f"--credentials-out is for jobs that make accounts, and {job_name} makes none.")
     with (
         watching(job, settings.environment, dry_run=dry_run) as watch,
-        as_long_as_somebody_reads(),
+        as_long_as_somebody_reads() if diff else nullcontext(),
         _printer(output, diff=diff, diff_limit=diff_limit) as printer,
     ):
         with _progress(shown=sys.stderr.isatty() and not quiet and output == "text") as bar:

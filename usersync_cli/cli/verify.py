@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXIT_STATUSES = """\b
 Exit status: 0 no difference, 2 usage or config, 4 temporary, 7 the two
 sides can't be compared, 8 differences, 9 a target table is not there yet,
-130/143 stopped by a signal."""
+129/130/143 stopped by a signal."""
 
 
 @click.command(epilog=_EXIT_STATUSES)
