@@ -408,6 +408,8 @@ def test_another_format_is_named(tmp_path: Path, kind: str) -> None:
 
     with pytest.raises(Drift, match=r"people.jsonl(.gz)? is .+, not JSON Lines") as error:
         records(people)
+    with opened(people) as session, pytest.raises(Drift, match="not JSON Lines"):
+        session.look("people")
     assert error.value.hint
     assert PERSON not in error.value.message + error.value.hint
 

@@ -169,7 +169,8 @@ class Session:
                 raise Unavailable(f"{where}: closed in the middle of it")
 
     def look(self, stream: str) -> str:
-        """How many files there are of it. Raises what `pages` would when they are missing, or may not be read."""
+        """How many files there are of it. Raises what `pages` would when they are missing, may not be read, or begin like
+        something else."""
         if stream not in self._streams:
             raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(self._streams)}")
         number = _Listing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop).try_files()
@@ -231,10 +232,10 @@ class _Listing:
         self._stop.heard = time.monotonic()
 
     def try_files(self) -> int:
-        """Whether all of them may be read; gives how many there are."""
+        """Whether all of them may be read and begin like JSON Lines; gives how many there are."""
         for file in self._files:
-            with self._told(file), Path(file).open("rb"):
-                pass
+            with self._told(file), _opened(file) as lines:
+                self._refuse_other_formats(file, lines)
         return len(self._files)
 
     def pages(self, since: Cursor | None) -> Generator[Page, None, None]:
