@@ -57,13 +57,14 @@ class Staff:
     target: Database
     settings: dict[str, Any] = field(default_factory=dict)  # of the target keycloak
     load: dict[str, Any] = field(default_factory=dict)
+    reads: dict[str, Any] = field(default_factory=dict)  # settings of the source
     step: str = "accounts"
 
     # the config
 
     @property
     def source(self) -> dict[str, Any]:
-        return made(self.fineract.url, exclude=STAFF_EXCLUDED)
+        return made(self.fineract.url, **{"exclude": STAFF_EXCLUDED, **self.reads})
 
     @property
     def sso(self) -> dict[str, Any]:

@@ -50,7 +50,10 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
         reading = Reading(step, world, options, lease, done)
         stack.callback(reading.close)
         reading.open(stack)
-        done.error = reading.read()
+        try:
+            done.error = reading.read()
+        finally:
+            done.left_out = reading.left_out
         reading.forget()
         if lease and done.error is None:
             lease.finish_step(step.name, "ok")
@@ -120,6 +123,11 @@ class Reading:
         into = Into(self._step, self._world.sources[self._extract.source], stream, scope, numbered=numbered)
         into.seen.recall(self._tx)
         return into
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What the source leaves out by itself."""
+        return dict(getattr(self._session, "left_out", {}))
 
     def forget(self) -> None:
         """Documents of rejects that were not met for long."""

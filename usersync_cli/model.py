@@ -144,6 +144,12 @@ class DocumentSession(Session, Protocol):
         """Which of these keys the vendor says do not exist; an error is raised, never read as gone."""
         ...
 
+    left_out: Mapping[str, int]  # of what was listed so far, how many records are not given, by what they are: "self-service users"
+
+    def kept_out(self, stream: str) -> Mapping[str, str]:
+        """Why (`excluded`, `self_service`), by key, of the records that a complete listing has and `pages` does not give."""
+        ...
+
 
 class Source(Protocol):
     """A system that is read. One file in `sources/` with `Settings` (pydantic, extra="forbid") and `Source`."""

@@ -8,7 +8,7 @@ run does the same up to the COMMIT, and rolls back.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from usersync_cli.sweep import Sweep
 from usersync_cli.tabular import open_sources
 from usersync_cli.targets.postgres import SETTINGS
 
+SELF_SERVICE = "self_service"  # a customer, who is no staff
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 
 
@@ -33,6 +34,7 @@ class Target(Protocol):
     """What a step needs of a target outside Postgres, beside what every Target promises (model.py)."""
 
     def plan(self, desired: Desired, tx: Connection) -> Any: ...
+    def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int: ...
     def leaving(self, tx: Connection) -> tuple[int, int]: ...
     def disable(self, tx: Connection, plan: Any) -> None: ...
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]: ...
@@ -129,7 +131,14 @@ class Reading:
                 hint="nothing was written; the next run reads it again",
             )
         self.cursors[self.stream] = (cursor, self.session.account, rows)
+        self._done.left_out = dict(getattr(self.session, "left_out", {}))
         return stage.desired(transform, [staged], rows)
+
+    @property
+    def kept_out(self) -> Mapping[str, str]:
+        """Why the source does not give some of those whom it lists, by key."""
+        kept_out = getattr(self.session, "kept_out", None)
+        return kept_out(self.stream) if kept_out else {}
 
     def _whole(self, records: Sequence[Record]) -> Sequence[Record]:
         """With the whole documents, where a listing has only part of them."""
@@ -212,6 +221,7 @@ class Planning:
         desired = self._reading.read(self._moved)
         plan = target.plan(desired, self._tx)
         self._add_bad(plan.counts)
+        self._add_kept_out(target, plan.counts)
         self._done.counts = plan.counts
         if self._step.load.on_missing != "keep":
             self._leavers(target, plan)
@@ -236,6 +246,14 @@ class Planning:
         counts.rejected += len(self._reading.bad)
         limits = rejects.Limits(self._step.name)
         limits.count(counts.distinct, {(one.reason, one.detail): 1 for one in self._reading.bad})
+
+    def _add_kept_out(self, target: Target, counts: Counts) -> None:
+        """Accounts that were given to people whom the source leaves alone now. A self-service user has left, where that has an effect."""
+        keep = self._step.load.on_missing == "keep"
+        reasons = {key: reason for key, reason in self._reading.kept_out.items() if keep or reason != SELF_SERVICE}
+        if number := target.kept_out(self._tx, reasons) if reasons else 0:
+            counts.read += number
+            counts.rejected += number
 
     # who has left
 

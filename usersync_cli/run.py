@@ -143,6 +143,7 @@ def line(result: RunResult, step: StepResult) -> str:
         parts.append(f"{c.stale:,} older than what is there")
     if c.rejected:
         parts.append(f"{c.rejected:,} set aside")
+    parts += [f"{number:,} {what} left out" for what, number in step.left_out.items()]
     told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"
     if isinstance(step.error, GuardRefused):
         told += ", who is missing was kept"

@@ -43,6 +43,7 @@ class StepResult:
     seconds: float = 0.0
     bytes: int = 0
     duplicate_keys: Sequence[str] = field(default=(), repr=False)
+    left_out: Mapping[str, int] = field(default_factory=dict)  # records that the source lists and does not give, by what they are
     error: UsersyncError | None = None
     written: bool = False
 

@@ -35,6 +35,8 @@ from usersync_cli.sources.fineract import Settings, Source
 from usersync_cli.steps import Options, World
 
 BRANCH = 4
+TOOLS = Tools("fineract", Stop(), Database)
+LEFT_ALONE = {"exclude": ["mifos", "system"]}  # so that there is one user whom the server itself made
 
 
 class Crashed(BaseException):
@@ -57,7 +59,7 @@ class Bank:
         return {"name": "mirror", "extract": {"source": "bank", "streams": list(self.streams)}, "load": load}
 
     def run(self, **options: Any) -> RunResult:
-        source = Source("bank", Settings.model_validate(made(self.server.url, **self.settings)))
+        source = Source("bank", Settings.model_validate(made(self.server.url, **{**LEFT_ALONE, **self.settings})))
         world = World(self.target, {"bank": source}, Tools("fineract", Stop(), Database), self.progress)
         return run(Job.model_validate({"name": "fineract", "steps": [self.step]}), world, Options(**options))
 
@@ -280,20 +282,107 @@ def test_too_many_at_once_is_for_a_person(bank: Bank) -> None:
 
 def test_who_is_left_alone_neither_comes_nor_goes(bank: Bank) -> None:
     """
-    Names are compared letter for letter. Who is left alone from now on keeps a row that is there, without a request.
+    Names are compared in any case. A user who is left alone from now on keeps a row that is there, without a request.
     """
-    (id_,) = bank.server.add(username="Mifos")
+    bank.server.add(username="MIFOS")
     bank.ok()
     before = bank.rows()
-    assert id_ in bank.here()
-    bank.settings = {"exclude": ["mifos", "system", "user00004"]}
+    assert [3, 4, 5, 6] == bank.here()
+    bank.settings = {"exclude": ["mifos", "system", "User00004"]}
     bank.server.change(4, lastname="Changed")
 
     assert ["/users", "/roles"] == bank.asked()
     assert before == bank.rows()
     bank.settings = {"exclude": []}
     bank.ok()
-    assert [1, 2, 3, 4, 5, 6, id_] == bank.here()
+    assert [1, 2, 3, 4, 5, 6, 7] == bank.here()
+
+
+@pytest.mark.parametrize(("reader", "left_alone"), [("mifos", {"1", "2", "3"}), ("robot", {"1", "2", "3", "7"})])
+def test_technical_users_are_left_alone_by_default(bank: Bank, reader: str, left_alone: set[str]) -> None:
+    """
+    Those that Fineract makes by itself, in any case, and the API user; a list of your own replaces all of these.
+    """
+    bank.server.add(username="robot", roles=[4])
+    bank.server.change(3, username="INTEROPUSER")
+
+    with Source("bank", Settings.model_validate(made(bank.server.url, username=reader))).open(TOOLS) as session:
+        assert f"{7 - len(left_alone)} users" == session.look("users")
+        assert dict.fromkeys(left_alone, "excluded") == session.kept_out("users")
+
+
+# self-service users
+
+
+@pytest.mark.parametrize(
+    ("flag", "comes"),
+    [*((one, False) for one in (True, "true", " TRUE ", 1, "1")), *((one, True) for one in (None, "absent", "false", 0))],
+)
+def test_self_service_users_are_no_staff(bank: Bank, flag: Any, *, comes: bool) -> None:
+    """
+    They neither come nor count; the flag may be text or a number, and a version without it has none of them.
+    """
+    bank.streams = ["users"]
+    if flag == "absent":
+        bank.server.on_wire = lambda body: body.replace(b', "isSelfServiceUser": false', b"")
+    else:
+        bank.server.change(5, isSelfServiceUser=flag)
+    result = bank.run()
+
+    assert (0, ["4", "3"][not comes] + " 0 0 0") == (result.exit_status, counts(result))
+    assert (5 in bank.here(), {} if comes else {"self-service users": 1}) == (comes, result.steps[0].left_out)
+
+
+@pytest.mark.parametrize("flag", ["perhaps", [], 2])
+def test_a_flag_that_can_not_be_read_is_for_a_person(bank: Bank, flag: Any) -> None:
+    """
+    Neither taken for staff nor for a customer: set aside, and a row that is there stays.
+    """
+    bank.ok()
+    bank.server.change(5, isSelfServiceUser=flag)
+
+    assert 3 == status_of(bank.failed())
+    assert [("self_service_unclear",)] == bank.ask("SELECT reason FROM usersync.rejects")
+    assert [3, 4, 5, 6] == bank.here()
+
+
+def test_a_user_who_becomes_a_customer_leaves(bank: Bank) -> None:
+    """
+    Without a request by id, behind the guard; and comes back as staff. `self_service_users` takes all of them.
+    """
+    bank.streams = ["users"]
+    bank.server.add(17)
+    bank.ok()
+    for id_ in (4, 9):
+        bank.server.change(id_, isSelfServiceUser=True)
+
+    assert ["/users"] == bank.asked()
+    assert [4, 9] == bank.marked()
+    bank.server.change(9, isSelfServiceUser=False)
+    assert "0 1 19 0" == bank.ok()
+    assert [4] == bank.marked()
+    for id_ in range(5, 20):
+        bank.server.change(id_, isSelfServiceUser=True)
+    assert 6 == bank.run().exit_status
+    assert [4] == bank.marked()
+    bank.settings = {"self_service_users": True}
+    bank.ok()
+    assert [] == bank.marked()
+
+
+def test_self_service_users_are_counted_for_people_and_programs(bank: Bank, usersync: Command) -> None:
+    """
+    By check, preview and run, as text and as JSON.
+    """
+    bank.server.change(4, isSelfServiceUser=True)
+    bank.server.change(5, isSelfServiceUser=True)
+    written(usersync, bank)
+
+    assert "2 users, 2 self-service users left out; " in clean(usersync("check", "--job", "fineract")).stdout
+    assert "0 gone, 2 self-service users left out: dry run" in clean(usersync("run", "--job", "fineract", "--dry-run")).stdout
+    told = json.loads(clean(usersync("run", "--job", "fineract", "--output", "json")).stdout)
+    assert [{"self_service_users": 2}] == [step["left_out"] for step in told["steps"]]
+    assert "2 self-service users left out" in bank.ask("SELECT summary FROM usersync.runs")[0][0]
 
 
 # a part of the users
@@ -727,7 +816,7 @@ def written(usersync: Command, bank: Bank, **settings: Any) -> None:
     document = {
         "environment": "test",
         "target": bank.target.url,
-        "sources": {"bank": made(bank.server.url, **settings)},
+        "sources": {"bank": made(bank.server.url, **{**LEFT_ALONE, **settings})},
         "jobs": {"fineract": {"steps": [bank.step]}},
     }
     (usersync.folder / "config.yaml").write_text(json.dumps(document))

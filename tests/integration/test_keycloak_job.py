@@ -261,6 +261,59 @@ def test_a_list_that_lacks_people_disables_nobody(staff: Staff) -> None:
     assert staff.bank.person("alice")["enabled"]
 
 
+def test_customers_have_no_account_of_staff(staff: Staff) -> None:
+    """
+    Self-service users get none; who became one, or got an account before they were left out, is disabled behind the guard.
+    """
+    staff.settings["default_role"] = "staff"
+    numbers = staff.people("alice", "bob", "carol", "dave")
+    for number in numbers[2:]:
+        staff.fineract.change(number, isSelfServiceUser=True)
+    told = staff.run()
+    assert ("2 0 0 0", {"self-service users": 2}) == (counts(told), told.steps[0].left_out)
+
+    staff.reads["self_service_users"] = True
+    assert "2 0 2 0" == staff.ok()
+    staff.reads.clear()
+    assert "0 0 2 2" == staff.ok()
+    assert ["alice", "bob"] == [name for name, user in staff.bank.people().items() if user["enabled"]]
+    assert "0 0 2 0" == staff.ok()
+
+    staff.fineract.change(numbers[2], isSelfServiceUser=False)
+    assert ("0 1 2 0", True) == (staff.ok(), staff.bank.person("carol")["enabled"])
+    for number in numbers[:2]:
+        staff.fineract.change(number, isSelfServiceUser="true")
+    assert 6 == status_of(staff.failed())
+    assert staff.bank.person("alice")["enabled"]
+
+
+@pytest.mark.parametrize("reason", ["excluded", "self_service"])
+def test_an_account_of_somebody_who_is_left_alone(staff: Staff, reason: str) -> None:
+    """
+    An earlier config gave it: nobody keeps it silently. It is a conflict until somebody disables it or accepts that; with
+    `on_missing: keep` that of a self-service user too.
+    """
+    staff.reads = {"exclude": [], "self_service_users": True}
+    staff.settings["default_role"] = "staff"
+    alice, _ = staff.people("alice", "bob")
+    if reason == "self_service":
+        staff.load["on_missing"] = "keep"
+        staff.fineract.change(alice, isSelfServiceUser=True)
+    staff.ok()
+    staff.reads = {"exclude": ["mifos", "SYSTEM", *(["Alice"] if reason == "excluded" else [])]}
+    expected = {ours(1): "excluded", ours(2): "excluded", ours(alice): reason}
+
+    told, changes = staff.preview()
+    assert ("0 0 2 0 rejected 3", expected.keys()) == (told, {one.key["id"] for one in changes if one.kind == "reject"})
+    assert 3 == status_of(staff.failed())
+    assert (expected, True) == (staff.conflicts(), staff.bank.person("alice")["enabled"])
+
+    for name in ("alice", "mifos", "system"):
+        staff.bank.change(name, enabled=False)
+    assert "0 0 2 0" == staff.ok()
+    assert {} == staff.conflicts()
+
+
 def test_who_was_locked_by_hand_stays_locked(staff: Staff) -> None:
     """
     Somebody disabled an account: that is a conflict, and it is not enabled again.

@@ -239,6 +239,7 @@ def document(result: RunResult) -> dict[str, Any]:
             {
                 "step": step.name,
                 **asdict(step.counts),
+                "left_out": {what.replace(" ", "_").replace("-", "_"): number for what, number in step.left_out.items()},
                 "bytes": step.bytes,
                 "seconds": round(step.seconds, 3),
                 "duplicate_keys": list(step.duplicate_keys),

@@ -98,7 +98,10 @@ class Settings(BaseModel):
     password: str | None = Field(None, repr=False, description="of that user")
     token: str | None = Field(None, repr=False, description="a bearer token, instead of a password")
     office: int = Field(1, ge=1, description="the id of the office that who reads has to be in: the head office, which sees all users")
-    exclude: list[str] = Field(["system", "mifos"], description="user names that are left alone, letter for letter")
+    exclude: list[str] = Field(
+        ["system", "interopUser", "mifos"], description="user names that are left alone, in any case; without it, who reads is one too"
+    )
+    self_service_users: bool = Field(default=False, description="whether the bank's customers who may log in count as users")
     ca: Path | None = Field(None, description="a file of certificates (PEM) instead of the public ones, relative to the config file")
     allow_http: bool = Field(default=False, description="allow an address of another machine that begins with http://")
 
@@ -123,6 +126,12 @@ class Settings(BaseModel):
     def _is_beside_the_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         folder = (info.context or {}).get("folder")
         return Path(folder, value).absolute() if folder and value else value
+
+    @property
+    def left_alone(self) -> set[str]:
+        """User names of `exclude`, casefolded; by default that of the API user too, who is staff to nobody."""
+        reader = [self.username] if self.username and "exclude" not in self.model_fields_set else []
+        return {name.casefold() for name in (*self.exclude, *reader)}
 
     @model_validator(mode="after")
     def _has_one_way_to_log_in(self) -> Settings:
@@ -198,6 +207,8 @@ class _Listing:
 
     rows: Sequence[Record]
     there: Collection[str]  # keys of all that it has, also of who is excluded
+    left_alone: Collection[str] = ()  # keys of those
+    customers: Collection[str] = ()  # keys of self-service users, who are no staff
 
     @property
     def mark(self) -> str:
@@ -217,7 +228,7 @@ class Session:
 
     def __init__(self, name: str, settings: Settings, client: Client) -> None:
         self._name, self._settings, self._client = name, settings, client
-        self._there: dict[str, Collection[str]] = {}
+        self._listed: dict[str, _Listing] = {}
         self.account = f"tenant {settings.tenant} of {_place(settings.url)}"
 
     def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
@@ -231,13 +242,29 @@ class Session:
             yield from _pages(stream.name, listing, since.get(stream.name))
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Those of whom Fineract itself says that it has no such id, asked one after the other; nobody whom its list has."""
-        there = self._there.get(stream, ())
-        return {key for key in keys if key not in there and self._is_gone(self._resource(stream), key)}
+        """Those of whom Fineract itself says that it has no such id, asked one after the other; nobody whom its list has.
+
+        A user whom its list calls a self-service user is no member of staff any more, which needs no other proof.
+        """
+        listed = self._listed.get(stream, _Listing((), ()))
+        customers = {key for key in keys if key in listed.customers}
+        return customers | {key for key in keys if key not in listed.there and self._is_gone(self._resource(stream), key)}
 
     def look(self, stream: str) -> str:
         """How many there are, in one request."""
-        return f"{len(self._list(stream).rows):,} {stream}"
+        found = f"{len(self._list(stream).rows):,} {stream}"
+        return ", ".join([found, *(f"{number:,} {words} left out" for words, number in self.left_out.items())])
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many of the records that were listed are not taken, by what they are; without those that `exclude` names."""
+        number = sum(len(listing.customers) for listing in self._listed.values())
+        return {"self-service users": number} if number else {}
+
+    def kept_out(self, stream: str) -> Mapping[str, str]:
+        """Why the users whom the list has and `pages` does not are left out: `excluded` or `self_service`, by key."""
+        listed = self._listed.get(stream, _Listing((), ()))
+        return dict.fromkeys(listed.customers, "self_service") | dict.fromkeys(listed.left_alone, "excluded")
 
     def _list(self, stream: str) -> _Listing:
         resource = self._resource(stream)
@@ -247,10 +274,18 @@ class Session:
         heads = [_head(row) for row in rows]
         if stream == "users":
             self._refuse_a_part(heads)
-        excluded = {*self._settings.exclude} if stream == "users" else set()
-        ours = [_record(stream, head, row) for head, row in zip(heads, rows, strict=True) if head.username not in excluded]
-        self._there[stream] = {head.key for head in heads}
-        return _Listing(ours, self._there[stream])
+        pairs = list(zip(heads, rows, strict=True))
+        excluded, customers = self._left(heads) if stream == "users" else (set(), set())
+        ours = [_record(stream, head, row) for head, row in pairs if not head.key or head.key not in excluded | customers]
+        self._listed[stream] = _Listing(ours, {head.key for head in heads}, excluded, customers)
+        return self._listed[stream]
+
+    def _left(self, heads: Sequence[_Head]) -> tuple[set[str], set[str]]:
+        """Keys of users who are excluded by name, and of self-service users among the others."""
+        names, all_ = self._settings.left_alone, self._settings.self_service_users
+        excluded = {head.key for head in heads if head.key and (head.username or "").casefold() in names}
+        customers = {head.key for head in heads if head.key and head.self_service and not all_}
+        return excluded, customers - excluded
 
     def _refuse_a_part(self, heads: Sequence[_Head]) -> None:
         """Raises Drift when these can't be all users. Whoever asks is among them, always, and shows where it stands."""
@@ -337,6 +372,7 @@ class _Start(msgspec.Struct):
     id: Any = None
     username: Any = None
     officeId: Any = None  # noqa: N815  Fineract's name
+    isSelfServiceUser: Any = None  # noqa: N815
     selectedRoles: msgspec.Raw = msgspec.Raw(b"")  # noqa: N815
 
 
@@ -360,6 +396,7 @@ class _Head:
     username: str | None = None
     office: int | None = None
     roles: bytes = b""
+    self_service: bool = False
     problem: str = ""
 
 
@@ -380,7 +417,17 @@ def _head(row: bytes) -> _Head:
     key = str(start.id) if type(start.id) is int else ""
     username = start.username if isinstance(start.username, str) else None
     office = start.officeId if type(start.officeId) is int else None
-    return _Head(key, username, office, bytes(start.selectedRoles), "" if key else "no_key")
+    self_service = _truth(start.isSelfServiceUser)
+    problem = "no_key" if not key else "self_service_unclear" if self_service is None else ""
+    return _Head(key, username, office, bytes(start.selectedRoles), bool(self_service), problem)
+
+
+def _truth(flag: Any) -> bool | None:
+    """Of a flag that some versions give as text or a number, and older ones not at all, which is no; None: it says neither."""
+    return _FLAGS.get("" if flag is None else str(flag).strip().casefold())
+
+
+_FLAGS = {**dict.fromkeys(("true", "1", "yes"), True), **dict.fromkeys(("false", "0", "no", ""), False)}
 
 
 def _record(stream: str, head: _Head, row: bytes) -> Record:

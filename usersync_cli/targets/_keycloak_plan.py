@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
+from usersync_cli.arrays import texts
 from usersync_cli.connections import Connection
 from usersync_cli.model import Counts
 
@@ -422,6 +423,22 @@ _REFUSED_BEFORE = f"""
 WITH r AS (SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s),
 out AS (DELETE FROM pg_temp.usersync_planned AS d USING r WHERE d.key = r.id)
 INSERT INTO pg_temp.usersync_conflicts SELECT id, reason, detail, true, document FROM r
+"""
+
+# who is left alone
+
+
+def kept_out(tx: Connection, reasons: Mapping[str, str]) -> int:
+    """They do not leave, and they may have an account only as long as somebody says so. `reasons` by the source's key."""
+    values = {"records": texts(reasons), "reasons": texts(reasons.values())}
+    return tx.execute(_KEPT_OUT.encode(), values).rowcount
+
+
+_KEPT_OUT = """
+WITH given AS (SELECT * FROM unnest(%(records)s::text[], %(reasons)s::text[]) AS g(record, reason)),
+kept AS (DELETE FROM pg_temp.usersync_leaving AS l USING given AS g WHERE g.record = l.record RETURNING l.key, g.reason)
+INSERT INTO pg_temp.usersync_conflicts
+SELECT key, reason, 'the account is enabled', true, convert_to(jsonb_build_object('id', key)::text, 'UTF8') FROM kept
 """
 
 # who has left

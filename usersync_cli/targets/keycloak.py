@@ -317,6 +317,10 @@ class Target:
         said = f"target {self.name}: the realm {own.realm} lacks {', '.join(lacking)}; a person who is to have them stops a run"
         yield "maps", Drift(said, hint=hint)
 
+    def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
+        """Whose enabled accounts are ours although the source leaves their people alone (reason by record): conflicts; gives how many."""
+        return planning.kept_out(tx, reasons)
+
     def leaving(self, tx: Connection) -> tuple[int, int]:
         """How many of our accounts are of nobody that is desired; and how many of them are enabled at all."""
         return planning.leaving(tx)

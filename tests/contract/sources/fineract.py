@@ -32,7 +32,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     return LiveSource(
         settings={name: value for name, value in made(server.url, password=SECRET).items() if name != "type"},
         streams=[Stream("users"), Stream("roles")],
-        keys={"users": [str(id_) for id_ in server.users if id_ > 2], "roles": [str(id_) for id_ in server.roles]},
+        keys={"users": [str(id_) for id_ in server.users if id_ > 3], "roles": [str(id_) for id_ in server.roles]},
         missing=Stream("nobody"),
         broken=Stream("broken"),
         slow=None,  # a list is one answer: there is no middle of it
