@@ -37,8 +37,9 @@ class Family:
 class OAuthServer:
     """`faults` are used up one by one, the first by the next token request:
 
-    lost (rotates, then hangs up), reset (hangs up unheard), 500, 429, html, truncated, redirect, hang, drip, huge, list,
-    no refresh, no access, no life, bad life, an error code such as invalid_client.
+    lost (rotates, then hangs up), reset (hangs up unheard), 500, 429, 429 in 120 (with Retry-After), html, truncated, cut
+    chunks, redirect, hang, drip, huge, list, no refresh, no access, no life, life VALUE, null error, an error code such as
+    invalid_client, which comes with 400, or with 200 as in 200 invalid_client.
     """
 
     delay: float = 0.0  # seconds before a token request is answered
@@ -189,10 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "redirect":
             self._answer(307, b"", Location=f"{vendor.url}/elsewhere")
-        elif fault.isdigit():
-            self._answer(int(fault), b"<html>canary</html>")
+        elif fault[:3].isdigit() and fault[:3] != "200":
+            later = {"Retry-After": fault[7:]} if fault[7:] else {}
+            self._answer(int(fault[:3]), b"<html>canary</html>", **later)
         elif fault in {"html", "list"}:
             self._answer(200, b"<!doctype html>..." if fault == "html" else b"[1]")
+        elif fault.startswith("200 "):
+            self._answer(200, json.dumps({"error": fault[4:], "error_description": "canary"}).encode())
         elif fault.startswith("invalid_") or fault in {"unauthorized_client", "redirect_uri_mismatch", "temporarily_unavailable"}:
             self._answer(400, json.dumps({"error": fault, "error_description": f"canary-description {form}"}).encode())
         else:
@@ -202,8 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
         status, answer = vendor.grant(form)
         for name in {"no refresh": ["refresh_token"], "no access": ["access_token"], "no life": ["expires_in"]}.get(fault, []):
             answer.pop(name, None)
-        if fault == "bad life":
-            answer["expires_in"] = "soon"
+        if fault.startswith("life "):
+            answer["expires_in"] = json.loads(fault[5:])
+        if fault == "null error":
+            answer |= {"error": None, "error_description": None}
         if fault == "newline":
             answer["access_token"] += "\r\nX-Header: 1"
         body = json.dumps(answer).encode()
@@ -213,6 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, body[:-20], length=len(body))
         elif fault == "drip":
             self._drip(vendor, body)
+        elif fault == "cut chunks":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n" + body[:32] + b"\r\n20\r\n" + body[32:40])
+            self.close_connection = True
         else:
             self._answer(status, body + (b" " * 1_000_000 if fault == "huge" else b""))
 

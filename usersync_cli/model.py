@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
@@ -270,6 +271,7 @@ class Access:
 
     token: str = field(repr=False)
     generation: int
+    until: float = field(default=inf, compare=False)  # on the monotonic clock; from then on it is asked for again
 
 
 class Tokens(Protocol):

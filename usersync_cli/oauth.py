@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.model import Token
+from usersync_cli.rate_limit import retry_after
 from usersync_cli.tokens import LONGEST, POST_SECONDS, InvalidGrant, NotSent, Unknown
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from oauthlib.oauth2 import WebApplicationClient
     from requests.adapters import HTTPAdapter
 
+CONNECT_SECONDS = 10.0
 _LARGEST = 256 * 1024
 _NO_LIFE = 3600  # seconds, where the answer does not say: a token that was refused earlier is refreshed then
 _TOKEN = re.compile(r"[!-~]{1,16384}")  # what may stand in a header; longer than any that we know
+_NOWHERE = {404, 405, 410}
 _PASSING = {"server_error", "temporarily_unavailable", "slow_down"}
 _KNOWN = {"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "redirect_uri_mismatch"}
 
@@ -74,17 +77,18 @@ class Client:
     def _ask(self, body: str) -> Token:
         return self._read(*_Post(self.token_url, body.encode(), self.ca).send())
 
-    def _read(self, status: int, body: bytes) -> Token:
+    def _read(self, status: int, body: bytes, later: float = 0) -> Token:
         if 300 <= status < 400:
             raise ConfigError(
                 f"{self._host}: the token endpoint answered with a redirect ({status}), which is not followed with a secret",
                 hint="mend the vendor's address in the config file",
             )
         if status >= 500 or status == 429:
-            raise Unknown(f"{self._host}: the token endpoint answered {status}", hint=_AGAIN)
+            told = f" and asks to wait {later:.0f} s" if later else ""
+            raise Unknown(f"{self._host}: the token endpoint answered {status}{told}", hint=_AGAIN, later=later)
         answer = self._json(status, body)
-        if "error" in answer or status >= 400:
-            raise self._refused(status, answer.get("error"))
+        if answer.get("error") or status >= 400:
+            raise self._refused(status, str(answer.get("error")))
         return self._token(answer)
 
     def _json(self, status: int, body: bytes) -> dict[str, Any]:
@@ -92,6 +96,11 @@ class Client:
             answer = json.loads(body)
         except (ValueError, RecursionError):
             answer = None
+        if not isinstance(answer, dict) and status in _NOWHERE:
+            raise ConfigError(
+                f"{self._host}: there is no token endpoint at the vendor's address: it answered {status}",
+                hint="mend the vendor's address in the config file",
+            )
         if not isinstance(answer, dict):
             what = "an HTML page" if body.lstrip()[:1] == b"<" else "no JSON object"
             raise Unknown(
@@ -100,7 +109,7 @@ class Client:
             )
         return answer
 
-    def _refused(self, status: int, error: object) -> UsersyncError:
+    def _refused(self, status: int, error: str) -> UsersyncError:
         """By the error's code (RFC 6749, 5.2); its description may hold anything, and is not repeated."""
         if error in _PASSING:
             return Unknown(f"{self._host}: the token endpoint answered {status}: {error}", hint=_AGAIN)
@@ -176,10 +185,10 @@ class _Post:
     def __init__(self, url: str, content: bytes, ca: Path | None) -> None:
         self._url, self._body, self._ca = url, _Body(content), ca
         self._connections: list[Any] = []
-        self._done: tuple[int, bytes] | BaseException | None = None
+        self._done: tuple[int, bytes, float] | BaseException | None = None
 
-    def send(self) -> tuple[int, bytes]:
-        """Status and body. Raises NotSent or Unknown."""
+    def send(self) -> tuple[int, bytes, float]:
+        """Status, body, and how many seconds Retry-After asks for. Raises NotSent or Unknown."""
         began = time.monotonic()
         thread = threading.Thread(target=self._work, daemon=True, name="token request")
         thread.start()
@@ -188,15 +197,15 @@ class _Post:
             asked = self._body.withdraw()
             self._hang_up()
             thread.join(0.5)
-            raise self._failed(f"no answer for {time.monotonic() - began:.0f} s", sent=asked)
+            raise self._failed(f"no answer for {time.monotonic() - began:.0f} s", sent=asked, pending=True)
         if isinstance(self._done, tuple):
             return self._done
-        raise self._failed(_reason(self._done), sent=self._body.asked) from None
+        raise self._failed(_reason(self._done), sent=self._body.asked, pending=_is_pending(self._done)) from None
 
-    def _failed(self, why: str, *, sent: bool) -> UsersyncError:
+    def _failed(self, why: str, *, sent: bool, pending: bool) -> UsersyncError:
         host = urlsplit(self._url).netloc.rpartition("@")[2]
         if sent:
-            return Unknown(f"{host}: the token endpoint gave no whole answer: {why}", hint=_AGAIN)
+            return Unknown(f"{host}: the token endpoint gave no whole answer: {why}", hint=_AGAIN, pending=pending)
         return NotSent(f"{host}: the token endpoint can't be reached: {why}", hint=f"no token was spent; {_AGAIN}")
 
     def _work(self) -> None:
@@ -211,13 +220,13 @@ class _Post:
         except Exception as error:  # noqa: BLE001  told by `send`, in the thread that asked
             self._done = error
 
-    def _request(self, session: requests.Session) -> tuple[int, bytes]:
+    def _request(self, session: requests.Session) -> tuple[int, bytes, float]:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", "Connection": "close"}
         verify = str(self._ca) if self._ca else True
-        options: dict[str, Any] = {"allow_redirects": False, "timeout": POST_SECONDS, "stream": True, "verify": verify}
+        options: dict[str, Any] = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, POST_SECONDS), "stream": True, "verify": verify}
         with session.post(self._url, data=self._body, headers=headers, **options) as response:
             content = b"".join(self._limited(response))
-        return response.status_code, content
+        return response.status_code, content, retry_after(response.headers) or 0
 
     def _limited(self, response: requests.Response) -> Any:
         size = 0
@@ -256,6 +265,13 @@ class _Post:
             if line := getattr(connection, "sock", None):
                 with suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
+
+
+def _is_pending(error: object) -> bool:
+    """Whether the server may still be at work: it was we who lost patience."""
+    import requests
+
+    return isinstance(error, requests.ReadTimeout)
 
 
 def _reason(error: object) -> str:

@@ -67,7 +67,7 @@ class RateLimit:
         """Take over what a reply says. Whoever refuses with 429 has no place left, whatever else it says."""
         now, date = self._clock(), moment(headers.get("Date", "")) or datetime.now(UTC)
         limit, remaining = _number(headers, "X-RateLimit-Limit"), _number(headers, "X-RateLimit-Remaining")
-        reset, retry = _reset(headers), _retry_after(headers, date)
+        reset, retry = _reset(headers), retry_after(headers)
         # A date has whole seconds, cut off: the wait comes out a little too long, never too short.
         away = min(max((reset - date).total_seconds(), 0), self._window + 1) if reset else LEAST
         with self._lock:
@@ -138,12 +138,12 @@ def _reset(headers: Mapping[str, str]) -> datetime | None:
     return None
 
 
-def _retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
-    """Seconds, given as such or as a date."""
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, given as such or as a date, which is read against the server's own clock."""
     if (seconds := _number(headers, "Retry-After")) is not None:
         return float(seconds)
-    until = moment(headers.get("Retry-After", ""))
-    return (until - date).total_seconds() if until else None
+    until, now = moment(headers.get("Retry-After", "")), moment(headers.get("Date", "")) or datetime.now(UTC)
+    return max((until - now).total_seconds(), 0) if until else None
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 import threading
 import time
@@ -31,7 +30,7 @@ __all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "
 
 PIECE_BYTES = 65_536
 CONNECT_SECONDS = 10.0
-YOUNG_SECONDS = 60.0  # a token that is refused at this age is not refused for its age
+NEWER_TOKENS = 2  # for one request: more of those that are refused at once won't help
 
 
 class Access(Protocol):
@@ -41,13 +40,16 @@ class Access(Protocol):
     def token(self) -> str: ...
     @property
     def generation(self) -> int: ...
+    @property
+    def until(self) -> float: ...  # on the monotonic clock; from then on it is asked for again
 
 
 class Client:
     """One vendor's API. Calls may come from several threads; each is bounded by `deadline`, waits for the limit included.
 
     `access(after)` gives a bearer token of a newer generation than `after`: called with 0 first, with g after a 401 with
-    generation g. `name` is how messages call the vendor. `ca` is a file of certificates instead of the public ones.
+    generation g; it raises LoginRequired when a newer one would not help. `name` is how messages call the vendor. `ca` is
+    a file of certificates instead of the public ones.
     `pause` is the first one before a repetition; each is twice as long as the last, and chance adds to it. `login` says
     what a person does whose token is taken no more.
     """
@@ -164,12 +166,14 @@ class Client:
         raise Unknown(what, hint="it may have been done all the same: look first")
 
     def _ask(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
-        """Once; with a newer token a second time when that is what is wrong."""
+        """Once; with a newer token again when that is what is wrong."""
         if self._login is None:
             return self._server.judged(request, self._exchange(request, call, session))
         access = self._login.access(call)
         reply = self._exchange(request, call, session, access.token)
-        if reply.status == 401:
+        for _ in range(NEWER_TOKENS):
+            if reply.status != 401:
+                break
             access = self._login.newer(access, call, f"{self._server.name} {said(reply)} to {request}")
             reply = self._exchange(request, call, session, access.token)
         if reply.status == 401:
@@ -239,25 +243,29 @@ class _Login:
         self._ask, self.hint = ask, hint
         self._lock = threading.Lock()
         self._access: Access | None = None
-        self._renewed = -math.inf  # when we got one that we had asked for
+        self._refused = 0  # the newest generation that the API did not take
 
     def access(self, call: Call[Any]) -> Access:
         with self._lock:
             call.check()
-            if self._access is None:
-                self._access = self._ask(0)
+            if self._access is None or time.monotonic() >= self._access.until:
+                self._access = self._ask(self._refused)
             return self._access
 
     def newer(self, refused: Access, call: Call[Any], what: str) -> Access:
-        """Another one than this. Raises LoginRequired when this is so new that age can't be what is wrong with it."""
+        """Another one than this. Raises LoginRequired when there is none that could help."""
         with self._lock:
             call.check()
             if self._access and self._access.generation > refused.generation:
                 return self._access
-            if time.monotonic() - self._renewed < YOUNG_SECONDS:
-                raise LoginRequired(f"{what} with a token less than a minute old", hint=self.hint)
-            self._access = self._ask(refused.generation)
-            self._renewed = time.monotonic()
+            again, self._refused = self._refused > 0, refused.generation
+            try:
+                self._access = self._ask(refused.generation)
+            except LoginRequired as error:
+                message = f"{what}, with a new token too: {error.message}" if again else error.message
+                raise LoginRequired(message, hint=error.hint) from error
+            if self._access.generation <= refused.generation:
+                raise LoginRequired(f"{what}, and there is no newer token", hint=self.hint)
             return self._access
 
     def settle(self) -> None:

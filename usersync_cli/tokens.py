@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -32,18 +32,20 @@ from usersync_cli.signals import Stop
 
 __all__ = ["Access", "InvalidGrant", "NotSent", "Refresh", "State", "Token", "Tokens", "Unknown", "readable", "states"]
 
+T = TypeVar("T")
 Refresh = Callable[[str], Token]
 """One POST with this refresh token, which is never repeated by itself. Raises NotSent, Unknown, InvalidGrant or ConfigError."""
 
-LEASE_SECONDS = 30.0
-POST_SECONDS = 8.0  # how long one request may take, all in all
+POST_SECONDS = 30.0  # how long one request may take, all in all: one that is given up may cost the login
 AGAIN_SECONDS = 2.0  # before the one more try
-HOLD_SECONDS = 20.0  # how long a signal waits for us
+LATER_SECONDS = 5.0  # a longer Retry-After is for the next run
 PERSIST_SECONDS = 12.0
+LEASE_SECONDS = 80.0  # two requests, the pause between them, and keeping what the second brings
+PAUSE_SECONDS = 30.0  # in which nobody asks, after an outcome that is not known
 FAIL_SECONDS = 2.0
 SILENCE_SECONDS = 4.0  # a statement of ours in the critical section that takes longer will not be answered
 WAIT_SECONDS = 120.0  # for others who refresh
-YOUNG_SECONDS = 60.0  # a token of this age that is refused won't be helped by a newer one
+YOUNG_SECONDS = 60.0  # a token of this age that is refused, got for one that was refused, won't be helped by a newer one
 POLL_SECONDS = 0.1
 LONGEST = timedelta(days=366)
 
@@ -53,7 +55,15 @@ class NotSent(Unavailable):
 
 
 class Unknown(Unavailable):
-    """No usable answer came: the token may be spent."""
+    """No usable answer came: the token may be spent.
+
+    `pending`: the endpoint may still be at work on it, so that asking again would spend it twice. `later` is what it
+    asked for by Retry-After, in seconds.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", pending: bool = False, later: float = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.pending, self.later = pending, later
 
 
 class InvalidGrant(UsersyncError):
@@ -69,7 +79,7 @@ class State:
     source: str
     account: str
     generation: int
-    state: str  # ok, reauthorise
+    state: str  # ok, reauthorise; refused: by the API, although it is new, so that the next run refreshes it first
     expires_at: datetime
     refreshed_at: datetime
     attempts: int  # to refresh it, since it was last refreshed
@@ -106,11 +116,13 @@ class _Claim:
 
 _STATE = "source, account, generation, state, expires_at, refreshed_at, attempts, last_error, failed_at"
 _AGE = "greatest(clock_timestamp() - refreshed_at, interval '0')"
-# A tenth of its life, 60 to 300 s; a token that lives shorter than that is used for half of its life.
+# A tenth of its life, 60 to 300 s, before it ends; one that lives shorter than that is used for half of its life. The
+# shortest are used for 2 s, whatever they say: where a life is a second, each request would spend a refresh token.
 _MARGIN = "least(greatest(lifetime * 0.1, interval '60 s'), interval '300 s', lifetime * 0.5)"
+_UNTIL = f"greatest(expires_at - {_MARGIN}, CASE WHEN lifetime < interval '10 s' THEN refreshed_at + interval '2 s' END)"
 _READ = f"""
 SELECT {_STATE}, {_AGE} AS age, access_token, refresh_token, key_id, clock_timestamp() AS now,
-       extract(epoch FROM expires_at - {_MARGIN} - clock_timestamp())::float AS left,
+       extract(epoch FROM {_UNTIL} - clock_timestamp())::float AS left,
        coalesce(lease_until > clock_timestamp(), false) AS leased,
        coalesce(extract(epoch FROM not_before - clock_timestamp()), 0)::float AS waits
   FROM usersync.tokens WHERE source = %(source)s
@@ -118,7 +130,8 @@ SELECT {_STATE}, {_AGE} AS age, access_token, refresh_token, key_id, clock_times
 _CLAIM = f"""
 UPDATE usersync.tokens
    SET lease = %(me)s, lease_until = clock_timestamp() + %(seconds)s * interval '1 s', attempts = attempts + 1
- WHERE source = %(source)s AND state = 'ok' AND (generation < %(wanted)s OR expires_at <= clock_timestamp() + {_MARGIN})
+ WHERE source = %(source)s AND state <> 'reauthorise'
+   AND (generation < %(wanted)s OR {_UNTIL} <= clock_timestamp() OR state = 'refused')
    AND (lease_until IS NULL OR lease_until < clock_timestamp())
    AND (failed_at IS NULL OR failed_at < %(began)s) AND (not_before IS NULL OR not_before <= clock_timestamp())
 RETURNING source, account, generation, refresh_token, key_id
@@ -129,14 +142,22 @@ UPDATE usersync.tokens
        not_before = clock_timestamp() + %(wait)s * interval '1 s'
  WHERE source = %(source)s AND generation = %(generation)s AND lease = %(me)s
 """
-_NEXT = """
+_REFUSED = """
+UPDATE usersync.tokens SET state = 'refused', last_error = %(error)s
+ WHERE source = %(source)s AND generation = %(generation)s AND state = 'ok'
+"""
+_NEXT = f"""
 UPDATE usersync.tokens
    SET generation = generation + 1, state = 'ok', access_token = %(access)s, refresh_token = %(refresh)s, key_id = %(key_id)s,
        account = %(account)s, lifetime = %(lifetime)s, expires_at = clock_timestamp() + %(left)s, refreshed_at = clock_timestamp(),
        lease = NULL, lease_until = NULL, attempts = 0, last_error = '', failed_at = NULL, not_before = NULL
  WHERE source = %(source)s AND generation = %(generation)s
-RETURNING generation
-"""
+RETURNING extract(epoch FROM {_UNTIL} - clock_timestamp())::float
+"""  # noqa: S608  parts of our own
+_THERE = f"""
+SELECT extract(epoch FROM {_UNTIL} - clock_timestamp())::float
+  FROM usersync.tokens WHERE source = %(source)s AND access_token = %(access)s
+"""  # noqa: S608  parts of our own
 _STORE = """
 INSERT INTO usersync.tokens AS t (source, account, access_token, refresh_token, key_id, lifetime, expires_at)
 VALUES (%(source)s, %(account)s, %(access)s, %(refresh)s, %(key_id)s, %(lifetime)s, clock_timestamp() + %(left)s)
@@ -203,8 +224,8 @@ class Tokens:
         self._database, self._keys, self._stop, self._job = database, keys, stop, job
         self._folders = [folder] if folder else []
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[Access, float]] = {}  # and until when, on the monotonic clock
-        self._forced: set[str] = set()
+        self._held: dict[str, Access] = {}
+        self._forced: set[str] = set()  # sources whose API refused a token, and got a newer one
 
     def access(self, source: str, refresh: Refresh, *, after: int = 0) -> Access:
         """A valid access token of a generation greater than `after`; refreshed by one of all threads, processes and machines.
@@ -212,11 +233,13 @@ class Tokens:
         Raises LoginRequired when a person must authorise (nothing is sent then), Unavailable when the next run may succeed.
         """
         with self._alone():
-            access, until = self._held.get(source, (None, 0.0))
-            if access and access.generation > after and time.monotonic() < until:
-                return access
-            with closing(self._connect()) as connection:
-                return self._access(connection, source, refresh, after)
+            access = self._held.get(source)
+            if not access or access.generation <= after or time.monotonic() >= access.until:
+                with closing(self._connect()) as connection:
+                    access = self._access(connection, source, refresh, after)
+            if after:
+                self._forced.add(source)
+            return access
 
     def store(self, source: str, token: Token, *, account: str = "", expired: bool = False) -> int:
         """Keep what a person authorised. Returns its generation.
@@ -316,8 +339,8 @@ class Tokens:
     def _access(self, connection: connections.Connection, source: str, refresh: Refresh, after: int) -> Access:
         row = self._row(connection, source)
         began, deadline = row.now, time.monotonic() + WAIT_SECONDS
-        while row.generation <= after or row.left <= 0:
-            self._check(row, after, began)
+        while row.generation <= after or row.left <= 0 or row.state == "refused":
+            self._check(connection, row, began)
             if not row.leased and self._put_back(row):
                 row = self._row(connection, source)
                 continue
@@ -330,11 +353,11 @@ class Tokens:
                 self._stop.sleep(POLL_SECONDS)
             row = self._row(connection, source)
         token = self._keys().decrypt(row.access_token, source, row.account, "access_token", row.key_id)
-        return self._keep(source, Access(token, row.generation), row.left)
+        return self._keep(source, token, row.generation, row.left)
 
-    def _keep(self, source: str, access: Access, left: float) -> Access:
-        self._held[source] = access, time.monotonic() + left
-        return access
+    def _keep(self, source: str, token: str, generation: int, left: float) -> Access:
+        self._held[source] = Access(token, generation, time.monotonic() + left)
+        return self._held[source]
 
     def _row(self, connection: connections.Connection, source: str) -> _Row:
         """Raises LoginRequired when there is no token, or none that is still good."""
@@ -345,20 +368,26 @@ class Tokens:
                 row = None
         if row is None:
             raise LoginRequired(f"{source}: no token yet: a person must authorise usersync", hint=authorise(source))
-        if row.state != "ok":
+        if row.state == "reauthorise":
             raise LoginRequired(f"{source}: a person must authorise usersync again: {row.last_error}", hint=authorise(source))
         return row
 
-    def _check(self, row: _Row, after: int, began: datetime) -> None:
+    def _check(self, connection: connections.Connection, row: _Row, began: datetime) -> None:
         """Whether it makes sense to refresh now. Raises what keeps us from it."""
         age = row.age.total_seconds()
-        if row.left > 0 and (age < YOUNG_SECONDS or row.source in self._forced):
-            raise LoginRequired(
-                f"{row.source}: the API refuses a token that was refreshed {age:.0f} s ago",
-                hint=f"was the access withdrawn there? authorise again: {authorise(row.source)}",
-            )
+        if row.source in self._forced and (row.state == "refused" or (row.left > 0 and age < YOUNG_SECONDS)):
+            raise self._refused(connection, row, f"the API refuses a token that was refreshed {age:.0f} s ago")
         if row.failed_at and (row.failed_at >= began or row.waits > 0) and not row.leased:
             raise Unavailable(f"{row.source}: {row.last_error}", hint="somebody else just tried in vain; the next run tries again")
+
+    def _refused(self, connection: connections.Connection, row: _Row, why: str) -> LoginRequired:
+        """Write down that the API takes not even the newest token: the next run refreshes it once more before it asks a person."""
+        with (
+            self._translated(connection, f"writing down that the token of {row.source} was refused"),
+            connections.transaction(connection),
+        ):
+            connection.execute(_REFUSED.encode(), {"source": row.source, "generation": row.generation, "error": why})
+        return LoginRequired(f"{row.source}: {why}", hint=f"was the access withdrawn there? authorise again: {authorise(row.source)}")
 
     def _put_back(self, row: _Row) -> bool:
         """The token that an earlier run here could not keep, if it left one: spending the one before it again would end both."""
@@ -384,8 +413,6 @@ class Tokens:
             found = connection.execute(_CLAIM.encode(), values).fetchone()
         if found is None:
             return None
-        if row.left > 0:
-            self._forced.add(row.source)
         source, account, generation, sealed, key_id = found
         return _Claim(source, account, generation, sealed, key_id, me, since)
 
@@ -400,17 +427,19 @@ class Tokens:
                     return None
                 raise LoginRequired(f"{claim.source}: {error.message}", hint=authorise(claim.source)) from error
             except UsersyncError as error:
-                self._fail(connection, claim, error.message, wait=LEASE_SECONDS if isinstance(error, Unknown) else 0)
+                self._fail(connection, claim, error.message, wait=max(PAUSE_SECONDS, error.later) if isinstance(error, Unknown) else 0)
                 raise
             return self._persist(connection, claim, token, sent)
 
     def _ask(self, claim: _Claim, refresh: Refresh, spent: str) -> tuple[Token, float]:
-        """The token and when it was asked for. One more try when no usable answer came: never two at once, never three."""
+        """The token and when it was asked for. One more try when no usable answer will come: never two at once, never three."""
         try:
             return self._post(claim, refresh, spent)
         except Unknown as first:
+            if first.pending or first.later > LATER_SECONDS or self._stop.wanted():
+                raise
             log.get().warning("the token endpoint gave no usable answer, trying once more", source=claim.source, error=first.message)
-            self._stop.sleep(AGAIN_SECONDS)
+            self._stop.sleep(max(AGAIN_SECONDS, first.later))
             try:
                 return self._post(claim, refresh, spent)
             except NotSent as error:
@@ -420,7 +449,7 @@ class Tokens:
 
     def _post(self, claim: _Claim, refresh: Refresh, spent: str) -> tuple[Token, float]:
         now = time.monotonic()
-        if now - claim.since > LEASE_SECONDS - POST_SECONDS - AGAIN_SECONDS:  # we were frozen: it is somebody else's now
+        if now - claim.since > LEASE_SECONDS - POST_SECONDS - PERSIST_SECONDS:  # we were frozen: it is about to be somebody else's
             raise NotSent(f"{claim.source}: the time to refresh its token was over before it was sent", hint="the next run tries again")
         return refresh(spent), now
 
@@ -432,7 +461,7 @@ class Tokens:
             with connections.transaction(connection, synchronous_commit="on"):
                 return bool(connection.execute(_FAIL.encode(), values).rowcount)
 
-        done = self._insist(connection, claim, "writing down why its token was not refreshed", write, FAIL_SECONDS)
+        done = self._insist(connection, "writing down why its token was not refreshed", write, FAIL_SECONDS)
         if isinstance(done, UsersyncError):
             log.get().warning("it could not be written down why a token was not refreshed", source=claim.source, error=done.message)
             return True
@@ -444,33 +473,30 @@ class Tokens:
         values = {**_sealed(keys, claim.source, claim.account, token), "generation": claim.generation}
         at = time.time() - (time.monotonic() - sent)
 
-        def write(connection: connections.Connection) -> bool:
+        def write(connection: connections.Connection) -> float | None:
             left = token.expires_in - timedelta(seconds=time.monotonic() - sent)
             with connections.transaction(connection, synchronous_commit="on"):
-                if connection.execute(_NEXT.encode(), {**values, "left": left}).rowcount:
-                    return True
+                if row := connection.execute(_NEXT.encode(), {**values, "left": left}).fetchone():
+                    return float(row[0])
                 # a COMMIT whose answer was lost, or somebody else's newer token
-                there = connection.execute("SELECT access_token FROM usersync.tokens WHERE source = %(source)s", values).fetchone()
-                return there is not None and bytes(there[0]) == values["access"]
+                there = connection.execute(_THERE.encode(), values).fetchone()
+                return float(there[0]) if there else None
 
-        done = self._insist(connection, claim, "keeping the new token", write, PERSIST_SECONDS)
+        done = self._insist(connection, "keeping the new token", write, PERSIST_SECONDS)
         if isinstance(done, UsersyncError):
             raise self._rescued(claim, values, token, at, done)
-        if not done:
+        if done is None:
             return None
         log.get().info("token refreshed", source=claim.source, generation=claim.generation + 1)
-        margin = min(max(token.expires_in.total_seconds() * 0.1, 60.0), 300.0, token.expires_in.total_seconds() * 0.5)
-        left = token.expires_in.total_seconds() - margin - (time.monotonic() - sent)
-        return self._keep(claim.source, Access(token.access_token, claim.generation + 1), left)
+        return self._keep(claim.source, token.access_token, claim.generation + 1, done)
 
     def _insist(
         self,
         connection: connections.Connection,
-        claim: _Claim,
         doing: str,
-        write: Callable[[connections.Connection], bool],
+        write: Callable[[connections.Connection], T],
         seconds: float,
-    ) -> bool | UsersyncError:
+    ) -> T | UsersyncError:
         """What `write` gives; tried again on new connections for a while, then the last error."""
         until = time.monotonic() + seconds
         while True:
@@ -480,12 +506,11 @@ class Tokens:
                         return self._written(fresh, doing, write)
                 return self._written(connection, doing, write)
             except UsersyncError as error:
-                signalled = self._stop.signum and time.monotonic() - claim.since > HOLD_SECONDS
-                if time.monotonic() > until or signalled:
+                if time.monotonic() > until:
                     return error
             time.sleep(0.2)
 
-    def _written(self, connection: connections.Connection, doing: str, write: Callable[[connections.Connection], bool]) -> bool:
+    def _written(self, connection: connections.Connection, doing: str, write: Callable[[connections.Connection], T]) -> T:
         try:
             with self._translated(connection, doing):
                 return write(connection)

@@ -19,7 +19,7 @@ from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_s
 from usersync_cli import keys, sources
 from usersync_cli.cli import cli
 from usersync_cli.config import source_module
-from usersync_cli.errors import UsersyncError, status_of
+from usersync_cli.errors import Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.rescue import Rescue, text
 from usersync_cli.signals import Stop
@@ -232,6 +232,42 @@ def test_a_wrong_setting(house: House, name: str, value: str, status: int) -> No
     assert (status, []) == (result.status, house.row())
     assert name in result.said
     assert "wrong" not in result.said
+    house.source[name] = {"client_secret": CLIENT_SECRET, "redirect_uri": REDIRECT_URI}[name]
+    house.save()
+    again = house("oauth-callback", answer)
+    assert (0 if status == 2 else 5) == again.status, "only the vendor knows whether a code is spent"
+
+
+@pytest.mark.parametrize(("fault", "status"), [("503", 4), ("html", 4), ("reset", 4), ("redirect", 2), ("404", 2), ("invalid_request", 2)])
+def test_an_answer_is_good_until_the_vendor_says_otherwise(house: House, fault: str, status: int) -> None:
+    """
+    Whatever a token endpoint answers but "spent": the same address may be given again, and works.
+    """
+    answer = house.begin()
+    house.vendor.faults = [fault]
+    failed = house("oauth-callback", answer)
+
+    assert status == failed.status
+    assert "give the same answer again" in failed.said
+    assert 0 == house("oauth-callback", answer).status
+    spent = house("oauth-callback", answer)
+    assert 5 == spent.status
+    assert "used already" in spent.said
+
+
+def test_a_token_is_kept_when_its_account_can_not_be_asked(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The code is spent and the API is away: what it bought is kept all the same, and whose it is the next run finds out.
+    """
+
+    def away(*_: object) -> str:
+        raise Unavailable("the API is away")
+
+    monkeypatch.setattr(source_module("door"), "account", away)
+    result = house("oauth-callback", house.begin())
+
+    assert (0, [("crm", "", 1, "ok")]) == (result.status, house.row())
+    assert "the API is away" in result.said
 
 
 def test_a_vendor_that_is_away_leaves_the_answer_good(house: House) -> None:

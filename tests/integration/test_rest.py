@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import ipaddress
+import math
 import signal
 import socket
 import ssl
@@ -40,6 +41,7 @@ OK = Answer(body={"data": [{"id": "1"}]})
 class Access:
     token: str
     generation: int
+    until: float = math.inf
 
 
 @dataclass
@@ -47,9 +49,12 @@ class Tokens:
     """Gives a token of each generation; `after` is what it was asked for."""
 
     after: list[int] = field(default_factory=list)
+    most: int = 100  # generations
 
     def __call__(self, after: int) -> Access:
         self.after.append(after)
+        if after >= self.most:
+            raise LoginRequired("no more")
         return Access(f"token-{after + 1}", after + 1)
 
 
@@ -544,18 +549,40 @@ def test_a_newer_token_is_asked_for_once(server: HttpServer, make: Make) -> None
 
 def test_a_second_401_is_an_error(server: HttpServer, make: Make) -> None:
     """
-    A 401 with a new token too means that a person has to authorise; from then on no newer token is asked for.
+    A 401 with a new token too means that a person has to authorise. Whether there is a newer one to try is asked each
+    time, and where there always is, two are enough.
     """
-    tokens = Tokens()
+    tokens = Tokens(most=2)
     server.on("/x", Answer(401, headers={"X-Request-ID": "abc-123"}))
-    client = make(access=tokens)
 
-    with pytest.raises(LoginRequired, match=r"answered 401 \(request id abc-123\) to POST /x, with a new token too"):
-        client.post("/x", {})
-    with pytest.raises(LoginRequired, match="with a token less than a minute old"):
-        client.post("/x", {})
+    with pytest.raises(LoginRequired, match=r"answered 401 \(request id abc-123\) to POST /x, with a new token too: no more"):
+        make(access=tokens).post("/x", {})
+    assert ([0, 1, 2], 2) == (tokens.after, server.count("/x"))
+    with pytest.raises(LoginRequired, match=r"answered 401 \(request id abc-123\) to POST /x, with a new token too$"):
+        make(access=Tokens()).post("/x", {})
+    assert 5 == server.count("/x")
+    with pytest.raises(LoginRequired, match="there is no newer token"):
+        make(access=lambda _: Access("token", 1)).post("/x", {})
+    assert 6 == server.count("/x")
 
-    assert ([0, 1], 3) == (tokens.after, server.count("/x"))
+
+def test_a_token_is_asked_for_again_before_it_ends(server: HttpServer, make: Make) -> None:
+    """
+    Whoever gives the token says until when it may be used: until then nobody asks again, then everybody gets the next, without a 401.
+    """
+    given: list[Access] = []
+
+    def access(after: int) -> Access:
+        given.append(Access(f"token-{len(given) + 1}", len(given) + 1, time.monotonic() + (0.3 if not given else 60)))
+        return given[-1]
+
+    server.on("/x", OK)
+    client = make(access=access)
+    assert [200] * 8 == [reply.status for reply in client.each(requests(8), workers=4)]
+    assert 1 == len(given)
+    until(lambda: time.monotonic() > given[0].until)
+    assert [200] * 8 == [reply.status for reply in client.each(requests(8), workers=4)]
+    assert ["Bearer token-1"] * 8 + ["Bearer token-2"] * 8 == [asked.headers["Authorization"] for asked in server.asked]
 
 
 def test_threads_share_a_new_token(server: HttpServer, make: Make) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.cli.commands import parse
-from usersync_cli import __version__, config
+from usersync_cli import __version__, config, lease, tokens
 from usersync_cli.errors import STATUSES
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,8 @@ def test_one_run_at_a_time_that_ends_by_itself() -> None:
 
     assert ("Forbid", "Never", "Failed") == (CRONJOB["spec"]["concurrencyPolicy"], POD["restartPolicy"], JOB["podReplacementPolicy"])
     assert tries <= 3
-    assert 45 == grace  # 20 s for COMMIT, 10 s for on_failure, 5 s for ping_url
+    token = tokens.POST_SECONDS + tokens.PERSIST_SECONDS + tokens.SILENCE_SECONDS  # longer than the 20 s for COMMIT
+    assert token + lease.RELEASE_SECONDS + 10 + 5 < grace == 75  # 10 s for on_failure, 5 s for ping_url
     assert tries * (longest + grace) < JOB["activeDeadlineSeconds"]
     assert CRONJOB["spec"]["startingDeadlineSeconds"] > 10  # the controller looks every 10 s: with less, no run would ever start
 

@@ -109,31 +109,47 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
 
 
 def _exchange(client: Client, code: str, opened: Opened, connection: Connection) -> Token:
+    """Only the vendor knows whether a code is spent: until it says so, the same answer may be given again."""
     from usersync_cli import authorisations
-    from usersync_cli.errors import LoginRequired
-    from usersync_cli.tokens import InvalidGrant, NotSent, Unknown, authorise
+    from usersync_cli.errors import ConfigError, LoginRequired, Unavailable
+    from usersync_cli.tokens import InvalidGrant, NotSent, authorise
 
+    again = f"within its {authorisations.MINUTES} minutes"
     try:
         return client.exchange(code)
-    except NotSent as error:
-        authorisations.reopen(connection, opened)
-        raise NotSent(error.message, hint="nothing was sent: give the same answer again, within its ten minutes") from error
     except InvalidGrant as error:
         raise LoginRequired(
             f"{opened.source}: the vendor does not take this code: {error.message}",
             hint="a code is good once, for a few minutes, with the redirect_uri of the config file; begin again:"
             f" {authorise(opened.source)}",
         ) from error
-    except Unknown as error:
-        raise Unknown(error.message, hint=f"the code may be spent; begin again: {authorise(opened.source)}") from error
+    except ConfigError as error:
+        authorisations.reopen(connection, opened)
+        raise ConfigError(error.message, hint=f"{error.hint}; then give the same answer again, {again}") from error
+    except NotSent as error:
+        authorisations.reopen(connection, opened)
+        raise NotSent(error.message, hint=f"nothing was sent: give the same answer again, {again}") from error
+    except Unavailable as error:
+        authorisations.reopen(connection, opened)
+        hint = f"give the same answer again, {again}; if its code is spent by then, begin again: {authorise(opened.source)}"
+        raise Unavailable(error.message, hint=hint) from error
 
 
 def _account(config: Config, source: str, token: Token) -> str:
-    """Whose data the token opens, as the vendor says; empty for one that can't say it."""
+    """Whose data the token opens, as the vendor says; empty for one that can't say it, or not now.
+
+    The code is spent: whatever goes wrong here must not lose what it bought. Each run asks for the account again.
+    """
+    from usersync_cli import log
     from usersync_cli.config import source_module
+    from usersync_cli.errors import Unavailable
 
     module = source_module(config.source_type(source))
-    return str(module.account(config.source(source), token.access_token)) if hasattr(module, "account") else ""
+    try:
+        return str(module.account(config.source(source), token.access_token)) if hasattr(module, "account") else ""
+    except Unavailable as error:
+        log.once("the token is kept, but whose data it opens could not be asked; the next run asks", source=source, error=error.message)
+        return ""
 
 
 @click.command(
@@ -172,6 +188,9 @@ def oauth_status(ctx: click.Context, source_name: str | None, config_path: Path 
     ctx.exit(0 if all(name in found and found[name].state == "ok" for name in names) else LoginRequired.status)
 
 
+_HOW = {"ok": "ok", "refused": "refused by the API, although it is new: a person must authorise again, if the next run does not help"}
+
+
 def token_line(state: State | None) -> str:
     """How a source's token is, in one line."""
     from usersync_cli.cli.status import ago, moment, plural
@@ -180,7 +199,7 @@ def token_line(state: State | None) -> str:
         return "no token yet: a person must authorise"
     of = f", account {state.account}" if state.account else ""
     tried = f", {plural(state.attempts, 'attempt')} to refresh it since" if state.attempts else ""
-    how = "ok" if state.state == "ok" else "a person must authorise again"
+    how = _HOW.get(state.state, "a person must authorise again")
     return f"{how}, generation {state.generation}, refreshed {ago(state.age)}, good until {moment(state.expires_at)}{tried}{of}"
 
 
