@@ -30,6 +30,7 @@ from usersync_cli.signals import Stop
 SILENCE_SECONDS = 8.0  # a short statement that takes longer than this will not be answered
 PROGRESS_SECONDS = 180.0  # without a sign of life from any server for this long, the lease is left to run out
 RELEASE_SECONDS = 10.0
+LOCK_SECONDS = 5.0  # for a job's row that is locked: its owner is in a checkpoint
 OUTCOME_SECONDS = 10.0  # to learn what became of a COMMIT; signals wait for it
 
 
@@ -407,12 +408,35 @@ class _Row:
     lease_until: datetime | None
     backend: tuple[int, datetime] | None
     since: datetime | None
+    now: datetime | None = None  # by the database's clock, which the lease is counted on
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """The transaction that has locked a job's row."""
+
+    pid: int
+    role: str
+    begun: datetime | None  # None: of a role that we may not look at
+    idle: bool
+    seconds: float | None  # since it began its last statement, or ended it when it is idle
+    ours: bool  # a connection of a run of this job, and of nobody who looks at the row by hand
 
 
 _LOOK = """
 SELECT owner, lease_until, backend_pid, backend_xact_start,
-       (SELECT started_at FROM usersync.runs r WHERE r.job = l.job AND r.epoch = l.epoch ORDER BY id DESC LIMIT 1)
+       (SELECT started_at FROM usersync.runs r WHERE r.job = l.job AND r.epoch = l.epoch ORDER BY id DESC LIMIT 1), clock_timestamp()
   FROM usersync.job_locks l WHERE job = %(job)s
+"""
+# Whoever has changed the row and not committed yet has its transaction's id in xmax.
+_HOLDER = """
+SELECT a.pid, a.usename::text, a.xact_start, coalesce(a.state LIKE 'idle in transaction%%', false),
+       extract(epoch FROM clock_timestamp() - a.state_change)::float,
+       coalesce(a.application_name = pg_catalog.current_setting('application_name'), false)
+  FROM usersync.job_locks l
+  JOIN pg_catalog.pg_locks k ON k.locktype = 'transactionid' AND k.transactionid = l.xmax AND k.mode = 'ExclusiveLock' AND k.granted
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid
+ WHERE l.job = %(job)s
 """
 # ON CONFLICT alone would wait for whoever is in a checkpoint, as long as that takes.
 _ROW = """
@@ -447,25 +471,42 @@ def _acquire(control: _Control, held: Lease, stop: Stop, *, full: bool) -> None:
         try:
             before = _take(connection, held, full=full)
         except errors.LockNotAvailable:
-            _unlock(control, held.job)
+            _unlock(control, held)
             before = _take(connection, held, full=full)
         connection.stop = None
     if before.owner:
         _terminate(control, before.backend)
 
 
-def _unlock(control: _Control, job: str) -> None:
-    """The job's row is locked: its owner is in a checkpoint, or has died in one and the server has not noticed yet."""
-    holder = _look(control.connection(), job)
-    if holder.owner is None or not holder.owner.dead() or not _terminate(control, holder.backend):
-        raise _busy(job, holder)
+def _unlock(control: _Control, held: Lease) -> None:
+    """The job's row is locked: its owner is in a checkpoint, has died in one and the server has not noticed yet, or is frozen.
+
+    Who is alive says its next word to the server long before a lease is over: a merge may take hours, but meanwhile the
+    server is at work, not waiting. Raises Busy unless the transaction was ended.
+    """
+    row, job = _look(control.connection(), held.job), held.job
+    found = control.execute(_HOLDER, {"job": job})
+    holder = _Holder(*found[0]) if found else None
+    dead = row.owner is not None and row.owner.dead()
+    if holder and holder.ours and holder.begun and (dead or _is_frozen(holder, held)):
+        backend = holder.pid, holder.begun
+    elif dead:
+        backend = row.backend
+    else:
+        raise _busy(job, row, holder)
+    if not _terminate(control, backend):
+        raise _busy(job, row, holder)
+
+
+def _is_frozen(holder: _Holder, held: Lease) -> bool:
+    return holder.idle and holder.seconds is not None and holder.seconds > held._length.total_seconds()  # noqa: SLF001
 
 
 def _take(connection: connections.Connection, held: Lease, *, full: bool) -> _Row:
     """Lock the job's row, take it, begin the run's own row: one transaction. Gives what was there before."""
     began = time.monotonic()
     values = {"job": held.job, "length": held._length, "me": json.dumps(asdict(Owner.me())), "version": __version__, "full": full}  # noqa: SLF001
-    with connections.transaction(connection, lock_timeout="5s"):
+    with connections.transaction(connection, lock_timeout=f"{LOCK_SECONDS:.0f}s"):
         before = _look(connection, held.job, lock=True)
         values["dead"] = before.owner is not None and before.owner.dead()
         row = connection.execute(_TAKE, values).fetchone()
@@ -481,8 +522,8 @@ def _take(connection: connections.Connection, held: Lease, *, full: bool) -> _Ro
 def _look(connection: connections.Connection, job: str, *, lock: bool = False) -> _Row:
     query = _LOOK + (" FOR UPDATE" if lock else "")
     row = connection.execute(query.encode(), {"job": job}).fetchone()
-    owner, until, pid, begun, since = row or (None,) * 5
-    return _Row(Owner.parse(owner) if owner else None, until, (pid, begun) if pid else None, since)
+    owner, until, pid, begun, since, now = row or (None,) * 6
+    return _Row(Owner.parse(owner) if owner else None, until, (pid, begun) if pid else None, since, now)
 
 
 def _terminate(control: _Control, backend: tuple[int, datetime] | None) -> bool:
@@ -495,13 +536,23 @@ def _terminate(control: _Control, backend: tuple[int, datetime] | None) -> bool:
     return False
 
 
-def _busy(job: str, row: _Row) -> Busy:
+def _busy(job: str, row: _Row, holder: _Holder | None = None) -> Busy:
     since = f", since {_utc(row.since)}" if row.since else ""
     until = f"; its lease runs until {_utc(row.lease_until)} unless it is renewed" if row.lease_until else ""
-    return Busy(
-        f"{job}: another run holds the job: {row.owner or 'an owner that just let go'}{since}{until}",
-        hint="wait for it; if that process is gone, a run on its host takes over at once, any other when the lease has run out",
-    )
+    hint = "wait for it; if that process is gone, a run on its host takes over at once, any other when the lease has run out"
+    if holder and row.lease_until and row.now and row.lease_until < row.now:
+        # what it has renewed since is not committed yet
+        until = f"; its transaction on the server (backend {holder.pid}) has locked the job's row"
+        if holder.seconds is not None:
+            until += f", {'idle' if holder.idle else 'at work'} for {holder.seconds:.0f} s"
+        if holder.idle:
+            hint = "wait for it; once its transaction has been idle for as long as a lease, a run takes the job over and ends it"
+        elif holder.begun is None:
+            hint = (
+                f"it is of role {holder.role}, which this role may not look at or end, should it be frozen: run both as one role,\n"
+                f"or GRANT pg_read_all_stats, pg_signal_backend TO this role; by hand: SELECT pg_terminate_backend({holder.pid})"
+            )
+    return Busy(f"{job}: another run holds the job: {row.owner or 'an owner that just let go'}{since}{until}", hint=hint)
 
 
 def _utc(moment: datetime) -> str:

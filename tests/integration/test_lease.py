@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -259,6 +260,90 @@ def test_a_run_frozen_in_copy_is_replaced_and_writes_nothing(
     assert "Fenced\n" == said
     assert [3] == rows(connection)
     assert ["ok", "crashed"] == [run.status for run in state.last_runs(connection)]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_run_frozen_before_commit_is_replaced(
+    request: pytest.FixtureRequest,
+    database: Database,
+    connection: psycopg.Connection,
+    table: None,
+    monkeypatch: pytest.MonkeyPatch,
+    pooled: bool,  # noqa: FBT001  a parameter
+) -> None:
+    """
+    SIGSTOP between fence and COMMIT: while its lease may still run the next run is busy; then it ends the idle transaction, also
+    behind a pooler. SIGCONT: Fenced, no row.
+    """
+    monkeypatch.setattr(lease, "LOCK_SECONDS", 1.0)
+    if pooled:
+        pooler = request.getfixturevalue("pgbouncer")
+        database = Database(pooler.url(connection.info.dbname), "target")
+    with running(database, "fenced", seconds=2) as process:
+        process.send_signal(signal.SIGSTOP)
+        refused(database, Stop(), "its lease runs until")
+        time.sleep(0.5)
+        refused(database, Stop(), "has locked the job's row, idle for [0-9] s")
+        with lease.hold(database, "job", lease=SHORT, stop=Stop()) as held:
+            assert 1 == held.crashed
+            held.finish(exit_status=0)
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate("go on\n", timeout=10)
+
+    assert "Fenced\n" == said
+    assert [] == rows(connection)
+    assert ["ok", "crashed"] == [run.status for run in state.last_runs(connection)]
+
+
+def test_whoever_is_at_work_is_left_alone(
+    database: Database, connection: psycopg.Connection, table: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A statement that takes longer than the lease is no frozen run, and somebody's psql that has locked the row is no run at all.
+    """
+    monkeypatch.setattr(lease, "LOCK_SECONDS", 1.0)
+    with lease.hold(database, "job", lease=timedelta(seconds=0.5), stop=Stop()) as held, data(database, Stop()) as tx:
+        with held.checkpoint(tx):
+            thread = threading.Thread(target=tx.execute, args=("SELECT pg_sleep(1.8)",))
+            thread.start()
+            time.sleep(0.6)
+            with pytest.raises(Busy, match="at work for"), lease.hold(database, "job", lease=timedelta(seconds=0.5), stop=Stop()):
+                pass
+            thread.join()
+            tx.execute("INSERT INTO t VALUES (1)")
+        held.check()
+    assert [1] == rows(connection)
+    with psycopg.connect(database.url) as other:
+        other.execute("UPDATE usersync.job_locks SET owner = '?', lease_until = clock_timestamp()")
+        time.sleep(0.6)
+        with pytest.raises(Busy), lease.hold(database, "job", lease=timedelta(seconds=0.5), stop=Stop()):
+            pass
+        other.execute("SELECT 1")
+
+
+def test_another_roles_transaction_is_left_alone(
+    server: servers.Server, database: Database, connection: psycopg.Connection, table: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What this role may not look at is not ended; the message names the role, and the right that is missing.
+    """
+    monkeypatch.setattr(lease, "LOCK_SECONDS", 1.0)
+    servers.migrate(database)
+    role = f"other_{os.getpid()}"
+    connection.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA usersync TO {role};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role}".encode()
+    )
+    other = Database(replace(server, user=role).url(connection.info.dbname), "target")
+    try:
+        with running(database, "fenced", seconds=0.5) as process:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.6)
+            with pytest.raises(Busy, match="has locked the job's row") as busy, lease.hold(other, "job", lease=SHORT, stop=Stop()):
+                pass
+            assert "GRANT pg_read_all_stats, pg_signal_backend" in busy.value.hint
+    finally:
+        connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 def test_a_frozen_run_that_wakes_ends_fenced(database: Database, stop: Stop, connection: psycopg.Connection, table: None) -> None:
