@@ -54,6 +54,11 @@ def describe(tx: Connection, name: str) -> Table | None:
     )
 
 
+def has_one_text(type_: str) -> bool:
+    """Whether two values of this type (its bare name) are equal only if their texts are; of text, unless a collation says otherwise."""
+    return type_ in _ONE_TEXT
+
+
 def has_equality(tx: Connection, type_: str) -> bool:
     """Whether values of this type can be compared with IS DISTINCT FROM."""
     query = f"SELECT {_EQUALITY.format(type='%s::regtype')}"
@@ -64,6 +69,11 @@ def unique_values(tx: Connection, table: Table, names: Sequence[str]) -> list[st
     """Which of these columns any unique or exclusion index depends on, by expressions and predicates too."""
     return [name for (name,) in tx.execute(_UNIQUE_VALUES, (table.oid, list(names))).fetchall()]
 
+
+_ONE_TEXT = {
+    "smallint", "integer", "bigint", "uuid", "boolean", "date", "bytea", "text", "character varying", "bpchar",
+    "timestamp with time zone", "timestamp without time zone",
+}  # fmt: skip
 
 _TABLE = """
     SELECT c.oid, n.nspname, c.relname, c.relkind::text,

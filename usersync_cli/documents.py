@@ -8,14 +8,14 @@ Killed anywhere, the next run goes on behind the last page, inside a full listin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from usersync_cli import log, rejects, state, tokens
-from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.connections import Connection, begin, connect, rollback, transaction, translated
 from usersync_cli.errors import (
     Drift,
     Fenced,
@@ -268,16 +268,55 @@ class Reading:
     def _sort(self, work: Work, items: Sequence[Item]) -> None:
         """Duplicates, stale ones, those that are held already; the rest is to be loaded."""
         into = work.into
-        known: Mapping[int, Met] = {}
+        known: dict[int, Met] = {}
         if items and into.seen.there:
-            known = into.seen.look_up(
-                self._tx, [item.record.key for item in items], [item.hash for item in items], [item.version for item in items]
-            )
+            known = self._look_up(work, items, [item.record.key for item in items])
         elif items:
             known = duplicates(items, numbered=into.seen.numbered)
         unmentioned = UNCHANGED if into.seen.there else UNKNOWN
+        strange = [item.record.key for position, item in enumerate(items) if not known.get(position, unmentioned).known]
+        strange += [one.key for one in work.bad if one.key]
+        if strange and not self._are_plain(into, strange):
+            self._respell(work, items, known)
         for position, item in enumerate(items):
             self._place(work, item, known.get(position, unmentioned))
+
+    def _look_up(self, work: Work, items: Sequence[Item], keys: Sequence[str]) -> dict[int, Met]:
+        """What is known of these records under these keys."""
+        hashes, versions = [item.hash for item in items], [item.version for item in items]
+        return work.into.seen.look_up(self._tx, keys, hashes, versions, listing=bool(work.sweep))
+
+    def _are_plain(self, into: Into, keys: Sequence[str]) -> bool:
+        """Whether none of these can be somebody whom we know under another spelling."""
+        if into.seen.respelt:
+            return False
+        with nullcontext() if into.knows_spelling else self._reading():
+            return all(map(into.spelling(self._tx).as_written, keys))
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """A transaction in which values are written as text as in that of a page."""
+        return transaction(self._tx, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+
+    def _respell(self, work: Work, items: Sequence[Item], known: dict[int, Met]) -> None:
+        """Find whom the type of the key column calls the same: on this page, in the table, and among those who are remembered."""
+        into, seen = work.into, work.into.seen
+        keys = [item.record.key for item in items]
+        with self._reading():
+            spelt = into.spelling(self._tx).read(self._tx, [*keys, *(one.key for one in work.bad if one.key)])
+        work.rows = {key: one.row for key, one in spelt.items()}
+        twice = duplicates(items, numbered=seen.numbered, same={key: one.first for key, one in spelt.items()})
+        known |= {position: replace(known.get(position, UNKNOWN), duplicate=True) for position in twice}
+        before = seen.known_as(self._tx, list(set(work.rows.values()))) if seen.there else {}
+        others = {key: before[row] for key, row in work.rows.items() if before.get(row, key) != key}
+        moved = [position for position, key in enumerate(keys) if key in others and position not in twice]
+        again = self._look_up(work, [items[i] for i in moved], [others[keys[i]] for i in moved]) if moved else {}
+        for number, position in enumerate(moved):
+            known[position] = again.get(number, UNCHANGED)
+            items[position].known_as = others[keys[position]]
+            work.respelt[others[keys[position]]] = keys[position]
+        for one in work.bad:
+            if one.key in others and others[one.key] not in {*work.respelt, *keys}:
+                work.respelt[others[one.key]] = one.key
 
     def _place(self, work: Work, item: Item, met: Met) -> None:
         into, counts, key = work.into, work.counts, item.record.key
@@ -285,7 +324,7 @@ class Reading:
         counts.read += 1
         if not item.record.deleted:
             work.met.append(key)
-        if met.duplicate:
+        if _is_passed_over(into, item):
             counts.duplicates += 1
         elif met.stale:
             counts.stale += 1
@@ -340,6 +379,7 @@ class Reading:
                 work.items.append(item)
                 continue
             whole.before, whole.listed, whole.again = item.before, item.listed if record.settled else None, item.again
+            whole.known_as = item.known_as
             if record.deleted:
                 work.met.remove(record.key)
                 self._told(work, whole)
@@ -386,11 +426,15 @@ class Reading:
         else:
             for item in work.items:
                 into.came.add(item.record.key, item.hash)
-            for key in work.met:
+            for key in work.present:
                 into.came.add(key)
-            into.told |= {item.record.key for item in work.told} | {item.record.key for item in loader.left_out if had_row(item.before)}
+            into.told |= {item.known_as or item.record.key for item in work.told} | {
+                item.known_as or item.record.key for item in loader.left_out if had_row(item.before)
+            }
             into.records += work.counts.distinct if page.sweep else 0
         if page.complete and page.sweep:
+            if self._lease and into.passed:
+                seen.look_again(tx, into.passed)
             seen = self._leavers.end(work, seen)
         if self._lease:
             self._count(work, loader.normalised)
@@ -429,6 +473,8 @@ class Reading:
     def _remember(self, seen: Seen, work: Work, loader: Loader) -> None:
         """What the target has now of each record, and the rejects."""
         tx, scope = self._tx, seen.scope
+        if work.respelt:
+            seen.respell(tx, work.respelt)
         done = [*loader.loaded, *work.relisted]
         bad = [item for item in work.items if item.reject]
         if done or bad:
@@ -439,6 +485,11 @@ class Reading:
                 [*(item.held for item in done), *(REJECTED for _ in bad)],
                 [*(item.version for item in done), *(None for _ in bad)],
             )
+        if hidden := [one.key for one in work.bad if one.key and work.rows.get(one.key, one.key) != one.key]:
+            seen.note(tx, hidden, [None] * len(hidden), [REJECTED] * len(hidden), [None] * len(hidden))
+        rows = {key: row for key, row in (work.rows | loader.rows).items() if row != key or not work.into.spelling(tx).exact}
+        if rows:
+            seen.spell(tx, rows)
         if work.back:
             seen.back(tx, work.back)
         if work.owed:
@@ -463,6 +514,16 @@ class Reading:
             self._tx, self._world.tools.job, self._step.name, into.name, cursor,
             version=into.cursor_version, account=self._session.account, rows=rows,
         )  # fmt: skip
+
+
+def _is_passed_over(into: Into, item: Item) -> bool:
+    """Whether another record of the same key counts, of this page or a later one of the listing."""
+    met = item.before
+    if met.passed and not met.duplicate:
+        into.passed.add(item.record.key)
+    else:
+        into.passed -= {item.record.key, item.known_as}
+    return met.duplicate or met.passed
 
 
 def _rolled_back(tx: Connection) -> Any:

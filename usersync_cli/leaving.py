@@ -36,9 +36,9 @@ class Leavers:
         open_ = seen.sweep if seen.sweep and seen.sweep.name == page.sweep else None
         if open_ and not open_.keyed:
             return Leaving()
-        of_dry_run = None if self._lease else self._lacking(into, work.met, open_)
-        lacking = seen.lacking(self._connection(), work.met, open_) if of_dry_run is None else len(of_dry_run)
-        adopted = self._to_adopt(into, work.met, open_) if load.adopt_existing and not seen.memory.adopted else {}
+        of_dry_run = None if self._lease else self._lacking(into, work.present, open_)
+        lacking = seen.lacking(self._connection(), work.present, open_) if of_dry_run is None else len(of_dry_run)
+        adopted = self._to_adopt(work, open_) if load.adopt_existing and not seen.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
         known = max(seen.known(page.sweep), len(adopted))
@@ -48,7 +48,7 @@ class Leavers:
         listed = seen.listed_keys(self._connection(), approved) if approved is not None else set()
         if reason and not listed:
             return Leaving(list(adopted | (of_dry_run or {})) or None, reason)
-        lack = adopted | (seen.lacking_keys(self._connection(), work.met, open_) if of_dry_run is None else of_dry_run)
+        lack = adopted | (seen.lacking_keys(self._connection(), work.present, open_) if of_dry_run is None else of_dry_run)
         return self._confirmed(into, {key: times for key, times in lack.items() if not listed or key in listed})
 
     def _lacking(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
@@ -66,17 +66,18 @@ class Leavers:
             return Leaving(list(lack))
         return Leaving([key for key, times in lack.items() if times], first=[key for key, times in lack.items() if not times])
 
-    def _to_adopt(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
+    def _to_adopt(self, work: Work, open_: Open | None) -> dict[str, int]:
         """Every row of a table that is taken over, unless the source has it."""
+        into, met = work.into, [*work.present, *work.rows.values()]
         table = describe(self._connection(), into.load.table)
         if table is None:
             return {}
         there = sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
         query = sql.SQL("""
             SELECT t.key, 1 FROM (SELECT {key} AS key FROM {table} AS t WHERE {there}) AS t
-              FULL JOIN (SELECT key COLLATE "C" FROM unnest(%s::text[]) AS m(key) {swept}) AS present ON present.key = t.key
+              FULL JOIN (SELECT key COLLATE "C" FROM unnest(%s::text[]) AS m(key) {swept} {rows}) AS present ON present.key = t.key
              WHERE present.key IS NULL
-        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=_swept(open_))
+        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=_swept(open_), rows=_rows(into.seen))
         found = self._connection().execute(query, (texts(met),))
         return {key: times for key, times in found if self._lease or key not in into.came}
 
@@ -115,7 +116,7 @@ class Leavers:
         into, tx, leaving = work.into, self._connection(), work.leaving or Leaving()
         complete = work.leaving is not None
         approved = self._options.approve_deletes
-        seen.candidates(tx, leaving.keys, work.met, approved, into.told)
+        seen.candidates(tx, leaving.keys, work.present, approved, into.told)
         if not self._lease:
             self._leave_out_who_came(into)
         found = Sweep(seen.scope, into.load, seen.memory, 0, looked=True)
@@ -176,6 +177,15 @@ def _swept(open_: Open | None) -> sql.Composable:
     if open_ is None:
         return sql.SQL("")
     return sql.SQL('UNION ALL SELECT unnest(keys) COLLATE "C" FROM usersync.sweep_keys WHERE sweep_id = {}').format(sql.Literal(open_.id))
+
+
+def _rows(seen: Seen) -> sql.Composable:
+    """And the rows that spell keys otherwise than the source."""
+    if not seen.respelt:
+        return sql.SQL("")
+    return sql.SQL("UNION ALL SELECT row_key FROM usersync.seen WHERE stream_id = {} AND row_key IS NOT NULL").format(
+        sql.Literal(seen.memory.id)
+    )
 
 
 def listed_before(into: Into, page: Page) -> int:

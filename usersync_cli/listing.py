@@ -7,7 +7,7 @@ others, so that one of them does not hide the rest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +23,7 @@ from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.pages import Item
 from usersync_cli.rejects import HALF_FROM, Reject, allowed, is_about_data
 from usersync_cli.shape import Shape
+from usersync_cli.spelling import Spelling, of_table
 from usersync_cli.stream import Into, duplicates, item
 
 
@@ -64,6 +65,7 @@ class Listing:
     number: int = 0  # among those of one transaction
     records: int = 0  # staged
     _comparison: Comparison = field(init=False)
+    _spelling: Spelling = field(init=False)
 
     @property
     def _table(self) -> sql.Composed:
@@ -73,15 +75,24 @@ class Listing:
     def _version_type(self) -> sql.SQL:
         return stage.type_sql(self.into.seen.version_type)
 
-    def begin(self, shape_of: Callable[[Desired], Shape], comparison_of: Callable[[Shape], Comparison]) -> None:
+    def begin(self, shape_of: Callable[[Desired], Shape], comparison_of: Callable[[Shape, Collection[str]], Comparison]) -> None:
         """Make the temp tables, while the transaction may still make any."""
         statement = sql.SQL(
-            'CREATE TEMP TABLE {} (ord bigint PRIMARY KEY, key text COLLATE "C", data text, version {}, deleted boolean, aside boolean)'
-            " ON COMMIT DROP"
+            'CREATE TEMP TABLE {} (ord bigint PRIMARY KEY, key text COLLATE "C", data text, version {}, deleted boolean, aside boolean,'
+            ' row_key text COLLATE "C") ON COMMIT DROP'
         )
         self.tx.execute(statement.format(self._table, self._version_type))
-        self._comparison = comparison_of(shape_of(self._desired(0, 0)))
+        shape = shape_of(self._desired(0, 0))
+        self._spelling = of_table(shape.table, shape.load.key, self.number)
+        self._spelling.prepare(self.tx)
+        self._comparison = comparison_of(shape, set(self._rows(self.rejects).values()))
         self._comparison.begin()
+
+    def _rows(self, keys: Collection[str]) -> dict[str, str]:
+        """How the rows of the table spell these keys."""
+        strange = [key for key in keys if not self._spelling.as_written(key)]
+        spelt = self._spelling.read(self.tx, strange) if strange else {}
+        return {key: spelt[key].row if key in spelt else key for key in keys}
 
     def _desired(self, first: int, last: int) -> Desired:
         """What the transform makes of the records in these places."""
@@ -104,8 +115,9 @@ class Listing:
             found = list(self._whole([one for one in items if not one.record.deleted]))
             items = [one for one in items if one.record.deleted] + [one for one in found if isinstance(one, Item)]
             bad += [one.filed_as for one in found if isinstance(one, Reject)]
-        self._stage(items)
-        self._leave_out(bad)
+        rows = self._rows([*(one.record.key for one in items), *bad])
+        self._stage(items, rows)
+        self._leave_out([rows[key] for key in bad])
 
     def _newest(self, items: Sequence[Item]) -> list[Item]:
         older = duplicates(items, numbered=self.into.seen.numbered)
@@ -130,14 +142,23 @@ class Listing:
     def _leave_out(self, keys: Sequence[str]) -> None:
         self.report.read += self._comparison.leave_out(keys)
 
-    def _stage(self, items: Sequence[Item]) -> None:
+    def _stage(self, items: Sequence[Item], rows: Mapping[str, str]) -> None:
         if not items:
             return
         # as COPY: psycopg writes an array of documents ten times slower
         with self.tx.cursor() as cursor, cursor.copy(sql.SQL("COPY {} FROM STDIN").format(self._table)) as sink:
             for ord_, one in enumerate(items, self.records + 1):
+                record = one.record
                 sink.write_row(
-                    (ord_, one.record.key, one.document.decode(), one.version, one.record.deleted, self._was_set_aside(one.record))
+                    (
+                        ord_,
+                        record.key,
+                        one.document.decode(),
+                        one.version,
+                        record.deleted,
+                        self._was_set_aside(record),
+                        rows[record.key],
+                    )
                 )
         self.records += len(items)
 
@@ -152,7 +173,7 @@ class Listing:
         self.tx.execute(sql.SQL("ANALYZE {}").format(self._table))
         self._pass_over(self.tx.execute(sql.SQL(_OLDER).format(self._table)).rowcount)
         self.tx.execute(sql.SQL("DELETE FROM {} WHERE deleted").format(self._table))
-        aside = self.tx.execute(sql.SQL("DELETE FROM {} WHERE aside RETURNING key").format(self._table)).fetchall()
+        aside = self.tx.execute(sql.SQL("DELETE FROM {} WHERE aside RETURNING row_key").format(self._table)).fetchall()
         self._leave_out([key for (key,) in aside])
         self._put(1, self.records)
         self._comparison.run()
@@ -173,13 +194,13 @@ class Listing:
             bad += 1
             if bad > allowed(self.records) or (bad >= HALF_FROM and bad * 2 >= self.records):
                 raise
-            query = sql.SQL("SELECT key FROM {} WHERE ord = %s").format(self._table)
+            query = sql.SQL("SELECT row_key FROM {} WHERE ord = %s").format(self._table)
             self._leave_out([key for (key,) in self.tx.execute(query, (first,))])
         return bad
 
 
 _OLDER = """
 DELETE FROM {0} AS l USING (
-    SELECT ord, row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC) AS rank FROM {0}
+    SELECT ord, row_number() OVER (PARTITION BY row_key ORDER BY version DESC NULLS LAST, ord DESC) AS rank FROM {0}
 ) AS r WHERE r.ord = l.ord AND r.rank > 1
 """

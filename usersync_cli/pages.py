@@ -25,6 +25,7 @@ from usersync_cli.merge import ASIDE, Merge, key_text
 from usersync_cli.model import Change, Column, Counts, Desired, Record
 from usersync_cli.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
 from usersync_cli.seen import NO_ROW, UNKNOWN, Met
+from usersync_cli.spelling import Spelling
 from usersync_cli.targets.postgres import Plan, Target
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
@@ -46,6 +47,7 @@ class Item:
     listed: bytes | None  # hash of what was listed; None: to be fetched again next time
     hash: bytes  # of its document
     before: Met = UNKNOWN
+    known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
     again: bool = False  # of a dry run: an earlier page had it too
     left_out: bool = False  # the transform gives no row for it
     reject: Reject | None = None
@@ -65,6 +67,7 @@ class Into(Protocol):
     fitted: tuple[Merge, Table] | None
 
     def columns(self) -> list[Column]: ...
+    def spelling(self, tx: Connection) -> Spelling: ...
 
 
 class OddKeys(Exception):
@@ -98,6 +101,8 @@ class Loader:
         self.loaded: list[Item] = []  # those that are left out too
         self.rejects: list[Reject] = []
         self.normalised = 0
+        self.rows: dict[str, str] = {}  # how the rows of those that were loaded spell their keys, where that may be otherwise
+        self._spelt: dict[str, str] = {}  # of this attempt: keys as the transform gives them, and as the source does
         self._alone: list[tuple[Item, str, str]] = []  # what fails alone: reason, detail
 
     @property
@@ -194,12 +199,21 @@ class Loader:
             elif plan.outcome.inserted or plan.outcome.updated:
                 self._foresee(plan)
             self._tell(plan)
+            rows = self._rows(items, left_out) if self._write else {}
             self._drop()
         if self._write and plan.table:
             self._into.fitted = (plan.merge, plan.table)
+        self.rows |= rows
         self._count(counts, items, left_out)
         self.normalised += normalised
         self.loaded += items
+
+    def _rows(self, items: Sequence[Item], left_out: Collection[str]) -> dict[str, str]:
+        """How the rows that were just written spell the keys of these."""
+        spelling = self._into.spelling(self._tx)
+        if spelling.exact:
+            return {key: row for row, key in self._spelt.items()}
+        return {key: one.row for key, one in spelling.read(self._tx, [i.record.key for i in items if i.record.key not in left_out]).items()}
 
     def _apply(self, plan: Plan) -> None:
         """Write. Where the table refuses somebody, say whom, if that can be found by looking."""
@@ -256,7 +270,8 @@ class Loader:
         return stage.desired(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)], 1).transform
 
     def _check_keys(self, merge: Merge, keys: Texts) -> set[str]:
-        """Each row has the key of its record; whoever has no row is left out."""
+        """Each row has the key of its record, in the type of its column; whoever has no row is left out."""
+        self._spelt = {}
         found = self._tx.execute(
             sql.SQL("""
                 SELECT s.key, w.key FROM unnest(%s) AS s(key) FULL JOIN (SELECT {key} AS key FROM ({wanted}) AS w) AS w ON w.key = s.key
@@ -264,11 +279,23 @@ class Loader:
             """).format(key=key_text(merge.key, "w"), wanted=merge.wanted),
             (keys,),
         ).fetchall()
-        if any(mine is None for mine, _ in found):
-            raise OddKeys(
-                {mine for mine, _ in found if mine is not None}, empty=all(theirs is None for mine, theirs in found if mine is None)
-            )
-        return {mine for mine, _ in found}
+        lacking = {mine for mine, _ in found if mine is not None}
+        odd = {theirs for mine, theirs in found if mine is None}
+        if odd - {None}:
+            self._spelt = self._respelt(merge, sorted(lacking), odd - {None})
+        if odd - set(self._spelt):
+            raise OddKeys(lacking - set(self._spelt.values()), empty=odd == {None})
+        return lacking - set(self._spelt.values())
+
+    def _respelt(self, merge: Merge, keys: Sequence[str], rows: Collection[str]) -> dict[str, str]:
+        """Which of these rows have the keys of which records, when the type of the key column compares them."""
+        spelling = self._into.spelling(self._tx)
+        same = sql.SQL(" AND ").join(sql.SQL("w.{0} = s.{0}").format(identifier(name)) for name in merge.key)
+        query = sql.SQL("SELECT DISTINCT {}, s.usersync_key FROM ({}) AS s JOIN ({}) AS w ON {}").format(
+            key_text(merge.key, "w"), spelling.typed, merge.wanted, same
+        )
+        found = spelling.ask(self._tx, query, keys)
+        return {row: key for row, key in found if row in rows}
 
     def _drop(self) -> None:
         """A transaction may load several times."""
@@ -282,7 +309,7 @@ class Loader:
     def _foresee(self, plan: Plan) -> None:
         """Look for those that the table would refuse, and raise as if they had been written; a preview writes nothing."""
         if bad := self._refused(plan):
-            raise _Foreseen(bad)
+            raise _Foreseen({self._spelt.get(key, key): why for key, why in bad.items()})
 
     # who is to blame
 
@@ -295,9 +322,13 @@ class Loader:
             return {}
         merge, _ = self._fit()
         with self._tx.transaction(force_rollback=True):
+            spelling = self._into.spelling(self._tx)
             self._tx.execute("CREATE TEMP SEQUENCE usersync_at")
-            self._tx.execute(_searching(replace(merge, transform=self._transform(_PART)), self._tx))
-            found = psycopg.RawCursor(self._tx).execute(_SEARCH, [*_columns(items), each or len(items) == 1]).fetchall()
+            self._tx.execute(_searching(replace(merge, transform=self._transform(_PART)), spelling, self._tx))
+            parts = spelling.parts([item.record.key for item in items])
+            values = [*_columns(items), each or len(items) == 1, *parts]
+            call = _SEARCH.format(", ".join(f"${i + 1}" for i in range(len(values))))
+            found = psycopg.RawCursor(self._tx).execute(call.encode(), values).fetchall()
         return {
             items[number - 1].record.key: (
                 state if state in {NO_KEY, KEY_DIFFERS} else condition(state),
@@ -346,13 +377,17 @@ def _columns(items: Sequence[Item]) -> list[Texts]:
     return [texts(item.record.key for item in items), Texts([item.document for item in items]), texts(item.version for item in items)]
 
 
-def _searching(tried: Merge, tx: Connection) -> sql.Composed:
+def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     """The function that _SEARCH calls. `tried` is the transform over _PART."""
     columns = [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in tried.fields]
     body = sql.SQL(_BODY).format(
         bad=sql.SQL(BAD),
         tried=tried.wanted,
         key=key_text(tried.key, "w"),
+        same=sql.SQL(" AND ").join(
+            sql.SQL("w.{} = {}").format(identifier(name), spelling.cast(i, sql.SQL(f"usersync_part_{i}[usersync_lo]")))
+            for i, name in enumerate(spelling.key)
+        ),
         without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
         no_key=sql.Literal(NO_KEY),
         key_differs=sql.Literal(KEY_DIFFERS),
@@ -362,10 +397,10 @@ def _searching(tried: Merge, tx: Connection) -> sql.Composed:
     )
     return sql.SQL(
         "CREATE FUNCTION pg_temp.usersync_search"
-        " (usersync_keys text[], usersync_data text[], usersync_versions text[], usersync_each boolean)"
+        " (usersync_keys text[], usersync_data text[], usersync_versions text[], usersync_each boolean{})"
         " RETURNS TABLE (usersync_ord int, usersync_state text, usersync_column text, usersync_constraint text, usersync_table text)"
         " LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS {}"
-    ).format(sql.Literal(body.as_string(tx)))
+    ).format(sql.SQL("".join(f", usersync_part_{i} text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
 
 
 # Of the page, those from usersync_lo to usersync_hi. The sequence, which no rollback takes back, notes how far their reading
@@ -376,7 +411,7 @@ _PART = sql.SQL("""
       FROM unnest(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
                   usersync_versions[usersync_lo:usersync_hi]) WITH ORDINALITY AS p(key, data, version, ord) OFFSET 0
 """)
-_SEARCH = "SELECT * FROM pg_temp.usersync_search($1, $2, $3, $4)"
+_SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
 _BODY = """
 #variable_conflict use_column
 DECLARE
@@ -415,7 +450,9 @@ BEGIN
           usersync_wrong := usersync_wrong + 1;
         END IF;
       ELSE
-        SELECT count(*) FILTER (WHERE {without}), count(*) FILTER (WHERE {key} <> usersync_keys[usersync_lo] OR ROW(w.*) IS NULL)
+        SELECT count(*) FILTER (WHERE {without}),
+               count(*) FILTER (WHERE ROW(w.*) IS NULL
+                                   OR CASE WHEN {key} = usersync_keys[usersync_lo] THEN false ELSE ({same}) IS NOT TRUE END)
           INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
         usersync_state := CASE WHEN usersync_without > 0 THEN {no_key} WHEN usersync_odd > 0 THEN {key_differs} END;
         IF usersync_state IS NOT NULL THEN

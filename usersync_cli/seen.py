@@ -30,6 +30,7 @@ KEPT = -2  # a complete listing lacked it, and the guard kept its row
 CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean
 LONGEST_FINGERPRINT = 64
 LACKING_PAGE = 10_000
+PASSED = 100  # documents that are remembered as passed over, of one key
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Met:
     known: bool = False  # it is remembered at all
     missing: int = 0
     reject: str | None = None  # waiting, dropped
+    passed: bool = False  # another of the same key, later in the listing, counts instead
 
 
 UNKNOWN = Met()
@@ -70,11 +72,13 @@ class Seen:
     fingerprint: str = ""
     sweep: Open | None = None
     there: bool = False  # usersync's tables
+    respelt: bool = False  # rows spell some keys otherwise than their source
     known_before: int = 0  # how many are or were in the target, as of the beginning of this reading
 
     def recall(self, connection: Connection) -> None:
         """Read what is there; nothing where usersync's tables are not."""
         self.memory, self.fingerprint, self.sweep, self.there, self.known_before = Memory(), "", None, False, 0
+        self.respelt = False
         if state.current(connection) != state.VERSION:
             return
         self.there = True
@@ -82,6 +86,7 @@ class Seen:
         if found is None or found[1] != self.scope.target:
             return
         self.memory, self.fingerprint = Memory(found[0], adopted=found[3], previous=found[4]), found[2]
+        self.respelt = connection.execute(_RESPELT, (found[0],)).fetchone() == (True,)
         ((self.known_before,),) = connection.execute(_KNOWN, (found[0],)).fetchall()
         row = connection.execute(_OPEN, (found[0],)).fetchone()
         self.sweep = Open(*row) if row else None
@@ -121,13 +126,36 @@ class Seen:
         )
 
     def look_up(
-        self, connection: Connection, keys: Sequence[str], hashes: Sequence[bytes], versions: Sequence[str | None]
+        self,
+        connection: Connection,
+        keys: Sequence[str],
+        hashes: Sequence[bytes],
+        versions: Sequence[str | None],
+        *,
+        listing: bool = False,
     ) -> dict[int, Met]:
-        """By position, for all but those that are known, unchanged, and in the target."""
+        """By position, for all but those that are known, unchanged, and in the target. `listing`: they are of a complete one."""
         values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), **vars(self.scope)}
-        values |= {"stream_id": self.memory.id}
+        values |= {"stream_id": self.memory.id, "listing": listing}
         statement = self._typed(_LOOK_UP, rank=sql.SQL("1" if len(set(keys)) == len(keys) else _RANK))
         return {row[0]: Met(*row[1:]) for row in connection.execute(statement, values).fetchall()}
+
+    def known_as(self, connection: Connection, rows: Sequence[str]) -> dict[str, str]:
+        """Under which keys these rows are remembered, as far as they are."""
+        found = connection.execute(_KNOWN_AS, {"stream": self.memory.id, "rows": texts(rows)}).fetchall()
+        return dict(found)
+
+    def respell(self, tx: Connection, spelt: Mapping[str, str]) -> None:
+        """These are remembered under another spelling of their keys from now on, and their rejects too."""
+        values = {**vars(self.scope), "id": self.memory.id, "before": texts(spelt), "after": texts(spelt.values())}
+        for statement in _RESPELL:
+            tx.execute(statement, values)
+        self.respelt = True
+
+    def spell(self, tx: Connection, rows: Mapping[str, str]) -> None:
+        """How the rows of these are spelt."""
+        if tx.execute(_SPELL, {"stream": self.memory.id, "keys": texts(rows), "rows": texts(rows.values())}).rowcount:
+            self.respelt = True
 
     def listed(self, connection: Connection, keys: Sequence[str]) -> dict[str, bytes | None]:
         """What was listed of these, by key."""
@@ -153,6 +181,7 @@ class Seen:
         """These are at the source, and this is what the target has of them. A version that is None leaves the one that is known."""
         values = {
             "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "held": Blobs(held), "versions": texts(versions),
+            "sweep": self.sweep.id if self.sweep else None, "most": PASSED,
         }  # fmt: skip
         tx.execute(self._typed(_NOTE), values)
 
@@ -167,6 +196,11 @@ class Seen:
     def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
         """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
         tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": TOLD})
+
+    def look_again(self, tx: Connection, keys: Collection[str]) -> None:
+        """Of these, the listing had only records that it had passed over before: the next one decides anew."""
+        statement = "UPDATE usersync.seen SET listed = NULL, held = NULL, passed = NULL WHERE stream_id = %s AND key = ANY(%s)"
+        tx.execute(statement, (self.memory.id, texts(keys)))
 
     def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Seen:
         """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
@@ -212,8 +246,9 @@ class Seen:
             after = page[-1][0]
 
     def listed_keys(self, connection: Connection, run_id: int) -> set[str]:
-        """The keys of the list that waits for approval under this run."""
-        return {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
+        """The keys of the list that waits for approval under this run, as their rows have them and as they are remembered."""
+        listed = {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
+        return listed | set(self.known_as(connection, list(listed)).values()) if self.respelt else listed
 
     def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
         return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT, "after": ""}
@@ -229,30 +264,36 @@ class Seen:
 
         With an approved list, also those of it that the guard kept in an earlier run. `told` were told, but not noted.
         """
-        tx.execute('CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean) ON COMMIT DROP')
+        tx.execute(
+            'CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean, row text COLLATE "C") ON COMMIT DROP'
+        )
         if told:
-            tx.execute("INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM unnest(%s::text[]) AS g(key)", (texts(told),))
+            statement = "INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, true FROM unnest(%s::text[]) AS g(key)"
+            tx.execute(statement, (texts(told),))
         if self.memory.id:
             tx.execute(_TOLD_CANDIDATES, {"stream": self.memory.id, "told": TOLD})
         if keys is None:
             tx.execute(_LACKING_CANDIDATES, self._lack(met, self.sweep))
         else:
             tx.execute(
-                "INSERT INTO pg_temp.usersync_candidates SELECT DISTINCT key, false FROM unnest(%s::text[]) AS g(key)"
+                "INSERT INTO pg_temp.usersync_candidates (key, told) SELECT DISTINCT key, false FROM unnest(%s::text[]) AS g(key)"
                 " ON CONFLICT DO NOTHING",
                 (texts(keys),),
             )
         if approved is not None and self.memory.id:
             tx.execute(_KEPT_CANDIDATES, {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved})
+        if self.respelt:
+            tx.execute(_ROWS_OF_CANDIDATES, (self.memory.id,))
         tx.execute(sql.SQL("ANALYZE {}").format(CANDIDATES))
 
     def with_rows(self, tx: Connection, merge: Merge) -> int:
         """Put into sweep.GONE those candidates that have a row which is not marked yet; how many."""
         there = sql.SQL("WHERE t.{} IS NULL").format(sql.Identifier(merge.marks[0])) if merge.marks else sql.SQL("")
         tx.execute(
-            sql.SQL("CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT c.key FROM {} AS c JOIN {} AS t ON {} = c.key {}").format(
-                CANDIDATES, merge.table, key_text(merge.key), there
-            )
+            sql.SQL(
+                "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS"
+                " SELECT DISTINCT COALESCE(c.row, c.key) AS key FROM {} AS c JOIN {} AS t ON {} = COALESCE(c.row, c.key) {}"
+            ).format(CANDIDATES, merge.table, key_text(merge.key), there)
         )
         tx.execute(sql.SQL("ANALYZE {}").format(GONE))
         ((number,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(GONE)).fetchall()
@@ -279,8 +320,9 @@ class Seen:
         """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
         statement = sql.SQL("""
             UPDATE usersync.seen SET held = NULL WHERE stream_id = {0} AND key IN (
-                SELECT h.key FROM (SELECT key FROM usersync.seen WHERE stream_id = {0} AND length(held) > 1) AS h
-                  FULL JOIN (SELECT {2} AS key FROM {1} AS t) AS t ON t.key = h.key WHERE t.key IS NULL OFFSET 0)
+                SELECT h.key
+                  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {0} AND length(held) > 1) AS h
+                  FULL JOIN (SELECT {2} AS key FROM {1} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0)
         """).format(sql.Literal(self.memory.id), merge.table, key_text(merge.key))
         return tx.execute(statement).rowcount
 
@@ -338,7 +380,7 @@ _SWEEP_KEYS = "INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, 
 _RANK = "row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)"
 _LOOK_UP = """
 SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.held, s.key IS NOT NULL,
-       COALESCE(s.missing, 0), r.status
+       COALESCE(s.missing, 0), r.status, %(listing)s AND (p.hash = ANY(s.passed)) IS TRUE AND (p.version > s.{version}) IS NOT TRUE
   FROM (SELECT ord, key, hash, version, {rank} AS rank
           FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
   LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
@@ -349,12 +391,41 @@ SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.h
  WHERE (p.rank = 1 AND s.listed = p.hash AND length(s.held) > 1 AND s.missing = 0
         AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
 """
+# What a listing had before of the same key, it has passed over when something else comes later.
 _NOTE = """
-INSERT INTO usersync.seen AS s (stream_id, key, listed, held, {version})
-SELECT %(stream)s, g.* FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(held)s::bytea[], %(versions)s::{type}[])
+INSERT INTO usersync.seen AS s (stream_id, key, listed, held, {version}, sweep_id)
+SELECT %(stream)s, g.*, %(sweep)s FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(held)s::bytea[], %(versions)s::{type}[])
        AS g(key, listed, held, version) ORDER BY key COLLATE "C"
 ON CONFLICT (stream_id, key) DO UPDATE
-   SET listed = excluded.listed, held = excluded.held, missing = 0, {version} = COALESCE(excluded.{version}, s.{version})
+   SET listed = excluded.listed, held = excluded.held, missing = 0, {version} = COALESCE(excluded.{version}, s.{version}),
+       sweep_id = excluded.sweep_id,
+       passed = CASE WHEN s.sweep_id = excluded.sweep_id AND s.listed <> excluded.listed
+                     THEN (s.listed || array_remove(s.passed, excluded.listed))[:%(most)s]
+                     ELSE array_remove(s.passed, excluded.listed) END
+"""
+_RESPELT = "SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %s AND row_key IS NOT NULL)"
+_KNOWN_AS = """
+SELECT row_key, key FROM usersync.seen WHERE stream_id = %(stream)s AND row_key = ANY(%(rows)s)
+UNION ALL SELECT key, key FROM usersync.seen WHERE stream_id = %(stream)s AND key = ANY(%(rows)s) AND row_key IS NULL
+"""
+_RESPELL = (
+    "DELETE FROM usersync.seen WHERE stream_id = %(id)s AND key = ANY(%(after)s)",
+    """
+    UPDATE usersync.seen AS s SET key = g.after, row_key = NULLIF(COALESCE(s.row_key, s.key), g.after)
+      FROM unnest(%(before)s::text[], %(after)s::text[]) AS g(before, after)
+     WHERE s.stream_id = %(id)s AND s.key = g.before COLLATE "C"
+    """,
+    """
+    DELETE FROM usersync.rejects WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND key = ANY(%(after)s)
+    """,
+    """
+    UPDATE usersync.rejects AS r SET key = g.after FROM unnest(%(before)s::text[], %(after)s::text[]) AS g(before, after)
+     WHERE r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = g.before
+    """,
+)
+_SPELL = """
+UPDATE usersync.seen AS s SET row_key = NULLIF(g.row, s.key) FROM unnest(%(keys)s::text[], %(rows)s::text[]) AS g(key, row)
+ WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C" AND s.row_key IS DISTINCT FROM NULLIF(g.row, s.key)
 """
 _TOLD = """
 UPDATE usersync.seen AS s SET missing = %(told)s, {version} = COALESCE(g.version, s.{version})
@@ -375,7 +446,7 @@ SELECT s.key, s.missing
 _LACKING_PAGE = f"SELECT key, missing FROM ({_LACKING}) AS l ORDER BY key LIMIT %(most)s"  # noqa: S608  our own text
 _COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
 _LACKING_CANDIDATES = f"""
-INSERT INTO pg_temp.usersync_candidates SELECT key, false FROM ({_LACKING}) AS l ON CONFLICT DO NOTHING
+INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, false FROM ({_LACKING}) AS l ON CONFLICT DO NOTHING
 """  # noqa: S608  our own text
 _LISTED = """
 SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k.approval_id
@@ -386,15 +457,20 @@ SELECT count(*) FROM usersync.seen
  WHERE stream_id = %s AND held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)
 """
 _TOLD_CANDIDATES = """
-INSERT INTO pg_temp.usersync_candidates SELECT key, true FROM usersync.seen WHERE stream_id = %(stream)s AND missing = %(told)s
+INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, true FROM usersync.seen WHERE stream_id = %(stream)s AND missing = %(told)s
 ON CONFLICT DO NOTHING
 """
 _KEPT_CANDIDATES = f"""
-INSERT INTO pg_temp.usersync_candidates
-SELECT s.key, false FROM usersync.seen AS s JOIN ({_LISTED}) AS l ON l.key = s.key WHERE s.stream_id = %(id)s AND s.missing = %(kept)s
+INSERT INTO pg_temp.usersync_candidates (key, told)
+SELECT s.key, false FROM usersync.seen AS s JOIN ({_LISTED}) AS l ON l.key = COALESCE(s.row_key, s.key)
+ WHERE s.stream_id = %(id)s AND s.missing = %(kept)s
 ON CONFLICT DO NOTHING
 """  # noqa: S608  our own text
-_STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = c.key AND <stays>)"
+_ROWS_OF_CANDIDATES = """
+UPDATE pg_temp.usersync_candidates AS c SET row = s.row_key FROM usersync.seen AS s
+ WHERE s.stream_id = %s AND s.key = c.key AND s.row_key IS NOT NULL
+"""
+_STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = COALESCE(c.row, c.key) AND <stays>)"
 _PURGE = """
 DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.held = %(removed)s AND s.missing = 0
    AND NOT EXISTS (SELECT FROM pg_temp.usersync_candidates AS c WHERE c.key = s.key)

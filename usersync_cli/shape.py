@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from usersync_cli import stage
-from usersync_cli.catalog import Table, TableColumn
+from usersync_cli.catalog import Table, TableColumn, has_one_text
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.model import Desired, Load
 from usersync_cli.targets.postgres import MARK
 
-# Types in which two values are equal only if their texts are; of those of text, unless a collation says otherwise.
-_EXACT = {
-    "smallint", "integer", "bigint", "uuid", "boolean", "date", "bytea", "text", "character varying", "bpchar",
-    "timestamp with time zone", "timestamp without time zone",
-}  # fmt: skip
 _MEASURED = {"character varying", "bpchar", '"bit"', "bit varying"}  # what is too long differs; it is no error here, and is not cut
 
 
@@ -150,4 +145,4 @@ def shape_of(  # noqa: PLR0913, PLR0917  all that decides it
 
 
 def exact(column: TableColumn) -> bool:
-    return column.bare in _EXACT and not column.collation
+    return has_one_text(column.bare) and not column.collation

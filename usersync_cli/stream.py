@@ -22,6 +22,7 @@ from usersync_cli.model import Column, Counts, Record, Step
 from usersync_cli.pages import Item
 from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import Met, Seen
+from usersync_cli.spelling import Spelling, spelling_of
 from usersync_cli.state import StoredCursor
 from usersync_cli.sweep import Scope
 from usersync_cli.targets.postgres import Target
@@ -98,6 +99,7 @@ class Into:
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self.seen = Seen(Scope(**scope, stream=stream, target=into, fingerprint=fingerprint), numbered)
         self.fitted: tuple[Merge, Table] | None = None
+        self._spelling: Spelling | None = None
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
         self.judged = False  # whoever left was judged with the last page: a complete listing, and what the source said
         self.stored: StoredCursor | None = None
@@ -105,11 +107,23 @@ class Into:
         self.limits = Limits(step.name)
         self.came = Came()  # of a dry run: what came so far
         self.told: set[str] = set()
+        self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
         self.records = 0  # of a dry run: so many records of the sweep
 
     @property
     def removes(self) -> bool:
         return self.load.on_missing != "keep"
+
+    @property
+    def knows_spelling(self) -> bool:
+        """Whether `spelling` asks nobody."""
+        return self._spelling is not None and not (self._spelling.table is None and self.fitted)
+
+    def spelling(self, tx: Connection) -> Spelling:
+        """How the table spells keys. In a transaction; raises Drift where the stream does not fit its table."""
+        if self._spelling is None or not self.knows_spelling:
+            self._spelling = _spelling(tx, self)
+        return self._spelling
 
     def columns(self) -> list[Column]:
         """Of its stage."""
@@ -131,11 +145,18 @@ class Work:
     met_again: list[str] = field(default_factory=list)  # rejects, unchanged
     dropped: int = 0  # of these, those that a person has dropped
     back: list[str] = field(default_factory=list)
+    respelt: dict[str, str] = field(default_factory=dict)  # keys as they were remembered, and as they are spelt now
+    rows: dict[str, str] = field(default_factory=dict)  # how rows spell keys
     owed: list[str] = field(default_factory=list)  # at the source, but their documents can't be had today
     met: list[str] = field(default_factory=list)  # keys that are at the source
     size: int = 0
     leaving: Leaving | None = None
     refusal: GuardRefused | None = None
+
+    @property
+    def present(self) -> list[str]:
+        """Under which keys those who are at the source are remembered, until the page is stored."""
+        return [*self.met, *self.respelt]
 
 
 @dataclass(frozen=True)
@@ -152,6 +173,15 @@ def fit(tx: Connection, into: Into) -> tuple[Merge, Table | None]:
     with tx.transaction(force_rollback=True):
         staged = stage.create(tx, into.stage, into.columns())
         return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), tx)
+
+
+def _spelling(tx: Connection, into: Into) -> Spelling:
+    if into.fitted:
+        return spelling_of(tx, *into.fitted)
+    with tx.transaction(force_rollback=True):
+        staged = stage.create(tx, into.stage, into.columns())
+        merge, table = into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), tx)
+        return spelling_of(tx, merge, table)
 
 
 # records
@@ -208,14 +238,14 @@ def _version(given: str | None, *, numbered: bool) -> str | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
 
 
-def duplicates(items: Sequence[Item], *, numbered: bool) -> dict[int, Met]:
-    """Where nothing is remembered yet: of each key the newest, by version, then by place."""
-    best: dict[str, tuple[Any, int]] = {}
+def duplicates(items: Sequence[Item], *, numbered: bool, same: Mapping[str, object] | None = None) -> dict[int, Met]:
+    """Those of which the page has a newer one, by version, then by place. `same` says who is who, where keys alone don't."""
+    best: dict[object, tuple[Any, int]] = {}
     for position, item in enumerate(items):
         version = item.version
         order = (version is not None, (Decimal(version) if numbered else datetime.fromisoformat(version)) if version else 0)
-        key = item.record.key
-        if key not in best or best[key][0] <= order:
-            best[key] = (order, position)
+        who = (same or {}).get(item.record.key, item.record.key)
+        if who not in best or best[who][0] <= order:
+            best[who] = (order, position)
     winners = {position for _, position in best.values()}
     return {position: Met(duplicate=True) for position in range(len(items)) if position not in winners}

@@ -272,7 +272,7 @@ def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     found = Listing(tx, into, extract.source, details, rejects, report, partial(_moved, world, stream), number)
     found.begin(
         lambda desired: shape_of(desired, into.load, table, tx, job, number),
-        lambda shape: Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values),
+        lambda shape, rejects: Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values),
     )
     return found
 
