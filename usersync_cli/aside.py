@@ -49,7 +49,7 @@ class Aside:
         """Find the records that the transform or a cast failed on; whether there were any. Raises Drift for too many."""
         self.begin(merge)
         found, rows = isolate.transform(self._tx, merge, text, stages)
-        self._judge(rows)
+        self._judge(merge, rows)
         return bool(found)
 
     def check(self, merge: Merge, table: Table | None, read: int, stays: sql.Composable | None = None) -> bool:
@@ -67,7 +67,7 @@ class Aside:
             self._tx.execute(sql.SQL("DROP TABLE {}").format(ASIDE))
             self.begun = False
         elif found:
-            self._judge(read)
+            self._judge(merge, read)
         return found > 0
 
     def write(self, merge: Merge, read: int, prepare: Callable[[], None]) -> bool:
@@ -83,14 +83,21 @@ class Aside:
             raise psycopg.Rollback(savepoint)
         if found:
             isolate.set_aside(self._tx, merge, found)
-        self._judge(read)
+        self._judge(merge, read)
         return bool(found)
 
-    def _judge(self, read: int) -> None:
-        query = sql.SQL("SELECT usersync_reason, usersync_detail, count(*) FROM {} GROUP BY 1, 2").format(ASIDE)
-        counted = {(reason, detail): number for reason, detail, number in self._tx.execute(query).fetchall()}
-        total = sum(counted.values())
-        Limits(self._step).count(max(read, total), counted)
+    def _judge(self, merge: Merge, read: int) -> None:
+        """Raises Drift when so many are bad that it is not the records. What was set aside before has been judged."""
+        before: sql.Composable = sql.SQL("false")
+        if rejects.readable(self._tx):
+            before = sql.SQL(
+                "EXISTS (SELECT FROM usersync.rejects AS r WHERE r.job = {} AND r.step = {} AND r.stream = '' AND r.key = {})"
+            ).format(sql.Literal(self._job), sql.Literal(self._step), _filed_as(merge, "a"))
+        query = sql.SQL("SELECT usersync_reason, usersync_detail, count(*), count(*) FILTER (WHERE {}) FROM {} AS a GROUP BY 1, 2")
+        found = self._tx.execute(query.format(before, ASIDE)).fetchall()
+        total, again = sum(number for *_, number, _ in found), sum(number for *_, number in found)
+        new = {(reason, detail): number - known for reason, detail, number, known in found}
+        Limits(self._step, job=self._job).count(max(read, total) - again, new)
 
     # filing
 
@@ -115,12 +122,8 @@ class Aside:
             SELECT (SELECT count(*) FROM {aside} WHERE usersync_ord < 0) + (SELECT count(*) FROM ({everything}) AS w WHERE {is_aside})
         """).format(aside=ASIDE, everything=merge.everything, is_aside=merge.is_aside)
         records = self._number(query)
-        self._judge(read + records)
-        self._tx.execute(
-            sql.SQL(
-                "UPDATE {} AS t SET usersync_key = CASE WHEN {} THEN 'sha256:' || encode(sha256(usersync_document), 'hex') ELSE {} END"
-            ).format(ASIDE, _without_key(merge, "t"), key_text(merge.key))
-        )
+        self._judge(merge, read + records)
+        self._tx.execute(sql.SQL("UPDATE {} AS t SET usersync_key = {}").format(ASIDE, _filed_as(merge, "t")))
         rejected = self._number(sql.SQL("SELECT count(DISTINCT usersync_key) FROM {}").format(ASIDE))
         return Counts(read=records, duplicates=records - rejected, rejected=rejected)
 
@@ -150,9 +153,7 @@ class Aside:
             number = rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
         if not number:
             return None
-        return PartialError(
-            f"{number:,} record{'' if number == 1 else 's'} set aside", hint=f"usersync rejects list --job {self._job} says why"
-        )
+        return PartialError(f"{number:,} record{'' if number == 1 else 's'} set aside", hint=rejects.looking(self._job))
 
     def unknown(self) -> int:
         """Records whose key is not known: they may be any of the target. Nobody has said that these may be forgotten."""
@@ -171,6 +172,13 @@ class Aside:
     def _number(self, query: sql.Composed) -> int:
         (number,) = self._tx.execute(query).fetchone() or (0,)
         return int(number)
+
+
+def _filed_as(merge: Merge, side: str) -> sql.Composed:
+    """The key under which a record of ASIDE waits."""
+    return sql.SQL("CASE WHEN {0} THEN 'sha256:' || encode(sha256({1}.usersync_document), 'hex') ELSE {2} END").format(
+        _without_key(merge, side), sql.SQL(side), key_text(merge.key, side)
+    )
 
 
 def _without_key(merge: Merge, side: str) -> sql.Composed:

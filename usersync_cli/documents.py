@@ -31,7 +31,7 @@ from usersync_cli.lease import Lease
 from usersync_cli.leaving import Leavers, had_row, listed_before
 from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader
-from usersync_cli.rejects import Limits, Reject
+from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
 from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options, StepResult, World, read_of, refuse_other_account
@@ -98,7 +98,7 @@ class Reading:
             into = self._into(name, self._session.account, numbered=name in numbered)
             into.stored = stored.get(name)
             into.cursor_version = into.stored.version if into.stored else 0
-            into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0)
+            into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0, job=self._world.tools.job)
             self._intos.append(into)
 
     def _check_account(self, everything: Sequence[StoredCursor]) -> None:
@@ -167,7 +167,7 @@ class Reading:
         """What the step's end says while rejects wait, be they of an earlier run."""
         job, step = self._world.tools.job, self._step.name
         if not self._lease:
-            number = sum(into.limits.rejected.total() for into in self._intos)
+            number = sum(into.waiting for into in self._intos)
             hint = f"after a run: usersync rejects list --job {job}"
             return [PartialError(f"{number:,} {_records(number)} would be set aside", hint=hint)] if number else []
         number = rejects.count_waiting(self._tx, job, step=step).get((job, step), 0)
@@ -417,7 +417,7 @@ class Reading:
             seen = seen.open_sweep(tx, page.sweep, keyed=into.removes)
         loader = self._load(work)
         work.counts += loader.counts
-        self._judge(work, loader)
+        self._judge(work, loader, complete=page.complete)
         if self._lease:
             self._remember(seen, work, loader)
             if page.sweep:
@@ -449,21 +449,25 @@ class Reading:
             work.into,
             write=self._lease is not None,
             diff=None if self._lease else self._options.diff,
-            all_may_fail=self._options.retry is not None,
+            sample=0 if self._options.retry is not None else HALF_FROM if work.sweep else SAMPLE,
         )
         loader.load([item for item in work.items if not item.again])
         loader.load([item for item in work.items if item.again])
         return loader
 
-    def _judge(self, work: Work, loader: Loader) -> None:
-        """Raises Drift when so many records are bad that it is not the records."""
-        reasons = Counter((one.reason, one.detail) for one in [*work.bad, *loader.rejects])
-        if again := len(work.met_again) - work.dropped:
-            reasons["set aside before", ""] += again
-        limits, sweep = work.into.limits, work.into.seen.sweep
-        if not limits.records and sweep and sweep.name == work.sweep:
-            limits.records = sweep.records  # an earlier run has read the beginning of this listing
-        limits.count(work.counts.read, reasons)
+    def _judge(self, work: Work, loader: Loader, *, complete: bool) -> None:
+        """Raises Drift when so many records are bad that it is not the records. What was set aside before has been judged."""
+        into, scope = work.into, work.into.seen.scope
+        bad = [*work.bad, *loader.rejects]
+        before = rejects.stored(self._tx, scope.job, scope.step, scope.stream, bad)
+        new = [one for one in bad if one.filed_as not in before]
+        into.waiting += len(work.met_again) - work.dropped + len(bad) - sum(before.values())
+        limits, sweep = into.limits, into.seen.sweep
+        if not limits.records and sweep and sweep.name == work.sweep:  # an earlier run has read the beginning of this listing
+            limits.records = sweep.records
+            limits.rejected = rejects.met_since(self._tx, scope.job, scope.step, scope.stream, sweep.id)
+        again = len(work.met_again) + len(bad) - len(new)
+        limits.count(work.counts.read - again, Counter((one.reason, one.detail) for one in new), whole=complete and bool(work.sweep))
         self._check_sums(work.counts)
 
     def _check_sums(self, counts: Counts) -> None:

@@ -244,8 +244,10 @@ class Planning:
         """Records that no transform has seen."""
         counts.read += len(self._reading.bad)
         counts.rejected += len(self._reading.bad)
-        limits = rejects.Limits(self._step.name)
-        limits.count(counts.distinct, {(one.reason, one.detail): 1 for one in self._reading.bad})
+        job, step, bad = self._world.tools.job, self._step.name, self._reading.bad
+        before = rejects.stored(self._tx, job, step, self._reading.stream, bad)
+        limits = rejects.Limits(step, job=job)
+        limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])
 
     def _add_kept_out(self, target: Target, counts: Counts) -> None:
         """Accounts that were given to people whom the source leaves alone now. A self-service user has left, where that has an effect."""

@@ -82,7 +82,8 @@ class OddKeys(Exception):
 class Loader:
     """Loads records of one stream in a transaction that has begun; without `write` only finds out, and tells `diff`.
 
-    Where `all_may_fail`, that all of them do says nothing of the transform: they have failed before.
+    That all of them have other keys is the transform's mistake where they are `sample` or more; with 0, it says nothing: they
+    have failed before.
     """
 
     def __init__(  # noqa: PLR0913  how, beside where
@@ -93,10 +94,10 @@ class Loader:
         *,
         write: bool,
         diff: Callable[[Change], bool] | None = None,
-        all_may_fail: bool = False,
+        sample: int = HALF_FROM,
     ) -> None:
         self._tx, self._step, self._into, self._write, self._diff = tx, step, into, write, diff
-        self._all_may_fail = all_may_fail
+        self._sample = sample
         self.counts = Counts()
         self.loaded: list[Item] = []  # those that are left out too
         self.rejects: list[Reject] = []
@@ -341,7 +342,7 @@ class Loader:
         """The same where rows have keys of no record. Rows without any mostly are those of records that have no row of their own."""
         suspects = [item for item in items if item.record.key in odd.lacking] if odd.reason == NO_KEY else []
         found = self._find(suspects, each=True) or self._find(items, each=True)
-        everybody = len(found) == len(items) >= HALF_FROM and not self._all_may_fail
+        everybody = self._sample and len(found) == len(items) >= self._sample
         if everybody and {why for why, _ in found.values()} == {KEY_DIFFERS}:
             raise Drift(
                 "the transform gives its rows other keys than those of their records",

@@ -31,6 +31,7 @@ KEPT = timedelta(days=30)  # a document, after its record was last met; its row 
 FEW = 50
 SHARE = 0.01
 HALF_FROM = 3
+SAMPLE = 20  # fewer say nothing of a source, unless they are all that it has
 DATA_CLASSES = ("22", "23", "21")  # SQLSTATEs that speak of a record; all others of the server, or of the SQL
 TOO_BIG = ("54000", "54001")  # and these: a value that no index or no jsonb holds, a document that is nested too deep
 BAD = "data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded"  # the same in PL/pgSQL
@@ -202,7 +203,15 @@ def kept(connection: Connection, ids: Sequence[int], after: int) -> list[Kept]:
 def left(job: str, number: int) -> PartialError:
     """What the end of a step says while so many wait."""
     records = "record" if number == 1 else "records"
-    return PartialError(f"{number:,} {records} set aside, waiting for somebody to look", hint=f"usersync rejects list --job {job}")
+    return PartialError(f"{number:,} {records} set aside, waiting for somebody to look", hint=looking(job))
+
+
+def looking(job: str) -> str:
+    """What to type where rejects wait."""
+    return (
+        f"usersync rejects list --job {job} says why; then `usersync rejects retry --all --job {job}`, or `usersync rejects drop ID`"
+        " for one that may stay out"
+    )
 
 
 def chosen(connection: Connection, ids: Sequence[int], job: str | None = None) -> list[Waiting]:
@@ -215,6 +224,26 @@ def chosen(connection: Connection, ids: Sequence[int], job: str | None = None) -
             hint="`usersync rejects list` shows those that wait; one whose record was loaded since is gone. Nothing was changed",
         )
     return found
+
+
+def stored(connection: Connection, job: str, step: str, stream: str, rejects: Collection[Reject]) -> dict[str, bool]:
+    """Which of these were set aside before, and whether somebody dropped them as they are now."""
+    if not rejects or not readable(connection):
+        return {}
+    given = {one.filed_as: hashlib.sha256(one.document).digest() for one in rejects}
+    query = "SELECT key, status, hash FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
+    found = connection.execute(query, (job, step, stream, texts(given))).fetchall()
+    return {key: status == "dropped" and hash_ == given[key] for key, status, hash_ in found}
+
+
+def met_since(connection: Connection, job: str, step: str, stream: str, sweep_id: int) -> Counter[tuple[str, str]]:
+    """Those that wait and were met for the first time while this sweep was under way, as numbers by reason and detail."""
+    query = (
+        "SELECT reason, detail, count(*) FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND status = 'waiting'"
+        " AND first_at >= (SELECT started_at FROM usersync.sweeps WHERE id = %s) GROUP BY 1, 2"
+    )
+    found = connection.execute(query, (job, step, stream, sweep_id)).fetchall()
+    return Counter({(why, where): number for why, where, number in found})
 
 
 def drop(tx: Connection, ids: Sequence[int]) -> int:
@@ -232,31 +261,35 @@ def readable(connection: Connection) -> bool:
 
 
 class Limits:
-    """How many records of one run of a step may be bad. Told as they come."""
+    """How many records of one run of a step may be bad. Told as they come; those that were set aside before are not among them."""
 
-    def __init__(self, step: str, *, expected: int = 0) -> None:
+    def __init__(self, step: str, *, expected: int = 0, job: str = "") -> None:
         """`expected` is about how many records will come, where that is known before."""
         self.records = 0
         self.rejected: Counter[tuple[str, str]] = Counter()
-        self._step, self._expected = step, expected
+        self._step, self._expected, self._job = step, expected, job
 
     def add(self, records: int, rejects: Iterable[Reject] = ()) -> None:
         """So many more records, and which of them are rejects. Raises Drift when it is too many."""
         self.count(records, Counter((one.reason, one.detail) for one in rejects))
 
-    def count(self, records: int, reasons: Mapping[tuple[str, str], int]) -> None:
-        """The same with the rejects as numbers, by reason and detail."""
+    def count(self, records: int, reasons: Mapping[tuple[str, str], int], *, whole: bool = True) -> None:
+        """The same with the rejects as numbers, by reason and detail. Without `whole` there may be more than came so far."""
         self.records += records
         self.rejected.update(reasons)
         bad, of = self.rejected.total(), self.records
-        if bad <= allowed(max(of, self._expected)) and not (bad >= HALF_FROM and bad * 2 >= of):
+        are_most = bad >= HALF_FROM and bad * 2 >= of and (whole or of >= SAMPLE)
+        if bad <= allowed(max(of, self._expected)) and not are_most:
             return
         (reason_, detail), most = self.rejected.most_common(1)[0]
         named = f"{reason_} ({detail})" if detail else reason_
+        of_job = f" --job {self._job}" if self._job else ""
         raise Drift(
             f"at least {bad:,} of {of:,} records of step {self._step} can't be loaded, most of them ({most:,}) because of {named};"
             " the step stopped, and its cursor stays",
-            hint="this many are not set aside: has the source, the transform or the target table changed? Mend it and run again",
+            hint="this many are not set aside: has the source, the transform or the target table changed? Fix it and run again.\n"
+            f"Records that were set aside before don't count: `usersync rejects list{of_job}` shows them,"
+            f" `usersync rejects retry --all{of_job}` tries them again, `usersync rejects drop ID` leaves one out",
         )
 
 

@@ -105,6 +105,7 @@ class Into:
         self.stored: StoredCursor | None = None
         self.cursor_version = 0
         self.limits = Limits(step.name)
+        self.waiting = 0  # rejects that came in this run, without those that are dropped
         self.came = Came()  # of a dry run: what came so far
         self.told: set[str] = set()
         self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before

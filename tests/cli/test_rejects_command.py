@@ -326,7 +326,7 @@ def test_some_still_fail(bad: Export) -> None:
 
     assert 3 == result.status
     assert result.stdout.startswith("copy: 2 records: 1 new, 0 changed, 0 the same, 0 gone, 1 set aside (")
-    assert "1 record set aside, waiting for somebody to look\n  usersync rejects list --job copy\n" in result.stderr
+    assert "1 record set aside, waiting for somebody to look\n  usersync rejects list --job copy says why; " in result.stderr
     assert ("run", 3, 1) == (again["kind"], again["exit_status"], again["steps"][0]["rejected"])
     assert [1, 3, 4, 5, 6] == bad.people()
     assert [("2", "people_id_check")] == [(key, detail[11:26]) for key, detail in bad.ask("SELECT key, detail FROM usersync.rejects")]

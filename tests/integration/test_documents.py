@@ -632,6 +632,47 @@ def test_the_end_of_a_listing_is_judged_with_its_beginning(sync: Sync) -> None:
     assert [(3,)] == sync.ask("SELECT count(*) FROM usersync.rejects")
 
 
+@pytest.mark.parametrize(
+    ("waiting", "bad", "good", "status"),
+    [(3, 0, 3, 3), (3, 3, 0, 3), (0, 4, 2, 3), (0, 19, 0, 3), (0, 15, 15, 7), (5, 10, 10, 7), (30, 9, 11, 3)],
+)
+def test_what_waits_keeps_nobody_out(sync: Sync, waiting: int, bad: int, good: int, status: int) -> None:
+    """
+    Records that were set aside before do not count, and a few changes say nothing of the source; when most of many are bad, it is
+    the source.
+    """
+    sync.source.size = 100
+    sync.source.streams["people"] = people(*range(1, 101))
+    sync.ok()
+    sync.source.since = True
+    sync.source.changes["people"] = [person(i, age="x") for i in range(1, waiting + 1)] + people(*range(200, 300))
+    assert sync.run().exit_status == (3 if waiting else 0)
+    sync.source.changes["people"] = [
+        *(person(i, f"Test User again {i}", age="x") for i in range(1, waiting + 1)),
+        *(person(300 + i, age="x") for i in range(bad)), *(person(400 + i) for i in range(good)),
+    ]  # fmt: skip
+    dry, result = sync.run(dry_run=True), sync.run()
+
+    assert (status, status) == (dry.exit_status, result.exit_status), (dry.steps[0].error, result.steps[0].error)
+    assert ([] if status == 7 else list(range(400, 400 + good))) == sync.rows(where="id >= 400")
+    hint = result.steps[0].error.hint if result.steps[0].error else ""
+    assert "rejects retry --all --job sync" in hint
+    assert "rejects drop" in hint
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_all_that_a_source_has_is_no_small_sample(sync: Sync, size: int) -> None:
+    """
+    A listing in small pages is judged as a whole, by each run that goes on with it, until somebody has looked at its rejects.
+    """
+    sync.source.size = size
+    sync.source.streams["people"] = [person(i, age="x") for i in range(1, 9)] + people(*range(9, 13))
+
+    assert [7, 7] == [sync.run().exit_status for _ in range(2)]
+    sync.ask("UPDATE usersync.rejects SET status = 'dropped'")
+    assert (7 if size == 12 else 0) == sync.run().exit_status
+
+
 # a dry run
 
 

@@ -173,6 +173,25 @@ def test_a_bad_record_stops_nobody_else(job: Job) -> None:
     assert list(range(1, 101)) == ids(job)
 
 
+def test_what_waits_stops_nobody_else(job: Job) -> None:
+    """
+    In a small table, records that were set aside before and one that is new are not "most of them"; all of it bad is.
+    """
+    job.at_target("CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL)")
+    fill(job, 5)
+    for bad in ((1, 2), (1, 2, 3), (1, 2, 3, 4)):
+        job.at_source(f"UPDATE people_at_source SET name = NULL WHERE id IN {bad}")
+        assert 3 == job.sync().exit_status
+        assert len(bad) == len(waiting(job))
+    job.at_source("INSERT INTO people_at_source SELECT i, NULL FROM generate_series(6, 9) i")
+
+    result = job.sync()
+
+    assert 7 == result.exit_status
+    assert "4 of 5 records" in str(result.steps[0].error)
+    assert "rejects drop" in (result.steps[0].error.hint if result.steps[0].error else "")
+
+
 def test_a_value_that_no_index_holds_stops_nobody_else(job: Job) -> None:
     """
     Too big for an index is as much a matter of one record as too long for its column.
