@@ -1,12 +1,12 @@
 """How rows spell the keys that are remembered, and which documents of a listing were passed over for later ones.
 
-Revision: 0005
+Revision: 0006
 """
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 UP = (
     # row_key: only where the row spells the key otherwise than the source. sweep_id: the listing that was under way when the row
