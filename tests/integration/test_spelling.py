@@ -67,7 +67,7 @@ def verified(sync: Sync) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_whoever_is_listed_is_present(new_sync: Callable[..., Sync], kind: str) -> None:
     """
-    A person whom the source spells otherwise from one run to the next, to and fro, keeps the row; who is not listed under any
+    A person whom the source spells otherwise from one run to the next, keeps the row; who is not listed under any
     spelling goes, whichever was the last. What is spelt as before costs nothing.
     """
     _, _, one, other = KINDS[kind]
