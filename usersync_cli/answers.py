@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import ssl
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from usersync_cli.rate_limit import moment
 
 T = TypeVar("T")
 REPEATED = (429, 500, 502, 503, 504)
+_FOREIGN = re.compile("VERSION|PROTOCOL|CIPHER|ALERT|HTTP_REQUEST|RECORD_LAYER|HANDSHAKE|SIGNATURE|DH_KEY")  # reasons of OpenSSL
 _REQUEST_IDS = ("X-Request-ID", "Request-Id", "X-Correlation-ID", "CF-Ray")
 
 
@@ -175,22 +177,33 @@ class Server:
                 return f"{to.scheme}://{host}{f':{to.port}' if to.port else ''}{path}"
         return "nowhere"
 
-    def problem(self, error: Exception) -> Exception:
-        """What it means that there was no reply at all. Not for `raise ... from`: foreign texts hold the query string."""
+    def problem(self, error: Exception, *, late: bool = False) -> Exception:
+        """What it means that there was no reply at all; `late` when the deadline had passed, so that it may be we who cut the
+        connection. Not for `raise ... from`: foreign texts hold the query string."""
         causes = list(_causes(error))
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             return Untrusted(
                 f"the certificate of {self.name} ({self.host}) is not trusted",
                 hint="is the address right? for a certificate of your own authority, name its file of certificates in the config file",
             )
+        if reason := next((why for cause in causes if isinstance(cause, ssl.SSLError) and (why := _no_tls(cause))), ""):
+            hint = "does the server speak TLS at this port? then its TLS, or that of what stands before it, is another than ours"
+            return Untrusted(f"no TLS connection to {self.name} ({self.host}): {reason}", hint=hint)
         if isinstance(error, ValueError):  # InvalidURL, InvalidHeader and the like, which quote what they dislike
             hint = "mend its address or its credentials in the config file"
             return ConfigError(f"no request to {self.name} can be made: {type(error).__name__}", hint=hint)
         if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in causes):
-            return Again(f"can't be reached at {self.host}", untouched=True)
-        if any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in causes):
+            why = ": no such host name" if any(isinstance(cause, socket.gaierror) for cause in causes) else ""
+            return Again(f"can't be reached at {self.host}{why}", untouched=True)
+        if late or any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in causes):
             return Again("did not answer in time")
         return Again("cut the connection")
+
+
+def _no_tls(error: ssl.SSLError) -> str:
+    """Why the two can't agree, however often they try; empty for a connection that was lost, which may pass."""
+    reason = str(error.reason or "")
+    return reason.replace("_", " ").lower() if _FOREIGN.search(reason) and "INTERNAL" not in reason else ""
 
 
 def said(reply: Reply) -> str:

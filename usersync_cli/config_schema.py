@@ -39,7 +39,7 @@ def _as_written(definitions: dict[str, Any]) -> None:
     job, step, load = definitions["Job"], definitions["Step"], definitions["Load"]
     del job["properties"]["name"]  # the key is the name
     job["required"].remove("name")
-    for name in ("lease", "max_runtime"):
+    for name in ("lease", "max_runtime", "max_wait"):
         job["properties"][name] = _DURATION
     job["properties"]["steps"]["minItems"] = 1
     extract = {"$ref": "#/$defs/Extract"}

@@ -351,6 +351,7 @@ class Job(Model):
     environments: tuple[Name, ...] | None = None  # refused in any other
     lease: Duration = timedelta(seconds=60)
     max_runtime: Duration | None = None
+    max_wait: Duration = timedelta(minutes=5)  # for servers that do not answer, all requests of a run together
     on_failure: OnFailure | None = None
     ping_url: PingUrl | None = Field(None, repr=False)  # healthchecks.io conventions: /start, then the exit status; a secret
     steps: tuple[Step, ...]

@@ -487,12 +487,10 @@ def _unlock(control: _Control, held: Lease) -> None:
     row, job = _look(control.connection(), held.job), held.job
     found = control.execute(_HOLDER, {"job": job})
     holder = _Holder(*found[0]) if found else None
-    dead = row.owner is not None and row.owner.dead()
+    dead, backend = row.owner is not None and row.owner.dead(), row.backend
     if holder and holder.ours and holder.begun and (dead or _is_frozen(holder, held)):
         backend = holder.pid, holder.begun
-    elif dead:
-        backend = row.backend
-    else:
+    elif not dead:
         raise _busy(job, row, holder)
     if not _terminate(control, backend):
         raise _busy(job, row, holder)

@@ -14,6 +14,7 @@ from itertools import count
 
 from usersync_cli import log
 from usersync_cli.errors import Unavailable
+from usersync_cli.patience import Share
 
 LEAST = 1.0  # seconds before anything goes out again after a refusal, whatever its headers say
 LOOK_AGAIN = 0.5  # seconds: meanwhile another thread's reply may have changed the picture
@@ -54,10 +55,14 @@ class RateLimit:
         self._told = -math.inf  # until when a wait was logged
 
     @contextmanager
-    def slot(self, sleep: Callable[[float], None], until: float) -> Iterator[Slot]:
-        """A place for one request, waited for with `sleep`. Raises Unavailable when that would take longer than `until`."""
-        while isinstance(place := self._take(until), float):
+    def slot(self, sleep: Callable[[float], None], until: float, share: Share | None = None) -> Iterator[Slot]:
+        """A place for one request, waited for with `sleep`. Raises Unavailable when that would take longer than `until`, or
+        when a refusal asks for a longer wait than `share` has left; such a wait is spent, one that was planned is not."""
+        while isinstance(place := self._take(until, share), float):
+            began = time.monotonic()
             sleep(min(place, LOOK_AGAIN))
+            if share and self._is_refused():
+                share.spend(began, lent=True)
         try:
             yield place
         finally:
@@ -83,7 +88,10 @@ class RateLimit:
                 self._others = max(0, self._most - remaining - ours)
                 self._others_free, self._others_end = now + away, now + self._window
 
-    def _take(self, until: float) -> Slot | float:
+    def _is_refused(self) -> bool:
+        return self._closed > self._clock()
+
+    def _take(self, until: float, share: Share | None) -> Slot | float:
         """A slot; or in how many seconds to ask again."""
         with self._lock:
             now = self._clock()
@@ -93,6 +101,12 @@ class RateLimit:
                 return slot
             if free == math.inf:  # all are on their way
                 free = now + SOON
+            left = share.left if share else math.inf
+            if share and free == self._closed and share.give_up(free - now):
+                raise Unavailable(
+                    f"{share.server} asks to wait {free - now:,.0f} seconds, and is waited for no longer than {left:,.0f}",
+                    hint=f"what was read is kept; the next run goes on from there; {share.over}",
+                )
             if free > until:
                 raise Unavailable(
                     f"the next request may go in {free - now:,.0f} seconds only: longer than a call may take",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 import time
@@ -22,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from usersync_cli import __version__, log
 from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
+from usersync_cli.patience import Share
 from usersync_cli.rate_limit import RateLimit
 from usersync_cli.signals import Stop
 from usersync_cli.wire import Call, Lines, Session, leave
@@ -71,7 +73,7 @@ class Client:
         pause: timedelta = timedelta(seconds=0.5),
         login: str = "`usersync oauth-url` begins a new authorisation",
     ) -> None:
-        self._server, self._stop = Server(name, base_url.rstrip("/")), stop
+        self._server, self._stop, self._share = Server(name, base_url.rstrip("/")), stop, stop.patience.of(name)
         self._limit = limit or RateLimit()
         self._login = _Login(access, login) if access else None
         self._headers, self._auth, self._ca = dict(headers or {}), auth, _certificates(ca, name)
@@ -124,6 +126,7 @@ class Client:
 
     def _start(self, request: Request) -> Call[Reply]:
         call = Call(partial(self._repeat, request), until=time.monotonic() + self._deadline, stop=self._stop)
+        call.silent = partial(self._tell_silent, request, call)
         self._lines.start(call)
         return call
 
@@ -145,25 +148,42 @@ class Client:
         return session
 
     def _repeat(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
-        """Ask until there is an answer, or the deadline comes before it."""
-        began = time.monotonic()
+        """Ask until there is an answer, or the deadline comes before it, or the run has waited long enough."""
+        began, share = time.monotonic(), self._share
+        if not share.left:
+            raise Unavailable(f"{self._server.name} has not answered before, and was not asked again ({request})", hint=share.over)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Again) and (request.repeat or error.untouched)),
             wait=tenacity.wait_exponential(multiplier=self._pause, max=30) + tenacity.wait_random(0, self._pause),
-            stop=tenacity.stop_before_delay(call.left),
-            sleep=call.sleep,
-            before_sleep=partial(_tell, request),
+            stop=tenacity.stop_any(tenacity.stop_before_delay(call.left), _OutOfPatience(share)),
+            sleep=partial(self._pause_for, call),
+            before_sleep=partial(self._tell, request),
             reraise=True,
         )
         try:
-            return retrying(self._ask, request, call, session)
+            return retrying(self._try, request, call, session)
         except Again as again:
             problem, tries, harmless = str(again), retrying.statistics["attempt_number"], request.repeat or again.untouched
         took = f"tried {tries:,} {'time' if tries == 1 else 'times'} in {time.monotonic() - began:,.0f} seconds"
         what = f"{self._server.name} {problem} ({request}; {took})"
         if harmless:
-            raise Unavailable(what, hint="nothing was lost; the next run tries again")
+            raise Unavailable(what, hint="nothing was lost; the next run tries again" + ("" if share.left else f"; {share.over}"))
         raise Unknown(what, hint="it may have been done all the same: look first")
+
+    def _try(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
+        """Once, and what that costs of the run's patience: from when the request went out, not from when it had to queue."""
+        try:
+            reply = self._ask(request, call, session)
+        except Again as again:
+            self._share.spend(call.began, lent=again.told)
+            raise
+        self._share.answered()
+        return reply
+
+    def _pause_for(self, call: Call[Reply], seconds: float) -> None:
+        began = time.monotonic()
+        call.sleep(seconds)
+        self._share.spend(began)
 
     def _ask(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
         """Once; with a newer token again when that is what is wrong."""
@@ -180,10 +200,24 @@ class Client:
             raise LoginRequired(f"{self._server.name} {said(reply)} to {request}, with a new token too", hint=self._login.hint)
         return self._server.judged(request, reply)
 
+    def _tell(self, request: Request, state: tenacity.RetryCallState) -> None:
+        """Before a repetition; of a 429 the rate limit tells."""
+        again, action = state.outcome and state.outcome.exception(), state.next_action
+        if isinstance(again, Again) and action and not again.told:
+            left = round(self._share.left)
+            log.get().warning("request repeated", request=str(request), why=str(again), seconds=round(action.sleep, 1), waits=left)
+            self._share.tell(f"{again} ({request}); it is asked again, for {left:,} s at most")
+
+    def _tell_silent(self, request: Request, call: Call[Reply]) -> None:
+        seconds = round(time.monotonic() - call.began)
+        log.get().warning("waiting for an answer", server=self._server.name, request=str(request), seconds=seconds)
+        self._share.tell(f"has not answered for {seconds} s ({request}); waiting")
+
     def _exchange(self, request: Request, call: Call[Reply], session: requests.Session, token: str = "") -> Reply:
         """One request and what comes back, whatever its status. Raises Again when that is nothing."""
-        with self._limit.slot(call.sleep, call.until) as slot:
+        with self._limit.slot(call.sleep, call.until, self._share) as slot:
             call.check()
+            call.began, call.expires = (now := time.monotonic()), min(call.until, now + self._share.left)
             try:
                 with self._sent(request, call, session, token) as response:
                     call.alive()
@@ -195,10 +229,12 @@ class Client:
             except (OSError, HTTPError, HTTPException, UnicodeError) as error:
                 call.hang_up()
                 call.check()  # if we cut it ourselves
-                problem = self._server.problem(error)
+                problem = self._server.problem(error, late=time.monotonic() >= call.expires)
             except BaseException:
                 call.hang_up()
                 raise
+            finally:
+                call.expires = math.inf
         raise problem
 
     def _sent(self, request: Request, call: Call[Reply], session: requests.Session, token: str) -> requests.Response:
@@ -208,7 +244,7 @@ class Client:
             body, headers["Content-Type"] = msgspec.json.encode(request.json), "application/json"
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        left = max(call.left, 0.001)
+        left = max(call.expires - call.began, 0.001)
         return session.request(
             request.method,
             self._server.url + request.path,
@@ -231,9 +267,19 @@ class Client:
                     f"{self._server.name} answered more than {self._max_body:,} bytes to {request}",
                     hint="is its address in the config file right? an API answers in pages",
                 )
-            if not call.left:
+            if time.monotonic() >= call.expires:
                 raise Again("did not finish its answer in time")
         return bytes(body)
+
+
+class _OutOfPatience(tenacity.stop.stop_base):
+    """The next pause is longer than the run may still wait."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return self._share.give_up(retry_state.upcoming_sleep)
 
 
 class _Login:
@@ -272,13 +318,6 @@ class _Login:
         """Wait for who is asking: a token that comes and is not kept would be lost."""
         with self._lock:
             pass
-
-
-def _tell(request: Request, state: tenacity.RetryCallState) -> None:
-    """Before a repetition; of a 429 the rate limit tells."""
-    again, action = state.outcome and state.outcome.exception(), state.next_action
-    if isinstance(again, Again) and action and not again.told:
-        log.get().warning("request repeated", request=str(request), why=str(again), seconds=round(action.sleep, 1))
 
 
 def _certificates(ca: Path | None, name: str) -> Path | None:

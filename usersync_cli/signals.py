@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from usersync_cli.errors import Stopped, Unavailable
+from usersync_cli.patience import Patience
 
 
 class Stop:
@@ -19,6 +20,7 @@ class Stop:
         self.event = threading.Event()
         self.signum = 0
         self.heard = time.monotonic()  # when a server last gave a sign of life; a lease is renewed only while some do
+        self.patience = Patience()  # with servers that do not answer; whoever begins a run gives it the job's
         self._deadline: float | None = None  # on the monotonic clock
         self._held = 0
 

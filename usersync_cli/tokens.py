@@ -27,6 +27,7 @@ from usersync_cli.keys import Keys
 from usersync_cli.lease import Owner
 from usersync_cli.migrations import permitted
 from usersync_cli.model import Access, Database, Token
+from usersync_cli.patience import Share
 from usersync_cli.rescue import Rescue
 from usersync_cli.signals import Stop
 
@@ -374,6 +375,8 @@ class Tokens:
 
     def _check(self, connection: connections.Connection, row: _Row, began: datetime) -> None:
         """Whether it makes sense to refresh now. Raises what keeps us from it."""
+        if not (share := self._share(row.source)).left:
+            raise Unavailable(f"{row.source}: {row.last_error or 'no token came'}; not asked again", hint=share.over)
         age = row.age.total_seconds()
         if row.source in self._forced and (row.state == "refused" or (row.left > 0 and age < YOUNG_SECONDS)):
             raise self._refused(connection, row, f"the API refuses a token that was refreshed {age:.0f} s ago")
@@ -427,9 +430,15 @@ class Tokens:
                     return None
                 raise LoginRequired(f"{claim.source}: {error.message}", hint=authorise(claim.source)) from error
             except UsersyncError as error:
+                self._share(claim.source).spend(claim.since)
                 self._fail(connection, claim, error.message, wait=max(PAUSE_SECONDS, error.later) if isinstance(error, Unknown) else 0)
                 raise
+            self._share(claim.source).answered()
             return self._persist(connection, claim, token, sent)
+
+    def _share(self, source: str) -> Share:
+        """Of the run's patience, for the token endpoint."""
+        return self._stop.patience.of(f"the token endpoint of {source}")
 
     def _ask(self, claim: _Claim, refresh: Refresh, spent: str) -> tuple[Token, float]:
         """The token and when it was asked for. One more try when no usable answer will come: never two at once, never three."""

@@ -6,6 +6,7 @@ by byte block as long as they like. So a call runs in a thread of its own, and w
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from usersync_cli.patience import SILENCE
 from usersync_cli.signals import Stop
 
 T = TypeVar("T")
@@ -40,6 +42,10 @@ class Call(Generic[T]):
         self.until = until
         self.future: futures.Future[T] = futures.Future()
         self.line: Line | None = None
+        self.began = time.monotonic()  # the request that is on its way
+        self.expires = math.inf  # until when that may take, when there is one
+        self.silent: Callable[[], None] = lambda: None
+        """Called once when whoever waits has heard nothing for a while."""
         self._stop = stop
         self._given_up = False
 
@@ -68,11 +74,15 @@ class Call(Generic[T]):
 
     def result(self) -> T:
         """Wait for what `work` gives or raises. A signal ends the waiting, the deadline cuts the connection."""
+        told = False
         try:
             while futures.wait([self.future], POLL).not_done:
                 self._stop.check()
-                if not self.left:
+                if time.monotonic() >= min(self.until, self.expires):
                     self.cut()
+                if not told and time.monotonic() - max(self.began, self._stop.heard) > SILENCE:
+                    told = True
+                    self.silent()
         except BaseException:
             self.give_up()
             raise

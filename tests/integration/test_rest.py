@@ -26,8 +26,9 @@ from cryptography.x509.oid import NameOID
 
 from tests.http_server import Answer, Asked, HttpServer, Window
 from tests.servers import free_port, until
-from usersync_cli import log
+from usersync_cli import log, rate_limit, wire
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Stopped, Unavailable, UsersyncError, status_of
+from usersync_cli.patience import Patience
 from usersync_cli.rest import Client, Forbidden, Missing, RateLimit, Refused, Request, Unknown
 from usersync_cli.signals import Stop
 
@@ -674,7 +675,7 @@ def test_a_longer_wait_than_a_call_may_take(server: HttpServer, make: Make) -> N
     """
     server.on("/x", Answer(503, headers={"Retry-After": "3600"}))
 
-    with pytest.raises(Unavailable, match=r"the next request may go in 3,[56]\d\d seconds only"):
+    with pytest.raises(Unavailable, match=r"the vendor asks to wait 3,[56]\d\d seconds, and is waited for no longer than 60"):
         make().post("/x", {})
 
     assert 1 == server.count("/x")
@@ -701,10 +702,137 @@ def test_a_repetition_is_told(server: HttpServer, make: Make) -> None:
 
     (line,) = logs
     assert 0.1 <= line.pop("seconds") <= 0.2
-    assert {"event": "request repeated", "log_level": "warning", "request": "GET /x", "why": "answered 502"} == line
+    assert {"event": "request repeated", "log_level": "warning", "request": "GET /x", "why": "answered 502", "waits": 60} == line
 
 
 # Many at once
+
+
+# One budget for all that a run waits for
+
+
+NEVER = {
+    "hang": Answer(fault="hang"),
+    "hang in body": Answer(fault="hang in body"),
+    "dribble": Answer(fault="dribble"),
+    "reset": Answer(fault="reset"),
+    "503": Answer(503),
+    "503, Retry-After": Answer(503, headers={"Retry-After": "0"}),
+    "429": Answer(429),
+    "html": HTML,
+}
+
+
+@pytest.mark.parametrize("how", [*NEVER, "refused", "no such host"])
+def test_a_run_waits_so_long_and_no_longer(server: HttpServer, make: Make, stop: Stop, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """
+    A server that never answers, in whichever way, is waited for once for all requests of a run; then it is not asked any more.
+    What was waited for and for how long is in the message.
+    """
+    monkeypatch.setattr(rate_limit, "LEAST", 0.1)
+    stop.patience = Patience(0.4)
+    server.on("/x", NEVER.get(how, OK))
+    url = {"refused": f"http://127.0.0.1:{free_port()}", "no such host": "http://no-such-host.invalid"}.get(how, "")
+    client, began = make(url, timeout=timedelta(seconds=5)), time.monotonic()
+
+    with pytest.raises(Unavailable, match=r"^the vendor .*") as first:
+        client.get("/x")
+    assert 2 > time.monotonic() - began
+    assert "0 s in all were spent on servers that do not answer (max_wait says so)" in first.value.hint
+    assert how not in {"hang", "hang in body"} or "did not answer in time" in first.value.message
+    assert how != "no such host" or "no such host name" in first.value.message
+    asked, began = len(server.asked), time.monotonic()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match=r"has not answered before, and was not asked again \(GET /x\)"):
+            client.get("/x")
+    assert (asked, True) == (len(server.asked), 0.3 > time.monotonic() - began)
+
+
+def test_servers_that_answer_are_asked_all_the_same(server: HttpServer, make: Make, stop: Stop) -> None:
+    """
+    What one server has used up is not taken from another: that may answer as slowly as ever, but is not asked twice.
+    """
+    stop.patience = Patience(0.6)
+    with pytest.raises(Unavailable):
+        make(f"http://127.0.0.1:{free_port()}").get("/x")
+    with HttpServer().running() as other:
+        client = stack_client(other, stop)
+        other.on("/slow", lambda _: time.sleep(0.4) or OK)  # type: ignore[func-returns-value]
+        other.on("/x", Answer(502))
+        with contextlib.closing(client):
+            assert 200 == client.get("/slow").status
+            stop.patience.spend("the vendor", time.monotonic() - 60, lent=False)
+            with pytest.raises(Unavailable, match="the other answered 502"):
+                client.get("/x")
+        assert 1 == other.count("/x")
+
+
+def stack_client(server: HttpServer, stop: Stop) -> Client:
+    return Client(server.url, name="the other", stop=stop, timeout=timedelta(seconds=5), pause=timedelta(seconds=0.01))
+
+
+def test_threads_wait_for_the_same_seconds(server: HttpServer, make: Make, stop: Stop) -> None:
+    """
+    Eight requests that hang side by side cost what one costs.
+    """
+    stop.patience = Patience(60)
+    server.on("/x", *[Answer(fault="hang")] * 8, OK)
+
+    replies = list(make(timeout=timedelta(seconds=0.4)).each(requests(8), workers=8))
+    assert [200] * 8 == [reply.status for reply in replies]
+    server.on("/x", Answer(fault="hang"))
+    stop.patience._silent.add("the vendor")
+    assert 0.35 < 60 - stop.patience.left("the vendor") < 1.5
+
+
+def test_planned_waits_cost_nothing(server: HttpServer, make: Make, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Neither our own window nor a 429 that ended well is what a run waits in vain for.
+    """
+    monkeypatch.setattr(rate_limit, "LEAST", 0.2)
+    stop.patience = Patience(0.5)
+    server.on("/x", OK)
+    server.on("/busy", *[Answer(429), OK] * 4)
+    limit = RateLimit(2, timedelta(seconds=0.4))
+
+    assert [200] * 6 == [reply.status for reply in make(limit=limit).each(requests(6), workers=2)]
+    assert [200] * 4 == [make().get("/busy").status for _ in range(4)]
+    stop.patience._silent.add("the vendor")
+    assert 0.4 < stop.patience.left("the vendor")
+
+
+def test_whoever_waits_hears_of_it(server: HttpServer, make: Make, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A request that hangs is reported while it does, in the log and to the person at the keyboard.
+    """
+    monkeypatch.setattr(wire, "SILENCE", 0.2)
+    said: list[str] = []
+    stop.patience = Patience(0.5, said.append)
+    server.on("/x", Answer(fault="hang"))
+    with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable, match="did not answer in time"):
+        make().get("/x")
+
+    assert ["waiting for an answer"] == [line["event"] for line in logs]
+    assert ["usersync: the vendor has not answered for 0 s (GET /x); waiting"] == said
+
+
+def test_what_no_waiting_helps_is_not_waited_for(make: Make, server: HttpServer) -> None:
+    """
+    A server that speaks no TLS, or another one, ends with 2 at once.
+    """
+    server.on("/x", OK)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with listening.accept()[0] as opened:
+                opened.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # handshake_failure
+
+        alert = threading.Thread(target=refuse)
+        alert.start()
+        for url in (server.url.replace("http:", "https:"), f"https://127.0.0.1:{listening.getsockname()[1]}"):
+            with pytest.raises(ConfigError, match="no TLS connection to the vendor"):
+                make(url).get("/x")
+        alert.join()
 
 
 def test_replies_come_in_order(server: HttpServer, make: Make) -> None:
@@ -800,7 +928,7 @@ def test_a_signal_ends_a_call(server: HttpServer, make: Make, stop: Stop, fault:
     until(lambda: server.left == 1)
 
 
-@pytest.mark.parametrize("answer", [Answer(429, headers={"Retry-After": "600"}), Answer(500)], ids=["limit", "repetition"])
+@pytest.mark.parametrize("answer", [Answer(429, headers={"Retry-After": "50"}), Answer(500)], ids=["limit", "repetition"])
 def test_a_signal_ends_a_wait(server: HttpServer, make: Make, stop: Stop, answer: Answer) -> None:
     """
     SIGTERM ends the waits too: for the limit, and before a repetition.

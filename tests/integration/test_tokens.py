@@ -30,6 +30,7 @@ from usersync_cli import config, keys, log, oauth, rescue, tokens
 from usersync_cli.connections import Connection
 from usersync_cli.errors import ConfigError, Conflict, Drift, LoginRequired, Unavailable, UsersyncError
 from usersync_cli.model import Access, Database, Token
+from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 from usersync_cli.tokens import InvalidGrant, NotSent, Tokens, Unknown
 
@@ -413,6 +414,25 @@ def test_what_was_not_sent_is_not_spent(store: Store) -> None:
 
     assert [] == store.vendor.requests
     assert store.vendor.good(store.get(refresh=nowhere.refresh).token)
+
+
+def test_a_token_endpoint_that_is_away_is_waited_for_once(store: Store) -> None:
+    """
+    What a run has spent on a token endpoint that does not answer, it does not spend again for each of its streams.
+    """
+    store.stop.patience = Patience(0.3)
+    store.vendor.faults = ["hang"]
+    store.expire()
+    shared, refresh = store.tokens(), store.vendor.client().refresh
+    with pytest.raises(Unknown):
+        shared.access("crm", refresh)
+    store.expire()
+    with pytest.raises(Unavailable, match=r"no whole answer.*not asked again"):
+        shared.access("crm", refresh)
+    assert 1 == len(store.vendor.requests)
+
+    store.stop.patience = Patience()
+    assert store.vendor.good(shared.access("crm", refresh).token), "another run asks"
 
 
 def test_a_redirect_is_not_followed(store: Store) -> None:

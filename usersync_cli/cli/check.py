@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
     from usersync_cli.cli.world import world
     from usersync_cli.errors import status_of, worst
 
+    stop.patience.tell = partial(click.echo, err=True)
     findings: list[tuple[str, Finding]] = []
     for job in jobs:
         settings.check_environment(job)

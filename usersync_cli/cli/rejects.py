@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
+from usersync_cli.patience import Patience
+from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
     from usersync_cli.connections import Connection
     from usersync_cli.rejects import Waiting
     from usersync_cli.run import RunResult
-    from usersync_cli.signals import Stop
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
@@ -140,6 +141,7 @@ def retry(  # noqa: PLR0913  each option is one
     job = settings.job(job_name)
     settings.check_environment(job)
     stop.limit(job.max_runtime.total_seconds() if job.max_runtime else None)
+    stop.patience = Patience(job.max_wait.total_seconds())
     target = world(settings, job, stop)
     chosen = retrying.chosen(job, target, ids)
     if not chosen:

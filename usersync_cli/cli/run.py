@@ -15,6 +15,7 @@ import click
 from usersync_cli import stdio
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
 from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines, as_long_as_somebody_reads
+from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
     "--credentials-out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Make first passwords for new accounts, and append them to this CSV file, which only you can read.",
+    help="Of accounts that are made: append user name and first password to this CSV file, which only you can read.",
 )
 @click.option("--accept-account", is_flag=True, help="Accept, once, that a source is another database or account now.")
 @output_option
@@ -120,6 +121,7 @@ def run(  # noqa: PLR0913  each option is one
     settings.check_environment(job)
     limit = _duration(max_runtime) if max_runtime else job.max_runtime
     stop.limit(limit.total_seconds() if limit else None)
+    stop.patience = Patience(job.max_wait.total_seconds())
     options = Options(
         steps,
         streams,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.diff import escaped, quoted
+from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def verify(  # noqa: PLR0913  each option is one
     settings = config.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
+    stop.patience = Patience(job.max_wait.total_seconds(), partial(click.echo, err=True))
     reports: list[Report] = []
     for report in compare(job, world(settings, job, stop), Options(steps, limit or None, values=values)):
         reports.append(report)
