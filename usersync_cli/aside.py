@@ -13,7 +13,7 @@ from psycopg import sql
 
 from usersync_cli import constraints, isolate, rejects
 from usersync_cli.catalog import Table
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, as_user, identifier
 from usersync_cli.errors import PartialError
 from usersync_cli.merge import ASIDE, Merge, key_text, texts
 from usersync_cli.model import Change, Counts
@@ -35,14 +35,16 @@ class Aside:
         if self.begun:
             return
         keys = sql.SQL(", ").join(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
-        self._tx.execute(
-            sql.SQL("""
-                CREATE TEMP TABLE usersync_aside ON COMMIT DROP AS
-                SELECT {}, NULL::bigint AS usersync_ord, NULL::text AS usersync_column, NULL::text AS usersync_reason,
-                       NULL::text AS usersync_detail, NULL::bytea AS usersync_document, NULL::text AS usersync_key
-                  FROM ({}) AS w WITH NO DATA
-            """).format(keys, merge.everything)
-        )
+        with as_user(self._tx):
+            self._tx.execute(
+                sql.SQL("CREATE TEMP TABLE usersync_aside ON COMMIT DROP AS SELECT {} FROM ({}) AS w WITH NO DATA").format(
+                    keys, merge.everything
+                )
+            )
+        self._tx.execute("""
+            ALTER TABLE pg_temp.usersync_aside ADD usersync_ord bigint, ADD usersync_column text, ADD usersync_reason text,
+                ADD usersync_detail text, ADD usersync_document bytea, ADD usersync_key text
+        """)
         self.begun = True
 
     def transform(self, merge: Merge, text: str | None, stages: Sequence[Stage]) -> bool:
@@ -116,12 +118,12 @@ class Aside:
             merge.everything,
             _without_key(merge, "w"),
         )
-        self._tx.execute(keyless)
+        there = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE {}").format(merge.everything, merge.is_aside)
+        with as_user(self._tx):
+            self._tx.execute(keyless)
+            records = self._number(there)
         # Of those that were taken out of their stage, the number is below 0; all others are still among the transform's rows.
-        query = sql.SQL("""
-            SELECT (SELECT count(*) FROM {aside} WHERE usersync_ord < 0) + (SELECT count(*) FROM ({everything}) AS w WHERE {is_aside})
-        """).format(aside=ASIDE, everything=merge.everything, is_aside=merge.is_aside)
-        records = self._number(query)
+        records += self._number(sql.SQL("SELECT count(*) FROM {} WHERE usersync_ord < 0").format(ASIDE))
         self._judge(merge, read + records)
         self._tx.execute(sql.SQL("UPDATE {} AS t SET usersync_key = {}").format(ASIDE, _filed_as(merge, "t")))
         rejected = self._number(sql.SQL("SELECT count(DISTINCT usersync_key) FROM {}").format(ASIDE))

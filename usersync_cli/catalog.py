@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.connections import Connection, identifier, relation
+from usersync_cli.connections import Connection, identifier, schemas
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class TableColumn:
     is_enum: bool
     equality: bool
     base: str  # `bare` of the type that a domain is made of; of any other type its own
+    composite: bool = False
+    operator: str = "pg_catalog.="  # of equality, as its index has it: under our path citext would be compared as text
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Table:
 
 
 def describe(tx: Connection, name: str) -> Table | None:
-    """The table of this name as the role sees it (its own search path), or None."""
-    row = tx.execute(_TABLE, (relation(name).as_string(tx),)).fetchone()
+    """The table of this name as a person's SQL would find it (`connections.schemas`), or None."""
+    found = locate(tx, name)
+    row = tx.execute(_TABLE, (found,)).fetchone() if found else None
     if row is None:
         return None
     oid, schema, relname, kind, has_triggers, has_rules = row
@@ -59,10 +62,33 @@ def has_one_text(type_: str) -> bool:
     return type_ in _ONE_TEXT
 
 
+def locate(tx: Connection, name: str) -> int | None:
+    """The oid of the table or view of this name, `table` or `schema.table`; None where there is none."""
+    *schema, table = name.split(".", 1)
+    for part in (*schema, table):
+        identifier(part)
+    row = tx.execute(_LOCATE, (schema or path(tx), table)).fetchone()
+    return int(row[0]) if row else None
+
+
+def path(tx: Connection) -> list[str]:
+    """All schemas in which a person's SQL finds a name without one, PostgreSQL's own included."""
+    found = schemas(tx)
+    return [*found] if "pg_catalog" in found else ["pg_catalog", *found]
+
+
 def has_equality(tx: Connection, type_: str) -> bool:
     """Whether values of this type can be compared with IS DISTINCT FROM."""
     query = f"SELECT {_EQUALITY.format(type='%s::regtype')}"
     return tx.execute(query.encode(), (type_,)).fetchone() == (True,)
+
+
+def equality(tx: Connection, type_: str) -> str:
+    """The operator of equality of a type, as `TableColumn.operator`."""
+    base = "(SELECT COALESCE(NULLIF(t.typbasetype, 0), t.oid) AS oid FROM pg_catalog.pg_type t WHERE t.oid = %s::regtype) AS base"
+    query = f"SELECT COALESCE({_OPERATOR}, 'pg_catalog.=') FROM {base}"  # noqa: S608  our own text
+    ((operator,),) = tx.execute(query.encode(), (type_,)).fetchall()
+    return str(operator)
 
 
 def unique_values(tx: Connection, table: Table, names: Sequence[str]) -> list[str]:
@@ -75,6 +101,12 @@ _ONE_TEXT = {
     "timestamp with time zone", "timestamp without time zone",
 }  # fmt: skip
 
+_LOCATE = """
+    SELECT c.oid FROM unnest(%s::text[]) WITH ORDINALITY AS s(name, i)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = s.name
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 't')
+     ORDER BY s.i LIMIT 1
+"""
 _TABLE = """
     SELECT c.oid, n.nspname, c.relname, c.relkind::text,
            EXISTS (SELECT FROM pg_catalog.pg_trigger g
@@ -82,7 +114,7 @@ _TABLE = """
                       AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
            EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.oid = pg_catalog.to_regclass(%s)
+     WHERE c.oid = %s
 """
 
 # An operator class for hash or btree is what IS DISTINCT FROM needs; for an array, that of its elements.
@@ -97,6 +129,16 @@ _EQUALITY = """EXISTS (
                    SELECT FROM pg_catalog.pg_cast k
                     WHERE k.castsource = e.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))))"""
 
+# That of the type's own default operator class. Where it has none, PostgreSQL's own = is the one: text for varchar, or that of
+# all arrays, enums, ranges and rows, which asks the classes of what they hold.
+_OPERATOR = """(
+    SELECT quote_ident(n.nspname) || '.' || p.oprname
+      FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod AND m.amname IN ('btree', 'hash')
+      JOIN pg_catalog.pg_amop s ON s.amopfamily = o.opcfamily AND s.amoplefttype = o.opcintype AND s.amoprighttype = o.opcintype
+                               AND s.amopstrategy = CASE m.amname WHEN 'btree' THEN 3 ELSE 1 END
+      JOIN pg_catalog.pg_operator p ON p.oid = s.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+     WHERE o.opcdefault AND o.opcintype = base.oid ORDER BY m.amname LIMIT 1)"""
+
 _COLUMNS = f"""
     SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
            a.attnotnull, a.atthasdef, a.attidentity::text, a.attgenerated <> '',
@@ -106,10 +148,12 @@ _COLUMNS = f"""
                        WHERE l.oid = a.attcollation)
                 ELSE '' END,
            t.typtype = 'e', {_EQUALITY.format(type="a.atttypid")},
-           (WITH RECURSIVE b AS (SELECT t.oid, t.typtype, t.typbasetype
-                       UNION ALL SELECT y.oid, y.typtype, y.typbasetype FROM pg_catalog.pg_type y JOIN b ON y.oid = b.typbasetype)
-            SELECT pg_catalog.format_type(b.oid, -1) FROM b WHERE b.typtype <> 'd')
+           pg_catalog.format_type(base.oid, -1), base.typtype = 'c', COALESCE({_OPERATOR}, 'pg_catalog.=')
       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+      CROSS JOIN LATERAL (
+           WITH RECURSIVE b AS (SELECT t.oid, t.typtype, t.typbasetype
+               UNION ALL SELECT y.oid, y.typtype, y.typbasetype FROM pg_catalog.pg_type y JOIN b ON y.oid = b.typbasetype)
+           SELECT b.oid, b.typtype FROM b WHERE b.typtype <> 'd') AS base
      WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
 """  # noqa: S608  our own text

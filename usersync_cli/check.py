@@ -17,8 +17,9 @@ from usersync_cli.connections import Connection, begin, connect, identifier, rol
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Documents, Job, Step, Stream
+from usersync_cli.pages import fit
 from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
-from usersync_cli.stream import Into, fit
+from usersync_cli.stream import Into
 from usersync_cli.tabular import Loading, Reader
 from usersync_cli.targets.postgres import SETTINGS
 
@@ -87,7 +88,7 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 reader = Reader(source, world, step, stack)
                 reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
-                    columns = reader.session.columns(stream)
+                    columns = reader.columns(stream)
                     yield Finding(f"step {step.name}: extract {stream.name} from source {source}: {len(columns)} columns")
                 readers.append(reader)
             except UsersyncError as error:

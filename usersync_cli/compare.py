@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from psycopg import errors, sql
 
 from usersync_cli import stage
-from usersync_cli.connections import Connection
+from usersync_cli.connections import Connection, as_user, type_name
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
 from usersync_cli.model import Desired
 from usersync_cli.shape import Shape, exact
@@ -132,14 +132,15 @@ class Comparison:
             self._tx.execute(self._shape.respell())
         without_key = self._without_key(keyless)
         batch: list[Pair] = []
-        with self._tx.cursor("usersync_source") as wanted, self._tx.cursor("usersync_table") as there:
+        # as_user: what order_by says is a person's
+        with as_user(self._tx), self._tx.cursor("usersync_source") as wanted, self._tx.cursor("usersync_table") as there:
             wanted.itersize = there.itersize = BATCH
             for pair in self._pairs(wanted.execute(self._shape.wanted()), there.execute(self._shape.there())):
                 batch.append(pair)
                 if len(batch) == BATCH:
                     self._judge(batch)
                     batch = []
-        self._judge(batch)
+            self._judge(batch)
         self._tell_left_out()
         self._report.duplicates += self._loaded - self._distinct - without_key
 
@@ -212,7 +213,8 @@ class Comparison:
     def _who_is_left_out(self, keys: Sequence[str]) -> set[str]:
         if not keys or not self._without:
             return set()
-        return {key for (key,) in self._tx.execute(sql.SQL("SELECT key FROM {} WHERE key = ANY(%s)").format(self._left_out), (keys,))}
+        query = sql.SQL("SELECT key FROM {} WHERE key OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])").format(self._left_out)
+        return {key for (key,) in self._tx.execute(query, (keys,))}
 
     def _equal(self, batch: Sequence[Pair]) -> set[tuple[int, int, int]]:
         """Which of these values are equal although their texts differ, as (pair, candidate, column): PostgreSQL says so."""
@@ -229,11 +231,12 @@ class Comparison:
                 if candidate[i] != pair.row[i] and candidate[i] is not None and pair.row[i] is not None
             ]
             if asked:
-                type_ = sql.SQL(f"{column.bare} COLLATE {column.collation}" if column.collation else column.bare)  # from the catalog
+                bare = type_name(column.bare)
+                type_ = sql.SQL(f"{bare} COLLATE {column.collation}" if column.collation else bare)  # from the catalog
                 query = sql.SQL(
-                    "SELECT p.i FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS p(a, b, i)"
-                    " WHERE (p.a::{0}) IS NOT DISTINCT FROM (p.b::{0})"
-                ).format(type_)
+                    "SELECT p.i FROM unnest(%s::pg_catalog.text[], %s::pg_catalog.text[]) WITH ORDINALITY AS p(a, b, i)"
+                    " WHERE (p.a::{0}) OPERATOR({1}) (p.b::{0})"
+                ).format(type_, sql.SQL(column.operator))
                 for (place,) in self._tx.execute(query, ([a for *_, a, _ in asked], [b for *_, b in asked])):
                     equal.add((*asked[place - 1][:2], i))
         return equal

@@ -2,6 +2,10 @@
 
 No session state is left behind, because a pooler in transaction mode hands the session to somebody else: settings are
 `SET LOCAL`, nothing is prepared on the server, temp tables end with their transaction.
+
+Whoever may create something in a schema of the search path could give `=`, `count` or a type another meaning there, and have
+it run as us. So each statement of ours runs with nothing but PostgreSQL's own schema in the path (`_SAFE`), also one in
+autocommit; what a person wrote runs with theirs (`as_user`), and what of ours stands in the same statement says its schema.
 """
 
 from __future__ import annotations
@@ -12,17 +16,19 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import psycopg
 from psycopg import conninfo, errors, sql
+from psycopg.abc import Params, Query
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
+from usersync_cli.jobs import OWN_SCHEMA
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
 
@@ -33,6 +39,8 @@ SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server
 # TCP time-outs of libpq: a peer that vanished is noticed after 15 + 3 * 5 s, unacknowledged data after 20 s.
 _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
+OWN = OWN_SCHEMA  # our schema: no name of a person's is looked for in it, also where it is "$user" of the search path
+_SAFE = "pg_catalog, pg_temp"
 # Dates as text must not depend on who runs us, or where.
 _TEXT = {"TimeZone": "UTC", "DateStyle": "ISO, MDY"}
 _SMALL = {**_TEXT, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
@@ -47,6 +55,32 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 _connects_for: ContextVar[Stop | None] = ContextVar("_connects_for", default=None)
 
 
+class _Cursor(psycopg.Cursor[TupleRow]):
+    """A statement in autocommit has no path of its own, and a pooler's session may not be given one: it gets a transaction."""
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
+        connection = cast(Connection, self.connection)
+        if not connection.autocommit or not _idle(connection) or _begins(query):
+            return super().execute(query, params, **options)  # type: ignore[arg-type]
+        try:
+            psycopg.Cursor(connection).execute(_BEGIN)
+            super().execute(query, params, **options)  # type: ignore[arg-type]  # its overloads know no union
+            psycopg.Cursor(connection).execute("END")
+        except BaseException:
+            rollback(connection)
+            raise
+        return self
+
+
+def _begins(query: Query) -> bool:
+    text = query if isinstance(query, bytes) else query.encode() if isinstance(query, str) else b""
+    return text.startswith(b"BEGIN")
+
+
+def _idle(connection: psycopg.Connection[Any]) -> bool:
+    return not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
 class Connection(psycopg.Connection[TupleRow]):
     """A connection whose waits end when the run has to end, or when the server is found to be frozen.
 
@@ -56,6 +90,15 @@ class Connection(psycopg.Connection[TupleRow]):
     stop: Stop | None = None
     alive: Callable[[], None] = staticmethod(lambda: None)  # raises Unavailable when the server does not answer
     silence_seconds = SILENCE_SECONDS
+    path = ""  # the search path of the transaction, where it is not _SAFE
+    schemas: Sequence[str] | None = None  # `schemas`, once it was asked
+
+    def _start_query(self) -> Generator[Any, Any, None]:
+        """What begins a transaction where there is no autocommit: SQLAlchemy's."""
+        begins = not self.autocommit and _idle(self)
+        yield from super()._start_query()
+        if begins:
+            yield from self._exec_command(f"SET LOCAL search_path TO {_SAFE}".encode())
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """What psycopg waits with; `gen` asks for the socket and is woken ten times a second."""
@@ -125,7 +168,7 @@ def connect(database: Database, *, job: str, stop: Stop | None = None, read_writ
         parameters = _parameters(url, job, read_write=read_write)
         given = _connects_for.set(stop)
         try:
-            connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+            connection = Connection.connect(url, autocommit=True, prepare_threshold=None, cursor_factory=_Cursor, **parameters)
         finally:
             _connects_for.reset(given)
     connection.stop = stop
@@ -202,13 +245,62 @@ def transaction(connection: Connection, *, long: bool = False, snapshot: bool = 
 
 
 def begin(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> None:
-    """BEGIN and the settings of this transaction, which end with it."""
-    # DEFAULT is what the role or the database is set to; behind a pooler somebody else's SET may still be in the session.
-    how = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
-    connection.execute(f"{how}; SET LOCAL search_path TO DEFAULT".encode())
+    """BEGIN and the settings of this transaction, which end with it. Behind a pooler somebody else's SET may still be in the session."""
+    how = "BEGIN ISOLATION LEVEL " + ("REPEATABLE READ READ ONLY" if snapshot else "READ COMMITTED")
     every = {**(_LONG if long else _SMALL), **settings}
-    names, values = list(every), list(every.values())
-    connection.execute("SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS s(name, value)", (names, values))
+    values = [f"SET LOCAL {name} TO {sql.Literal(value).as_string(connection)}" for name, value in every.items()]
+    connection.path = ""
+    connection.execute("; ".join([how, f"SET LOCAL search_path TO {_SAFE}", *values]).encode())
+
+
+_BEGIN = "; ".join(
+    ["BEGIN ISOLATION LEVEL READ COMMITTED", f"SET LOCAL search_path TO {_SAFE}", *(f"SET LOCAL {n} TO '{v}'" for n, v in _TEXT.items())]
+).encode()
+
+
+def schemas(connection: Connection) -> Sequence[str]:
+    """Where a name without a schema is looked for, in this order: the role's own search path, without our schema and temp tables."""
+    if connection.schemas is None:
+        with transaction(connection) if _idle(connection) else nullcontext():
+            connection.execute("SET LOCAL search_path TO DEFAULT")
+            ((found,),) = connection.execute("SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]").fetchall()
+            _search(connection, connection.path)
+        connection.schemas = [name for name in found if name != OWN and not name.startswith(("pg_temp_", "pg_toast_temp_"))]
+    return connection.schemas
+
+
+@contextmanager
+def as_user(tx: Connection) -> Iterator[None]:
+    """Names are looked for where a person expects them, in a transaction that has begun: for a person's SQL, and for what
+    writes to their tables, whose triggers are theirs too. Whatever of ours is in such a statement has to say its schema."""
+    with _searching(tx, ", ".join(identifier(name).as_string(tx) for name in schemas(tx)) or "''"):
+        yield
+
+
+@contextmanager
+def as_ours(tx: Connection) -> Iterator[None]:
+    """Back to PostgreSQL's own names, inside `as_user`."""
+    with _searching(tx, ""):
+        yield
+
+
+@contextmanager
+def _searching(tx: Connection, path: str) -> Iterator[None]:
+    """A savepoint that is rolled back takes the path back with it, so only what goes on by itself has to be set back."""
+    before = tx.path
+    if path != before:
+        _search(tx, path)
+    tx.path = path
+    try:
+        yield
+    finally:
+        tx.path = before
+        if path != before and not tx.closed and tx.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
+            _search(tx, before)
+
+
+def _search(tx: Connection, path: str) -> None:
+    tx.execute(f"SET LOCAL search_path TO {path or _SAFE}".encode())
 
 
 def rollback(connection: Connection) -> None:
@@ -341,6 +433,16 @@ def identifier(name: str) -> sql.Identifier:
     if not name or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
         raise ConfigError("a name has to be 1 to 63 bytes long, without NUL", hint=f"shorten the one that begins with {name[:20]!r}")
     return sql.Identifier(name)
+
+
+# Types whose names are words of SQL's grammar. Every other name is looked for along the path.
+_WORDS = re.compile(r"(bigint|bit|boolean|character|double precision|integer|interval|numeric|real|smallint|time|timestamp)\b(?! *\.)")
+_QUALIFIED = re.compile(r'("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)\.')
+
+
+def type_name(type_: str) -> str:
+    """A type's name as `format_type` writes it under our path, so that it means the same under every path."""
+    return type_ if _WORDS.match(type_) or _QUALIFIED.match(type_) else f"pg_catalog.{type_}"
 
 
 def relation(name: str) -> sql.Composed:

@@ -57,7 +57,7 @@ def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
         document=isolate.record(merge, "c"),
         changes=CHANGES,
         condition=broken.condition,
-        same=_all(sql.SQL("a.{0} = c.{0}").format(identifier(name)) for name in merge.key),
+        same=merge.same("a", "c"),
     )
     try:
         with tx.transaction():
@@ -89,16 +89,17 @@ def _foreign_keys(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken
     for name, schema, other, on_itself, columns, referred in tx.execute(_FOREIGN_KEYS, (table.oid,)).fetchall():
         if not _loaded(merge, columns):
             continue
-        pairs = list(zip(columns, referred, strict=True))
+        pairs = [
+            sql.SQL("r.{} OPERATOR({}) c.{}").format(identifier(there), sql.SQL(merge.field(here).operator), identifier(here))
+            for here, there in zip(columns, referred, strict=True)
+        ]
         missing = sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
             _given(columns),
             sql.SQL("{}.{}").format(identifier(schema), identifier(other)),
-            _all(sql.SQL("r.{} = c.{}").format(identifier(there), identifier(here)) for here, there in pairs),
+            _all(pairs),
         )
         if on_itself and _loaded(merge, referred):
-            missing += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE {})").format(
-                CHANGES, _all(sql.SQL("p.{} = c.{}").format(identifier(there), identifier(here)) for here, there in pairs)
-            )
+            missing += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(CHANGES, _all(pairs))
         yield Broken("foreign_key_violation", rejects.detail(None, name, table.relname), missing)
 
 
@@ -111,22 +112,21 @@ def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | 
         if set(columns) == set(merge.key) or not _loaded(merge, columns):
             continue
         where = rejects.detail(None, name, table.relname)
-        same = [sql.SQL("o.{0} = c.{0}").format(identifier(column)) for column in columns]
         kept = sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}) AND {})").format(
             merge.table,
-            _all(sql.SQL("t.{0} = c.{0}").format(identifier(column)) for column in columns),
+            _all(merge.field(column).same("t", "c") for column in columns),
             CHANGES,
-            _all(sql.SQL("p.{0} = t.{0}").format(one) for one in key),
+            merge.same("p", "t"),
             stays,
         )
         yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), kept))
         taken = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND ({}) < ({}) AND NOT EXISTS (SELECT FROM {} AS a WHERE {}))").format(
             CHANGES,
-            _all(same),
+            _all(merge.field(column).same("o", "c") for column in columns),
             sql.SQL(", ").join(sql.SQL("o.{}").format(one) for one in key),
             sql.SQL(", ").join(sql.SQL("c.{}").format(one) for one in key),
             ASIDE,
-            _all(sql.SQL("a.{0} = o.{0}").format(one) for one in key),
+            merge.same("a", "o"),
         )
         yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), taken))
 

@@ -16,7 +16,7 @@ from typing import Literal
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli.catalog import Table, describe
+from usersync_cli.catalog import Table, describe, path
 from usersync_cli.connections import Connection, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.mistakes import closest
@@ -160,7 +160,7 @@ def _missing(tx: Connection, jobs: Mapping[str, Job], name: str) -> NotFound:
     """What to do about a table that is not there."""
     if job := next((job for job, table in _loaded(jobs) if table == name), None):
         return NotFound(f"table {name} is not there yet", hint=f"`usersync run --job {job}` loads it")
-    known = [str(one) for (one,) in tx.execute(_KNOWN).fetchall()]
+    known = [str(one) for (one,) in tx.execute(_KNOWN, (path(tx),)).fetchall()]
     # the same name in other letters, or in a schema that the role does not look at by itself
     near = next((one for one in known if name.casefold() in (one.casefold(), one.rpartition(".")[2].casefold())), closest(name, known))
     hint = f"did you mean {near}?" if near else "`usersync db shell` shows what is there: \\d"
@@ -176,7 +176,7 @@ _KEY = """
      ORDER BY k.ord
 """
 _KNOWN = """
-    SELECT CASE WHEN pg_catalog.pg_table_is_visible(c.oid) THEN c.relname::text ELSE n.nspname || '.' || c.relname END
+    SELECT CASE WHEN n.nspname = ANY (%s) THEN c.relname::text ELSE n.nspname || '.' || c.relname END
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
      ORDER BY n.nspname = 'usersync', 1

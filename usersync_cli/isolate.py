@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import stage
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, as_user, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, CHANGES, Merge, insert, update
 from usersync_cli.rejects import BAD, allowed, condition, detail, is_about_data, reason
@@ -30,6 +30,9 @@ _NOT_BY_ROW = {
 }  # fmt: skip
 _KEPT_SIDE = {"Left": "Outer", "Semi": "Outer", "Anti": "Outer", "Right": "Inner", "Right Semi": "Inner", "Right Anti": "Inner"}
 _BAD = sql.SQL(BAD)
+# Which records an attempt reads, and how far it came.
+_BETWEEN = sql.SQL("o.usersync_ord OPERATOR(pg_catalog.>=) usersync_lo AND o.usersync_ord OPERATOR(pg_catalog.<=) usersync_hi")
+_AT = sql.SQL("pg_catalog.setval('pg_temp.usersync_at'::pg_catalog.regclass, o.usersync_ord)")
 # Small ranges by index, with a plan that is made once.
 _BY_INDEX = "SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off"
 
@@ -55,20 +58,20 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
     the failures and how many records there were; it stops when there are more than are allowed. Raises Drift when the
     transform mixes the rows of every extract (GROUP BY, windows, ...).
     """
-    explained = _explain(tx, merge.everything)
-    first = next((one for one in stages if _by_row(explained, _relation(tx, one))), None)
+    with as_user(tx):
+        explained = _explain(tx, merge.everything)
+    first = next((one for one in stages if _by_row(explained, stage.relname(tx, one))), None)
     if first is None:
         raise _mixed(tx, merge)
     columns = _columns(tx, first.table)
     names = sql.SQL(", ").join(columns)
     rows = _number(tx, sql.SQL("SELECT f.ctid AS usersync_ctid, f.* FROM {} AS f").format(first.table))
     indexed = _index_others(tx, [one for one in stages if one is not first], explained)
-    part = sql.SQL(
-        "(SELECT {names} FROM (SELECT o.*, pg_catalog.setval('pg_temp.usersync_at'::regclass, o.usersync_ord)"
-        " FROM {ordered} AS o WHERE o.usersync_ord BETWEEN usersync_lo AND usersync_hi OFFSET 0) AS o) AS part"
-    ).format(names=names, ordered=ORDERED)
+    part = sql.SQL("(SELECT {names} FROM (SELECT o.*, {at} FROM {ordered} AS o WHERE {between} OFFSET 0) AS o) AS part").format(
+        names=names, at=_AT, ordered=ORDERED, between=_BETWEEN
+    )
     parts = [Stage(one.name, sql.Composed([part]), temporary=False) if one is first else one for one in stages]
-    tried = replace(merge, transform=stage.desired(text, parts, rows).transform).everything
+    tried = replace(merge, transform=stage.over(text, parts)).everything
     every = sql.SQL("PERFORM pg_catalog.count(ROW(w.*)) FROM ({}) AS w;").format(tried)
     failures = _halve(tx, every, allowed(rows), _BY_INDEX if indexed else "")
     if failures:
@@ -95,8 +98,13 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
     fields = [f.column for f in merge.fields]
     tries = [sql.SQL("PERFORM pg_catalog.count(*) FROM ({}) AS w;").format(tried)]
     tries += [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(column, tried) for column in fields]
-    cases = sql.SQL(" ").join(sql.SQL("WHEN {} THEN {}").format(sql.Literal(i), one) for i, one in enumerate(tries))
     keys = [identifier(name) for name in merge.key]
+    file = sql.SQL("INSERT INTO {} ({}, usersync_ord, usersync_column) SELECT {}, usersync_lo, usersync_found FROM ({}) AS w;").format(
+        ASIDE, sql.SQL(", ").join(keys), sql.SQL(", ").join(sql.SQL("w.{}").format(key) for key in keys), tried
+    )
+    _make(tx, "usersync_column", "usersync_lo bigint, usersync_hi bigint, usersync_which int", _choice(tries))
+    _make(tx, "usersync_file", "usersync_lo bigint, usersync_hi bigint, usersync_found pg_catalog.text, OUT usersync_filed boolean",
+          file + sql.SQL(" usersync_filed := FOUND;"))  # fmt: skip
     body = sql.SQL(
         """
         #variable_conflict use_column
@@ -111,7 +119,7 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
               usersync_try := CASE usersync_i WHEN -1 THEN 0 WHEN 0 THEN usersync_last ELSE usersync_i END;
               CONTINUE WHEN usersync_i = usersync_last;
               BEGIN
-                CASE usersync_try {cases} END CASE;
+                PERFORM pg_temp.usersync_column(usersync_lo, usersync_hi, usersync_try);
               EXCEPTION WHEN {bad} THEN
                 IF usersync_try > 0 THEN
                   usersync_last := usersync_try;
@@ -121,9 +129,7 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
               END;
             END LOOP;
             BEGIN
-              INSERT INTO {aside} ({keys}, usersync_ord, usersync_column)
-              SELECT {values}, usersync_lo, usersync_found FROM ({tried}) AS w;
-              CONTINUE WHEN FOUND;
+              CONTINUE WHEN pg_temp.usersync_file(usersync_lo, usersync_hi, usersync_found);
             EXCEPTION WHEN {bad} THEN NULL;
             END;
             INSERT INTO {aside} (usersync_ord, usersync_column) VALUES (usersync_lo, usersync_found);
@@ -132,13 +138,9 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
         """
     ).format(
         last=sql.Literal(len(fields)),
-        cases=cases,
         bad=_BAD,
         names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in merge.fields)),
         aside=ASIDE,
-        keys=sql.SQL(", ").join(keys),
-        values=sql.SQL(", ").join(sql.SQL("w.{}").format(key) for key in keys),
-        tried=tried,
     )
     tx.execute(
         sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.usersync_describe(usersync_ords bigint[]) RETURNS void LANGUAGE plpgsql AS {}").format(
@@ -191,8 +193,8 @@ def _mixed(tx: Connection, merge: Merge) -> Drift:
     """What to say when it can't be told which record is bad: at least the column."""
     for f in merge.fields:
         try:
-            with tx.transaction():
-                tx.execute(sql.SQL("SELECT count(w.{}) FROM ({}) AS w").format(f.column, merge.everything))
+            with tx.transaction(), as_user(tx):
+                tx.execute(sql.SQL("SELECT pg_catalog.count(w.{}) FROM ({}) AS w").format(f.column, merge.everything))
         except psycopg.Error as error:
             if not is_about_data(error):
                 raise
@@ -216,7 +218,7 @@ def _index_others(tx: Connection, others: Sequence[Stage], plan: Mapping[str, An
     conditions = " ".join(str(value) for path in _nodes(plan) for name, value in path[-1].items() if name.endswith(("Cond", "Filter")))
     cheap = True
     for one in others:
-        count = sum(1 for path in _nodes(plan) if path[-1].get("Relation Name") == _relation(tx, one))
+        count = sum(1 for path in _nodes(plan) if path[-1].get("Relation Name") == stage.relname(tx, one))
         (big,) = tx.execute(sql.SQL("SELECT count(*) > {} FROM {}").format(sql.Literal(_BATCH_ROWS), one.table)).fetchone() or (False,)
         if not count or not big:
             continue
@@ -233,27 +235,19 @@ def _index_others(tx: Connection, others: Sequence[Stage], plan: Mapping[str, An
     return cheap
 
 
-def _relation(tx: Connection, one: Stage) -> str:
-    """The name of a stage's table in the catalog."""
-    (name,) = tx.execute("SELECT relname FROM pg_catalog.pg_class WHERE oid = %s::regclass", (one.table.as_string(tx),)).fetchone() or ("",)
-    return str(name)
-
-
 # the table
 
 
 def write(tx: Connection, merge: Merge, most: int) -> list[Failure]:
     """Which records of CHANGES the table does not take, in the context of the others. Everything it writes has to be rolled
     back by the caller; then `set_aside` files them."""
-    part = sql.SQL(
-        "(SELECT o.*, pg_catalog.setval('pg_temp.usersync_at'::regclass, o.usersync_ord) FROM {} AS o"
-        " WHERE o.usersync_ord BETWEEN usersync_lo AND usersync_hi {} OFFSET 0)"
-    )
-    new = sql.SQL("SELECT * FROM {} AS part").format(part.format(ORDERED, sql.SQL("AND o.usersync_is_new")))
+    part = sql.SQL("(SELECT o.*, {} FROM {} AS o WHERE {} AND {} OFFSET 0)")
+    new = sql.SQL("SELECT * FROM {} AS part").format(part.format(_AT, ORDERED, _BETWEEN, sql.SQL("o.usersync_is_new")))
     steps = [insert(merge, new, merge.key, ordered=False), sql.SQL(";")]
     if merge.values or merge.marks:
-        steps = [update(merge, part.format(ORDERED, sql.SQL("AND NOT o.usersync_is_new"))), sql.SQL(";"), *steps]
-    tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        steps = [update(merge, part.format(_AT, ORDERED, _BETWEEN, sql.SQL("NOT o.usersync_is_new"))), sql.SQL(";"), *steps]
+    with as_user(tx):
+        tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
     return _halve(tx, sql.Composed(steps), most, _BY_INDEX)
 
 
@@ -293,7 +287,7 @@ def record(merge: Merge, side: str) -> sql.Composed:
 
 
 def as_document(row: sql.Composable) -> sql.Composed:
-    return sql.SQL("convert_to(row_to_json({})::text, 'UTF8')").format(row)
+    return sql.SQL("pg_catalog.convert_to(pg_catalog.row_to_json({})::pg_catalog.text, 'UTF8')").format(row)
 
 
 def _number(tx: Connection, rows: sql.Composable) -> int:
@@ -312,7 +306,14 @@ def _number(tx: Connection, rows: sql.Composable) -> int:
 def _forget(tx: Connection) -> None:
     tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_ordered")
     tx.execute("DROP SEQUENCE IF EXISTS pg_temp.usersync_at")
-    tx.execute("DROP FUNCTION IF EXISTS pg_temp.usersync_halve(bigint), pg_temp.usersync_describe(bigint[])")
+    for signature in (
+        "halve(bigint)",
+        "attempt(bigint, bigint)",
+        "describe(bigint[])",
+        "column(bigint, bigint, int)",
+        "file(bigint, bigint, text)",
+    ):
+        tx.execute(f"DROP FUNCTION IF EXISTS pg_temp.usersync_{signature}".encode())
 
 
 def _columns(tx: Connection, table: sql.Composable) -> list[sql.Identifier]:
@@ -320,12 +321,31 @@ def _columns(tx: Connection, table: sql.Composable) -> list[sql.Identifier]:
     return [identifier(column.name) for column in found]
 
 
+def _make(tx: Connection, name: str, parameters: str, body: sql.Composable) -> None:
+    """A function of ours that holds a person's SQL, and runs with their search path; what calls it runs with ours."""
+    definition = sql.SQL("#variable_conflict use_column\nBEGIN {} END").format(body).as_string(tx)
+    returns = sql.SQL("" if "OUT " in parameters else "RETURNS pg_catalog.void")
+    function = sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.{}({}) {} LANGUAGE plpgsql SET search_path FROM CURRENT AS {}")
+    with as_user(tx):
+        tx.execute(function.format(identifier(name), sql.SQL(parameters), returns, sql.Literal(definition)))
+
+
+def _choice(statements: Sequence[sql.Composable]) -> sql.Composed:
+    """The one whose number is usersync_which."""
+    tries = [
+        sql.SQL("IF usersync_which OPERATOR(pg_catalog.=) {} THEN {} END IF;").format(sql.Literal(i), one)
+        for i, one in enumerate(statements)
+    ]
+    return sql.SQL(" ").join(tries)
+
+
 def _halve(tx: Connection, attempt: sql.Composable, most: int, settings: str) -> list[Failure]:
     """The records of ORDERED on which `attempt` fails alone; it reads those from usersync_lo to usersync_hi.
 
     What passed stays done. More than `most`, and the search ends.
     """
-    body = sql.SQL(_HALVE).format(attempt=attempt, bad=_BAD, ordered=ORDERED)
+    _make(tx, "usersync_attempt", "usersync_lo bigint, usersync_hi bigint", attempt)
+    body = sql.SQL(_HALVE).format(bad=_BAD, ordered=ORDERED)
     tx.execute(
         sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.usersync_halve(usersync_most bigint) RETURNS TABLE"
                 " (usersync_ord bigint, usersync_state text, usersync_column text, usersync_constraint text, usersync_table text)"
@@ -353,7 +373,7 @@ BEGIN
     usersync_hi := usersync_highs[usersync_depth];
     usersync_depth := usersync_depth - 1;
     BEGIN
-      {attempt}
+      PERFORM pg_temp.usersync_attempt(usersync_lo, usersync_hi);
       IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
         usersync_wrong := usersync_wrong + 1;
       END IF;

@@ -16,6 +16,7 @@ from usersync_cli.variables import UNSET
 OnMissing: TypeAlias = Literal["keep", "mark", "delete"]
 """What may be done with rows that the source no longer has: nothing, set their deleted_at, delete them."""
 
+OWN_SCHEMA = "usersync"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([smhd]?)")
@@ -69,11 +70,18 @@ def table_name(value: str) -> str:
     return value
 
 
+def table_of_theirs(value: str) -> str:
+    """Like a table's name, but of none in the schema where usersync keeps its own."""
+    if value.startswith(f"{OWN_SCHEMA}."):
+        raise Misfit(f"the schema {OWN_SCHEMA} holds usersync's own tables; to move one of yours: ALTER TABLE {value} SET SCHEMA public;")
+    return table_name(value)
+
+
 def loaded_table_name(value: str) -> str:
     """Like a table's name, and may have {stream} in it."""
     if re.search(r"[{}]", value.replace("{stream}", "")):
         raise Misfit("may hold {stream} and no other braces")
-    return table_name(value)
+    return table_of_theirs(value)
 
 
 def extract_name(value: str) -> str:
@@ -264,6 +272,7 @@ class Step(Model):
     name: ColumnName = ""  # the load table's, when the file gives none
     extract: Mapping[ExtractName, Extract]
     transform: Sql | None = None
+    reads: list[Annotated[str, AfterValidator(table_of_theirs)]] = Field(default_factory=list)  # of the target, beside the extracts
     load: Load | Outward
 
     @field_validator("load", mode="wrap")
@@ -305,6 +314,12 @@ class Step(Model):
             raise Misfit(f"has the name of the table that is loaded, so the SQL could not tell them apart; {advice}", ("extract", table))
         if len(self.extract) > 1 and self.transform is None:
             raise Misfit("several extracts need a transform: a SELECT that says how they become one")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_in_its_transform(self) -> Step:
+        if self.reads and self.transform is None:
+            raise Misfit("names tables of the target that the transform may read, and there is no transform", ("reads",))
         return self
 
     @model_validator(mode="after")

@@ -16,9 +16,10 @@ from usersync_cli.connections import Connection
 from usersync_cli.lease import Lease
 from usersync_cli.merge import Merge, Outcome, key_text
 from usersync_cli.model import Page
+from usersync_cli.pages import fit
 from usersync_cli.seen import CANDIDATES, KEPT, NO_ROW, REMOVED, TOLD, Met, Open, Seen
 from usersync_cli.steps import Options
-from usersync_cli.stream import Into, Leaving, Work, fit
+from usersync_cli.stream import Into, Leaving, Work
 from usersync_cli.sweep import Sweep
 from usersync_cli.targets.postgres import MARK, Plan
 

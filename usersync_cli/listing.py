@@ -20,7 +20,7 @@ from usersync_cli.compare import Comparison, Report
 from usersync_cli.connections import Connection
 from usersync_cli.errors import Drift, Unavailable
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
-from usersync_cli.pages import Item
+from usersync_cli.pages import Item, bound
 from usersync_cli.rejects import HALF_FROM, Reject, allowed, is_about_data
 from usersync_cli.shape import Shape
 from usersync_cli.spelling import Spelling, of_table
@@ -82,7 +82,8 @@ class Listing:
             ' row_key text COLLATE "C") ON COMMIT DROP'
         )
         self.tx.execute(statement.format(self._table, self._version_type))
-        shape = shape_of(self._desired(0, 0))
+        with bound(self.tx, self.into) as desired:
+            shape = shape_of(desired)
         self._spelling = of_table(shape.table, shape.load.key, self.number)
         self._spelling.prepare(self.tx)
         self._comparison = comparison_of(shape, set(self._rows(self.rejects).values()))
@@ -97,10 +98,10 @@ class Listing:
     def _desired(self, first: int, last: int) -> Desired:
         """What the transform makes of the records in these places."""
         some = sql.SQL(  # OFFSET 0: a document is read as jsonb once, however often the transform names it
-            '(SELECT key COLLATE "default" AS key, data::jsonb AS data, version, deleted, ord FROM {} WHERE ord BETWEEN {} AND {}'
-            " OFFSET 0) AS part"
+            '(SELECT key COLLATE pg_catalog."default" AS key, data::pg_catalog.jsonb AS data, version, deleted, ord FROM {}'
+            " WHERE ord OPERATOR(pg_catalog.>=) {} AND ord OPERATOR(pg_catalog.<=) {} OFFSET 0) AS part"
         ).format(self._table, sql.Literal(first), sql.Literal(last))
-        return stage.desired(self.into.transform, [stage.Stage(self.into.stage, some, temporary=False)], 0)
+        return Desired(stage.over(self.into.transform, [stage.Stage(self.into.stage, some, temporary=False)]), 0)
 
     # a page
 
@@ -184,7 +185,8 @@ class Listing:
         Gives how many are bad. Raises what PostgreSQL says when they are so many that a run would not set them aside.
         """
         try:
-            self._comparison.put(self._desired(first, last))
+            with self.into.own.path(self.tx):
+                self._comparison.put(self._desired(first, last))
         except psycopg.Error as error:
             if not is_about_data(error):
                 raise

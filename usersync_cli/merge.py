@@ -2,6 +2,10 @@
 
 Compare first: one pass of a hash join over staged rows and table, which locks and writes nothing. Only when something
 differs are those rows kept in a temp table, decided among duplicates, and written, sorted by key.
+
+These statements hold a person's SQL, or set off their triggers, so they run with the person's search path (`as_user`). Nothing
+of ours in them may depend on it: functions, types and operators say their schema, IS DISTINCT FROM and IN are not used (they
+look `=` up along the path), and what can be computed here is.
 """
 
 from __future__ import annotations
@@ -9,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, as_user, identifier
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")
@@ -20,6 +25,9 @@ ASIDE = sql.SQL("pg_temp.usersync_aside")  # the keys of rejects, and why; made 
 _DUPLICATES = sql.SQL("pg_temp.usersync_duplicates")
 SHOWN_KEYS = 5
 ATTEMPTS = 3  # to compare and keep the changes while somebody else writes
+
+
+EQUAL = "pg_catalog.="
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,26 @@ class Field:
     cast: str = ""  # type to cast to; "" where the types are the same
     collation: str = ""  # of the target's column, quoted, where it is not the type's own
     as_text: bool = False  # json has no equality: compared as text
+    operator: str = EQUAL  # of equality, with its schema
+    composite: bool = False  # IS NULL would be true of a row of NULLs too
 
     @property
     def column(self) -> sql.Identifier:
         return identifier(self.name)
+
+    def same(self, one: str, other: str) -> sql.Composed:
+        """The values of these two sides are equal; NULL where one is."""
+        a, b = (
+            sql.SQL("{}.{}{}").format(sql.SQL(side), self.column, sql.SQL("::pg_catalog.text" if self.as_text else ""))
+            for side in (one, other)
+        )
+        return sql.SQL("{} OPERATOR({}) {}").format(a, sql.SQL(EQUAL if self.as_text else self.operator), b)  # from the catalog
+
+    def differs(self, one: str, other: str) -> sql.Composed:
+        """As IS DISTINCT FROM, whatever `=` means along the path."""
+        a, b = (sql.SQL("{}.{}").format(sql.SQL(side), self.column) for side in (one, other))
+        null = sql.SQL("pg_catalog.num_nulls({}, {}) OPERATOR(pg_catalog.=) 2" if self.composite else "{} IS NULL AND {} IS NULL")
+        return sql.SQL("(({}) IS NOT TRUE AND NOT ({}))").format(self.same(one, other), null.format(a, b))
 
 
 @dataclass(frozen=True)
@@ -74,8 +98,7 @@ class Merge:
     def is_aside(self) -> sql.Composed:
         """w is not to be loaded."""
         without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
-        same = _and(sql.SQL("a.{0} = w.{0}").format(identifier(name)) for name in self.key)
-        return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, ASIDE, same)
+        return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, ASIDE, self.same("a", "w"))
 
     @property
     def present(self) -> sql.Composed:
@@ -103,7 +126,15 @@ class Merge:
     @cached_property
     def same_key(self) -> sql.Composed:
         """t and w mean the same record."""
-        return _and(sql.SQL("t.{0} = w.{0}").format(identifier(name)) for name in self.key)
+        return self.same("t", "w")
+
+    def same(self, one: str, other: str) -> sql.Composed:
+        """Of any two sides."""
+        return _and(self.field(name).same(one, other) for name in self.key)
+
+    def field(self, name: str) -> Field:
+        """The one of this name."""
+        return next((f for f in self.fields if f.name == name), Field(name))
 
     @cached_property
     def values(self) -> list[Field]:
@@ -120,11 +151,7 @@ class Merge:
         marked = sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")
         if not self.values:
             return sql.Composed([marked])
-        t, o = (
-            _list(sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::text" if f.as_text else "")) for f in self.values)
-            for side in ("t", other)
-        )
-        differs = sql.SQL("(ROW({}) IS DISTINCT FROM ROW({}))").format(t, o)
+        differs: sql.Composed = _or(f.differs("t", other) for f in self.values)
         return sql.SQL("({} OR {})").format(differs, marked) if self.marks else differs
 
     @property
@@ -160,16 +187,20 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
 
     Raises WithoutKey for rows without a key.
     """
-    (bigger,) = tx.execute(
-        sql.SQL("SELECT reltuples > 4 * %s::float8 FROM pg_catalog.pg_class WHERE oid = {}::regclass").format(
-            sql.Literal(merge.table.as_string(tx))
-        ),
-        (max(rows, 1),),
-    ).fetchone() or (False,)
+    with as_user(tx):
+        return _compared(tx, merge, small=merge.part or _rows(tx, merge) > 4 * max(rows, 1))
+
+
+def _rows(tx: Connection, merge: Merge) -> float:
+    """About how many the table holds."""
+    query = "SELECT reltuples FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)::pg_catalog.oid"
+    (number,) = tx.execute(query, (merge.table.as_string(tx),)).fetchone() or (0,)
+    return float(number)
+
+
+def _compared(tx: Connection, merge: Merge, *, small: bool) -> Outcome:
     for _ in range(ATTEMPTS):
-        found = tx.execute(_compare_small(merge) if merge.part or bigger else _compare_whole(merge)).fetchone()
-        assert found is not None  # noqa: S101  an aggregate always has a row
-        read, without_key, new, differing, matched, hit, checksum = found
+        read, without_key, new, differing, matched, hit, checksum = _small(tx, merge) if small else _whole(tx, merge)
         if without_key:
             raise WithoutKey(
                 f"{without_key} of {read} records have no {' or '.join(merge.key)}, which is the key",
@@ -198,60 +229,69 @@ def _decided(tx: Connection, merge: Merge, found: Outcome, *, duplicates: bool) 
     return Outcome(found.read, found.distinct + new_distinct, inserted, updated, keys)
 
 
-def _compare_whole(merge: Merge) -> sql.Composed:
-    """Rows read, without key, new, differing, matched, and table rows that were hit: in one pass.
+_Found = tuple[int, int, int, int, int, int, int]  # read, without key, new, differing, matched, rows of the table that were hit, checksum
+
+
+def _whole(tx: Connection, merge: Merge) -> _Found:
+    """In one pass.
 
     Keys of the table are unique: it has as many rows as the join hits, once each, plus those that the join leaves over.
     So the distinct keys among the matched rows need no sort and no second hash table (0.5 s for a million).
     """
     rest = [sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key[1:]]
-    incomplete = (
-        sql.SQL("count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=_or(rest)) if rest else sql.SQL("0")
+    some = (
+        sql.SQL("pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=_or(rest))
+        if rest
+        else sql.SQL("0")
     )
-    return sql.SQL("""
-        SELECT staged + joined - keyed,
-               joined - keyed + incomplete,
-               keyed - there - incomplete,
-               differing,
-               staged + there - keyed,
-               (SELECT count(*) FROM {table}) + staged - keyed,
-               checksum
-          FROM (SELECT count(*) AS joined, count(w.{k}) AS staged, count(t.{k}) AS there, count(COALESCE(w.{k}, t.{k})) AS keyed,
-                       {incomplete} AS incomplete, {checksum} AS checksum,
-                       count(*) FILTER (WHERE w.{k} IS NOT NULL AND t.{k} IS NOT NULL AND {differs}) AS differing
-                  FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}) AS c
-    """).format(incomplete=incomplete, **_parts(merge))
+    query = sql.SQL("""
+        SELECT pg_catalog.count(*), pg_catalog.count(w.{k}), pg_catalog.count(t.{k}), pg_catalog.count(COALESCE(w.{k}, t.{k})), {some},
+               pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND t.{k} IS NOT NULL AND {differs}),
+               (SELECT pg_catalog.count(*) FROM {table}), {checksum}
+          FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}
+    """)
+    joined, staged, there, keyed, incomplete, differing, rows, checksum = _one(tx, query.format(some=some, **_parts(merge)))
+    return (
+        staged + joined - keyed,
+        joined - keyed + incomplete,
+        keyed - there - incomplete,
+        differing,
+        staged + there - keyed,
+        rows + staged - keyed,
+        checksum,
+    )
 
 
-def _compare_small(merge: Merge) -> sql.Composed:
-    """The same numbers where the table is far bigger than what was staged, so that it need not be read whole."""
+def _small(tx: Connection, merge: Merge) -> _Found:
+    """Where the table is far bigger than what was staged, so that it need not be read whole."""
     hit = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
-    return sql.SQL("""
-        SELECT count(*),
-               count(*) FILTER (WHERE {without_key}),
-               count(*) FILTER (WHERE t.{k} IS NULL) - count(*) FILTER (WHERE {without_key}),
-               count(*) FILTER (WHERE t.{k} IS NOT NULL AND {differs}),
-               count(t.{k}),
-               count(DISTINCT ({hit})) FILTER (WHERE t.{k} IS NOT NULL),
+    query = sql.SQL("""
+        SELECT pg_catalog.count(*),
+               pg_catalog.count(*) FILTER (WHERE {without_key}),
+               pg_catalog.count(*) FILTER (WHERE t.{k} IS NULL),
+               pg_catalog.count(*) FILTER (WHERE t.{k} IS NOT NULL AND {differs}),
+               pg_catalog.count(t.{k}),
+               pg_catalog.count(DISTINCT ({hit})) FILTER (WHERE t.{k} IS NOT NULL),
                {checksum}
           FROM ({wanted}) AS w {found}
-    """).format(hit=hit, found=merge.found, **_parts(merge))
+    """)
+    read, without, lacking, *rest = _one(tx, query.format(hit=hit, found=merge.found, **_parts(merge)))
+    return (read, without, lacking - without, *rest)
 
 
 def key_text(key: Sequence[str], side: str = "t") -> sql.Composed:
     """A row's key as text, in the types of the table: the one column, or a record of all of them."""
-    columns = [sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) for name in key]
-    whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::text").format(_list(columns))
-    return sql.SQL('({} COLLATE "C")').format(whole)
+    columns = [sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), identifier(name)) for name in key]
+    whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::pg_catalog.text").format(_list(columns))
+    return sql.SQL('({} COLLATE pg_catalog."C")').format(whole)
 
 
 def _parts(merge: Merge) -> dict[str, sql.Composable]:
     without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key)
     checksum: sql.Composable = sql.SQL("0")
     if merge.sums:
-        checksum = sql.SQL("COALESCE(sum(hashtextextended({}, 0)) FILTER (WHERE w.{} IS NOT NULL AND t.{} IS NOT NULL), 0)").format(
-            key_text(merge.key), merge.first_key, merge.first_key
-        )
+        both = sql.SQL("FILTER (WHERE w.{0} IS NOT NULL AND t.{0} IS NOT NULL)").format(merge.first_key)
+        checksum = sql.SQL("COALESCE(pg_catalog.sum(pg_catalog.hashtextextended({}, 0)) {}, 0)").format(key_text(merge.key), both)
     return {
         "checksum": checksum,
         "k": merge.first_key,
@@ -275,15 +315,13 @@ def _keep_changes(merge: Merge) -> sql.Composed:
 def _count_new(tx: Connection, merge: Merge) -> int:
     """Distinct keys among the new rows."""
     keys = _list(identifier(name) for name in merge.key)
-    query = sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE usersync_is_new GROUP BY {}) AS d").format(CHANGES, keys)
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT FROM {} WHERE usersync_is_new GROUP BY {}) AS d").format(CHANGES, keys)
     return _number(tx, query)
 
 
 def _count_changes(tx: Connection) -> tuple[int, int]:
-    counts = tx.execute(
-        sql.SQL("SELECT count(*) FILTER (WHERE usersync_is_new), count(*) FILTER (WHERE NOT usersync_is_new) FROM {}").format(CHANGES)
-    )
-    inserted, updated = counts.fetchone() or (0, 0)
+    new, changed_ = (sql.SQL("pg_catalog.count(*) FILTER (WHERE {}usersync_is_new)").format(sql.SQL(which)) for which in ("", "NOT "))
+    inserted, updated = _one(tx, sql.SQL("SELECT {}, {} FROM {}").format(new, changed_, CHANGES))
     return inserted, updated
 
 
@@ -293,13 +331,16 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     columns = [sql.SQL("{} AS {}").format(identifier(name), identifier(f"usersync_key_{i}")) for i, name in enumerate(merge.key)]
     keys = _list(identifier(name) for name in merge.key)
     tx.execute(
-        sql.SQL("CREATE TEMP TABLE usersync_duplicates ON COMMIT DROP AS SELECT {} FROM ({}) AS w GROUP BY {} HAVING count(*) > 1").format(
-            _list(columns), merge.wanted, keys
-        )
+        sql.SQL(
+            "CREATE TEMP TABLE usersync_duplicates ON COMMIT DROP AS SELECT {} FROM ({}) AS w GROUP BY {}"
+            " HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1"
+        ).format(_list(columns), merge.wanted, keys)
     )
     same = [
         _and(
-            sql.SQL("d.{} = {}.{}").format(identifier(f"usersync_key_{i}"), sql.SQL(side), identifier(name))
+            sql.SQL("d.{} OPERATOR({}) {}.{}").format(
+                identifier(f"usersync_key_{i}"), sql.SQL(merge.field(name).operator), sql.SQL(side), identifier(name)
+            )
             for i, name in enumerate(merge.key)
         )
         for side in ("c", "w")
@@ -307,7 +348,7 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     tx.execute(sql.SQL("DELETE FROM {} AS c USING {} AS d WHERE {}").format(CHANGES, _DUPLICATES, same[0]))
     order = [sql.SQL("w.{}").format(identifier(name)) for name in merge.key]
     decided: list[sql.Composable] = [sql.SQL(merge.order_by)] if merge.order_by else []  # the user's own SQL
-    tie = [sql.SQL("w.{}::text").format(f.column) for f in merge.values]
+    tie = [sql.SQL("w.{}::pg_catalog.text").format(f.column) for f in merge.values]
     tx.execute(
         sql.SQL("""
         INSERT INTO {changes}
@@ -319,11 +360,14 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
             changes=CHANGES, order=_list(order), duplicates=_DUPLICATES, same=same[1], all=_list([*order, *decided, *tie]), **_parts(merge)
         )
     )
-    shown = sql.SQL(" || ',' || ").join(sql.SQL("{}::text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
-    return [
-        row[0]
-        for row in tx.execute(sql.SQL("SELECT {} AS k FROM {} ORDER BY k LIMIT {}").format(shown, _DUPLICATES, sql.Literal(SHOWN_KEYS)))
-    ]
+    shown = _list(sql.SQL("{}::pg_catalog.text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
+    return _first_keys(tx, sql.SQL("SELECT {} FROM {}").format(shown, _DUPLICATES), len(merge.key))
+
+
+def _first_keys(tx: Connection, query: sql.Composed, columns: int) -> list[str]:
+    """Some of these, to be shown."""
+    order = _list(sql.SQL(str(i + 1)) for i in range(columns))
+    return [",".join(row) for row in tx.execute(query + sql.SQL(" ORDER BY {} LIMIT {}").format(order, sql.Literal(SHOWN_KEYS))).fetchall()]
 
 
 def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = False) -> None:
@@ -333,11 +377,12 @@ def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = Fal
     Raises VerificationFailed when rows are still missing or different afterwards: a trigger or a rule swallowed them.
     """
     written = 0
-    if outcome.updated:
-        written += _update(tx, merge, vacated=vacated)
-    if outcome.inserted:
-        written += tx.execute(insert(merge, sql.SQL("SELECT * FROM {} WHERE usersync_is_new").format(CHANGES), merge.key)).rowcount
-    tx.execute("SET CONSTRAINTS ALL IMMEDIATE")  # a deferred foreign key would only fail at COMMIT, and say less
+    with as_user(tx):
+        if outcome.updated:
+            written += _update(tx, merge, vacated=vacated)
+        if outcome.inserted:
+            written += tx.execute(insert(merge, sql.SQL("SELECT * FROM {} WHERE usersync_is_new").format(CHANGES), merge.key)).rowcount
+        tx.execute("SET CONSTRAINTS ALL IMMEDIATE")  # a deferred foreign key would only fail at COMMIT, and say less
     if written < outcome.inserted + outcome.updated:
         _look_again(tx, merge)
 
@@ -347,7 +392,7 @@ def _update(tx: Connection, merge: Merge, *, vacated: bool) -> int:
     keys = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
     tx.execute(
         sql.SQL("""
-            SELECT count(*) FROM (SELECT FROM {} AS t JOIN {} AS w ON {} WHERE NOT w.usersync_is_new
+            SELECT pg_catalog.count(*) FROM (SELECT FROM {} AS t JOIN {} AS w ON {} WHERE NOT w.usersync_is_new
                                    ORDER BY {} FOR NO KEY UPDATE OF t) AS locked
         """).format(merge.table, CHANGES, merge.same_key, keys)
     )
@@ -393,15 +438,10 @@ def _look_again(tx: Connection, merge: Merge) -> None:
     left = sql.SQL("FROM {} AS w LEFT JOIN {} AS t ON {} WHERE t.{} IS NULL OR {}").format(
         CHANGES, merge.table, merge.same_key, merge.first_key, merge.differs
     )
-    count = _number(tx, sql.SQL("SELECT count(*) ") + left)
+    count = _number(tx, sql.SQL("SELECT pg_catalog.count(*) ") + left)
     if count:
-        shown = sql.SQL(" || ',' || ").join(sql.SQL("w.{}::text").format(identifier(name)) for name in merge.key)
-        keys = [
-            row[0]
-            for row in tx.execute(
-                sql.SQL("SELECT {} ").format(shown) + left + sql.SQL(" ORDER BY 1 LIMIT {}").format(sql.Literal(SHOWN_KEYS))
-            )
-        ]
+        shown = _list(sql.SQL("w.{}::pg_catalog.text").format(identifier(name)) for name in merge.key)
+        keys = _first_keys(tx, sql.SQL("SELECT {} ").format(shown) + left, len(merge.key))
         raise VerificationFailed(
             f"{count} rows were written to {merge.table.as_string(tx)} but are not there: keys {', '.join(keys)}",
             hint="a trigger or rule of that table swallows them; nothing was committed",
@@ -411,7 +451,10 @@ def _look_again(tx: Connection, merge: Merge) -> None:
 def normalised(tx: Connection, merge: Merge) -> int:
     """How many of the rows just written hold something else now: a trigger of the table changes what we write."""
     return _number(
-        tx, sql.SQL("SELECT count(*) FROM {} AS w JOIN {} AS t ON {} WHERE {}").format(CHANGES, merge.table, merge.same_key, merge.differs)
+        tx,
+        sql.SQL("SELECT pg_catalog.count(*) FROM {} AS w JOIN {} AS t ON {} WHERE {}").format(
+            CHANGES, merge.table, merge.same_key, merge.differs
+        ),
     )
 
 
@@ -430,32 +473,37 @@ def changed(merge: Merge) -> sql.Composed:
         new_key=texts("w", keys),
         key=texts("t", keys),
         before=texts("t", [*names, *marks]),
-        after=sql.SQL("{} || NULL::text").format(texts("w", names)) if marks else texts("w", names),
+        after=texts("w", names, *[sql.SQL("NULL::pg_catalog.text")] * len(marks)),
         changes=CHANGES,
         order=_list(sql.SQL("w.{}").format(name) for name in keys),
         **_parts(merge),
     )
 
 
-def texts(side: str, columns: Iterable[sql.Identifier]) -> sql.Composed:
-    """The values of these columns as an array of text."""
-    return sql.SQL("ARRAY[{}]").format(_list(sql.SQL("{}.{}::text").format(sql.SQL(side), name) for name in columns))
+def texts(side: str, columns: Iterable[sql.Identifier], *more: sql.Composable) -> sql.Composed:
+    """The values of these columns as an array of text; and these values."""
+    return sql.SQL("ARRAY[{}]").format(_list([*(sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), name) for name in columns), *more]))
 
 
 def vacate(tx: Connection, merge: Merge, column: str, placeholder: str) -> None:
     """Take the value of a unique column from every row that gives it up, before anybody takes it: two people who swap
     their names would meet each other otherwise. The update that follows sets it again, in the same transaction."""
-    name = identifier(column)
-    tx.execute(
-        sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND t.{} IS DISTINCT FROM w.{}").format(
-            merge.table, name, sql.SQL(placeholder), CHANGES, merge.same_key, name, name
-        )
-    )  # ours
+    statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
+        merge.table, identifier(column), sql.SQL(placeholder), CHANGES, merge.same_key, merge.field(column).differs("t", "w")
+    )
+    with as_user(tx):
+        tx.execute(statement)
 
 
 def _number(tx: Connection, query: sql.Composed) -> int:
-    (number,) = tx.execute(query).fetchone() or (0,)
+    (number,) = _one(tx, query)
     return int(number)
+
+
+def _one(tx: Connection, query: sql.Composed) -> tuple[Any, ...]:
+    """The only row."""
+    (row,) = tx.execute(query).fetchall()
+    return row
 
 
 def _list(parts: Iterable[sql.Composable]) -> sql.Composed:

@@ -208,7 +208,6 @@ class Desired:
 
     transform: sql.Composable
     rows: int
-    before: sql.Composable | None = None  # what we put before the user's own text in `transform`; None: nothing
     part: bool = False  # a page of what the target holds: the rest of it is not read
 
 
@@ -342,6 +341,8 @@ class Step(Protocol):
     def extract(self) -> Mapping[str, Extract]: ...
     @property
     def transform(self) -> str | None: ...
+    @property
+    def reads(self) -> Sequence[str]: ...
     @property
     def load(self) -> Load: ...
 

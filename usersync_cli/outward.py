@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from psycopg import sql
 
 from usersync_cli import intents, log, rejects, stage, state, sweep
+from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.intents import Scope, Use
@@ -99,14 +100,14 @@ class Reading:
         for reader in open_sources(self._step, self._world, self._stack):
             reader.refuse_other_account(self.stored, self._options)
             for stream in reader.streams:
-                stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream))
+                stages[stream.name] = stage.create(self._tx, stream.name, reader.columns(stream))
             for content in reader.pages():
                 rows = stage.copy(self._tx, stages[content.stream].table, content, check, freeze=True)
                 self.cursors[content.stream] = ({}, reader.session.account, rows)
             for name, cursor in reader.cursors.items():
                 self.cursors[name] = (cursor, *self.cursors[name][1:])
             reader.close()
-        return stage.desired(self._step.transform, list(stages.values()), self.records)
+        return Desired(bind(self._tx, Own.of(self._step), list(stages.values())), self.records)
 
     def _documents(self, check: Callable[[int], None]) -> Desired:
         ((name, extract),) = self._step.extract.items()
@@ -117,6 +118,7 @@ class Reading:
         before = [self.stored[self.stream]] if self.stream in self.stored else []
         refuse_other_account(extract.source, self.session.account, before, self._options)
         staged = stage.create(self._tx, name if self._step.transform else "records", COLUMNS)
+        bound = bind(self._tx, Own.of(self._step, transform), [staged])
         rows, complete, cursor = 0, False, {}
         pages = self.session.pages([Stream(self.stream)], {})
         with closing(pages) if hasattr(pages, "close") else nullcontext():
@@ -132,7 +134,7 @@ class Reading:
             )
         self.cursors[self.stream] = (cursor, self.session.account, rows)
         self._done.left_out = dict(getattr(self.session, "left_out", {}))
-        return stage.desired(transform, [staged], rows)
+        return Desired(bound, rows)
 
     @property
     def kept_out(self) -> Mapping[str, str]:

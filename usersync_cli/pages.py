@@ -6,8 +6,8 @@ of the table are looked at, and only what neither explains is halved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from usersync_cli import constraints, stage
 from usersync_cli import merge as merging
 from usersync_cli.arrays import Texts, texts
 from usersync_cli.aside import Aside
+from usersync_cli.binding import Own, bind
 from usersync_cli.catalog import Table
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import Drift
@@ -31,7 +32,10 @@ from usersync_cli.targets.postgres import Plan, Target
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 PAIRS = 16  # records that fail alone, and may still fit together
 _FROM_PAGE = sql.SQL("SELECT * FROM pg_temp.usersync_page")  # what the transform gave
-_SENT = sql.SQL("SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS g(key, data, version, ord)")
+_SENT = sql.SQL(
+    "SELECT * FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[], $3::pg_catalog.text[])"
+    " WITH ORDINALITY AS g(key, data, version, ord)"
+)
 _TEMPORARY = """
 DROP TABLE IF EXISTS pg_temp.usersync_page, pg_temp.usersync_changes, pg_temp.usersync_duplicates, pg_temp.usersync_aside
 """
@@ -63,11 +67,25 @@ class Into(Protocol):
 
     target: Target
     transform: str
+    own: Own
     stage: str
     fitted: tuple[Merge, Table] | None
 
     def columns(self) -> list[Column]: ...
     def spelling(self, tx: Connection) -> Spelling: ...
+
+
+def fit(tx: Connection, into: Into) -> tuple[Merge, Table | None]:
+    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
+    with bound(tx, into) as desired:
+        return into.target.fit(desired, tx)
+
+
+@contextmanager
+def bound(tx: Connection, into: Into) -> Iterator[Desired]:
+    """The transform over no record, for as long as the body runs. Raises ConfigError where it is not one SELECT over the records."""
+    with tx.transaction(force_rollback=True):
+        yield Desired(bind(tx, into.own, [stage.create(tx, into.stage, into.columns())]), 0, part=True)
 
 
 class OddKeys(Exception):
@@ -244,7 +262,8 @@ class Loader:
         merge, table = self._fit()
         columns = _columns(items)
         make = sql.SQL("CREATE TEMP TABLE usersync_page ON COMMIT DROP AS SELECT * FROM ({}) AS v").format(self._transform(_SENT))
-        psycopg.RawCursor(tx).execute(make.as_string(tx), columns)
+        with into.own.path(tx):
+            psycopg.RawCursor(tx).execute(make.as_string(tx), columns)
         merge = replace(merge, transform=_FROM_PAGE, sums=False)
         left_out = self._check_keys(merge, columns[0])
         if table is None:
@@ -254,21 +273,16 @@ class Loader:
 
     def _fit(self) -> tuple[Merge, Table | None]:
         """How the stream goes into its table. Until a page was written, looked at over an empty stage."""
-        into = self._into
-        if into.fitted:
-            return into.fitted
-        with self._tx.transaction(force_rollback=True):
-            staged = stage.create(self._tx, into.stage, into.columns())
-            return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), self._tx)
+        return self._into.fitted or fit(self._tx, self._into)
 
     def _transform(self, records: sql.Composable) -> sql.Composable:
         """The transform over these rows: a SELECT of key, data, version, ord."""
         (_, _, version, *_) = self._into.columns()
         # OFFSET 0: the documents are parsed here, once, and not wherever the transform mentions them
-        part = sql.SQL("(SELECT key, data::jsonb AS data, version::{}, false AS deleted, ord FROM ({}) AS g OFFSET 0) AS part").format(
-            stage.type_sql(version.type), records
-        )
-        return stage.desired(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)], 1).transform
+        part = sql.SQL(
+            "(SELECT key, data::pg_catalog.jsonb AS data, version::{}, false AS deleted, ord FROM ({}) AS g OFFSET 0) AS part"
+        ).format(stage.type_sql(version.type), records)
+        return stage.over(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)])
 
     def _check_keys(self, merge: Merge, keys: Texts) -> set[str]:
         """Each row has the key of its record, in the type of its column; whoever has no row is left out."""
@@ -291,7 +305,7 @@ class Loader:
     def _respelt(self, merge: Merge, keys: Sequence[str], rows: Collection[str]) -> dict[str, str]:
         """Which of these rows have the keys of which records, when the type of the key column compares them."""
         spelling = self._into.spelling(self._tx)
-        same = sql.SQL(" AND ").join(sql.SQL("w.{0} = s.{0}").format(identifier(name)) for name in merge.key)
+        same = merge.same("w", "s")
         query = sql.SQL("SELECT DISTINCT {}, s.usersync_key FROM ({}) AS s JOIN ({}) AS w ON {}").format(
             key_text(merge.key, "w"), spelling.typed, merge.wanted, same
         )
@@ -325,7 +339,10 @@ class Loader:
         with self._tx.transaction(force_rollback=True):
             spelling = self._into.spelling(self._tx)
             self._tx.execute("CREATE TEMP SEQUENCE usersync_at")
-            self._tx.execute(_searching(replace(merge, transform=self._transform(_PART)), spelling, self._tx))
+            tried = replace(merge, transform=self._transform(_PART))
+            with self._into.own.path(self._tx):  # which the inner one takes over
+                self._tx.execute(_trying(tried, spelling, self._tx))
+            self._tx.execute(_searching(tried, spelling, self._tx))
             parts = spelling.parts([item.record.key for item in items])
             values = [*_columns(items), each or len(items) == 1, *parts]
             call = _SEARCH.format(", ".join(f"${i + 1}" for i in range(len(values))))
@@ -378,22 +395,45 @@ def _columns(items: Sequence[Item]) -> list[Texts]:
     return [texts(item.record.key for item in items), Texts([item.document for item in items]), texts(item.version for item in items)]
 
 
-def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
-    """The function that _SEARCH calls. `tried` is the transform over _PART."""
-    columns = [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(f.column, tried.wanted) for f in tried.fields]
-    body = sql.SQL(_BODY).format(
-        bad=sql.SQL(BAD),
+def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
+    """The function that holds the transform, with its search path: over the records that it is given, all (0) or one column."""
+    columns = [
+        sql.SQL("IF usersync_which OPERATOR(pg_catalog.=) {} THEN PERFORM pg_catalog.count(w.{}) FROM ({}) AS w; END IF;").format(
+            sql.Literal(i), f.column, tried.wanted
+        )
+        for i, f in enumerate(tried.fields, 1)
+    ]
+    body = sql.SQL(_TRY).format(
         tried=tried.wanted,
         key=key_text(tried.key, "w"),
         same=sql.SQL(" AND ").join(
-            sql.SQL("w.{} = {}").format(identifier(name), spelling.cast(i, sql.SQL(f"usersync_part_{i}[usersync_lo]")))
+            sql.SQL("w.{} OPERATOR({}) {}").format(
+                identifier(name), sql.SQL(tried.field(name).operator), spelling.cast(i, sql.SQL(f"usersync_part_{i}[1]"))
+            )
             for i, name in enumerate(spelling.key)
         ),
         without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
+        columns=sql.SQL(" ").join(columns),
+    )
+    return sql.SQL(
+        "CREATE FUNCTION pg_temp.usersync_try"
+        " (usersync_keys pg_catalog.text[], usersync_data pg_catalog.text[], usersync_versions pg_catalog.text[],"
+        " usersync_lo int, usersync_which int{},"
+        " OUT usersync_without bigint, OUT usersync_odd bigint)"
+        " LANGUAGE plpgsql SET search_path FROM CURRENT AS {}"
+    ).format(
+        sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx))
+    )
+
+
+def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
+    """The function that _SEARCH calls. `tried` is the transform over _PART."""
+    body = sql.SQL(_BODY).format(
+        bad=sql.SQL(BAD),
         no_key=sql.Literal(NO_KEY),
         key_differs=sql.Literal(KEY_DIFFERS),
-        last=sql.Literal(len(columns)),
-        cases=sql.SQL(" ").join(sql.SQL("WHEN {} THEN {}").format(sql.Literal(i), one) for i, one in enumerate(columns, 1)),
+        last=sql.Literal(len(tried.fields)),
+        parts=sql.SQL("".join(f", usersync_part_{i}[usersync_lo:usersync_hi]" for i in range(len(spelling.key)))),
         names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in tried.fields)),
     )
     return sql.SQL(
@@ -404,14 +444,31 @@ def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed
     ).format(sql.SQL("".join(f", usersync_part_{i} text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
 
 
-# Of the page, those from usersync_lo to usersync_hi. The sequence, which no rollback takes back, notes how far their reading
+# Some of the page, the first of which is number usersync_lo. The sequence, which no rollback takes back, notes how far their reading
 # came: mostly it says at once which record was bad.
 _PART = sql.SQL("""
-    SELECT p.key, p.data, p.version, p.ord + usersync_lo - 1 AS ord,
-           pg_catalog.setval('pg_temp.usersync_at'::regclass, p.ord + usersync_lo - 1)
-      FROM unnest(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                  usersync_versions[usersync_lo:usersync_hi]) WITH ORDINALITY AS p(key, data, version, ord) OFFSET 0
+    SELECT p.key, p.data, p.version, p.ord,
+           pg_catalog.setval('pg_temp.usersync_at'::pg_catalog.regclass, p.ord)
+      FROM (SELECT g.key, g.data, g.version, (g.ord OPERATOR(pg_catalog.+) usersync_lo) OPERATOR(pg_catalog.-) 1 AS ord
+              FROM unnest(usersync_keys, usersync_data, usersync_versions) WITH ORDINALITY AS g(key, data, version, ord)) AS p
+    OFFSET 0
 """)
+_TRY = """
+#variable_conflict use_column
+BEGIN
+  IF usersync_which OPERATOR(pg_catalog.=) 0 THEN
+    PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
+  END IF;
+  IF usersync_which OPERATOR(pg_catalog.=) -1 THEN
+    SELECT pg_catalog.count(*) FILTER (WHERE {without}),
+           pg_catalog.count(*) FILTER (
+               WHERE ROW(w.*) IS NULL
+                  OR CASE WHEN {key} OPERATOR(pg_catalog.=) usersync_keys[1] THEN false ELSE ({same}) IS NOT TRUE END)
+      INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
+  END IF;
+  {columns}
+END
+"""
 _SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
 _BODY = """
 #variable_conflict use_column
@@ -446,15 +503,15 @@ BEGIN
     usersync_table := NULL;
     BEGIN
       IF usersync_lo < usersync_hi OR NOT usersync_each THEN
-        PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
+        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
+                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, 0{parts});
         IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
           usersync_wrong := usersync_wrong + 1;
         END IF;
       ELSE
-        SELECT count(*) FILTER (WHERE {without}),
-               count(*) FILTER (WHERE ROW(w.*) IS NULL
-                                   OR CASE WHEN {key} = usersync_keys[usersync_lo] THEN false ELSE ({same}) IS NOT TRUE END)
-          INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
+        SELECT t.usersync_without, t.usersync_odd INTO usersync_without, usersync_odd
+          FROM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
+                                    usersync_versions[usersync_lo:usersync_hi], usersync_lo, -1{parts}) AS t;
         usersync_state := CASE WHEN usersync_without > 0 THEN {no_key} WHEN usersync_odd > 0 THEN {key_differs} END;
         IF usersync_state IS NOT NULL THEN
           usersync_ord := usersync_lo;
@@ -501,7 +558,8 @@ BEGIN
     FOR usersync_i IN 0 .. {last} LOOP
       usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
       BEGIN
-        CASE usersync_try {cases} END CASE;
+        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
+                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, usersync_try{parts});
       EXCEPTION WHEN {bad} THEN
         usersync_last := usersync_try;
         usersync_column := ({names})[usersync_last];

@@ -9,11 +9,13 @@ from psycopg import sql
 
 from usersync_cli import stage
 from usersync_cli.catalog import Table, TableColumn, has_one_text
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, identifier, type_name
 from usersync_cli.errors import Drift
+from usersync_cli.merge import key_text
 from usersync_cli.model import Desired, Load
 from usersync_cli.targets.postgres import MARK
 
+_NULL = sql.SQL("NULL::pg_catalog.text")
 _MEASURED = {"character varying", "bpchar", '"bit"', "bit varying"}  # what is too long differs; it is no error here, and is not cut
 
 
@@ -52,7 +54,7 @@ class Shape:
     def fill(self, desired: Desired) -> sql.Composed:
         """Put what the transform gives into it."""
         values: list[sql.Composable] = [
-            sql.SQL("v.{}::text::{}").format(identifier(name), sql.SQL(self.table.columns[name].bare))
+            sql.SQL("v.{}::pg_catalog.text::{}").format(identifier(name), sql.SQL(type_name(self.table.columns[name].bare)))
             if self.table.columns[name].is_enum
             else sql.SQL("v.{}").format(identifier(name))
             for name in self.loaded
@@ -65,7 +67,10 @@ class Shape:
 
     def respell(self) -> sql.Composed:
         """Give the wanted keys the spelling of the table's where their type calls the two equal (citext, numeric)."""
-        same = sql.SQL(" AND ").join(sql.SQL("t.{0} = w.{0}").format(identifier(name)) for name in self.load.key)
+        same = sql.SQL(" AND ").join(
+            sql.SQL("t.{0} OPERATOR({1}) w.{0}").format(identifier(name), sql.SQL(self.table.columns[name].operator))
+            for name in self.load.key
+        )
         to = sql.SQL(", ").join(sql.SQL("{0} = t.{0}").format(identifier(name)) for name in self.load.key)
         return sql.SQL("UPDATE {} AS w SET {} FROM {} AS t WHERE {} AND {} <> {}").format(
             self.into, to, self.table.name, same, self.key("t"), self.key("w")
@@ -80,23 +85,21 @@ class Shape:
         rank = sql.SQL("1")
         if self.load.order_by:
             own = sql.SQL(self.load.order_by)
-            rank = sql.SQL("rank() OVER (PARTITION BY {} ORDER BY {}\n)").format(self.key("w"), own)  # type: ignore[assignment]
+            rank = sql.SQL("pg_catalog.rank() OVER (PARTITION BY {} ORDER BY {}\n)").format(self.key("w"), own)  # type: ignore[assignment]
         return sql.SQL(
             "SELECT {names} FROM (SELECT {values}, {rank} AS usersync_rank FROM {wanted} AS w WHERE {has_key}) AS r"
-            " WHERE usersync_rank = 1 ORDER BY convert_to(usersync_key, 'UTF8')"
+            " WHERE usersync_rank OPERATOR(pg_catalog.=) 1 ORDER BY pg_catalog.convert_to(usersync_key, 'UTF8')"
         ).format(names=self._names, values=self._values("w"), rank=rank, wanted=self.into, has_key=self._has_key)
 
     def there(self) -> sql.Composed:
         """What the table holds, by key."""
-        return sql.SQL("SELECT {} FROM (SELECT {} FROM {} AS t) AS r ORDER BY convert_to(usersync_key, 'UTF8')").format(
+        return sql.SQL("SELECT {} FROM (SELECT {} FROM {} AS t) AS r ORDER BY pg_catalog.convert_to(usersync_key, 'UTF8')").format(
             self._names, self._values("t"), self.table.name
         )
 
     def key(self, side: str) -> sql.Composed:
         """A row's key as text, as `seen` and rejects have it too."""
-        columns = [sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) for name in self.load.key]
-        whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::text").format(sql.SQL(", ").join(columns))
-        return sql.SQL('({} COLLATE "C")').format(whole)
+        return key_text(self.load.key, side)
 
     @property
     def _has_key(self) -> sql.Composed:
@@ -110,7 +113,7 @@ class Shape:
         values = [sql.SQL("{} AS usersync_key").format(self.key(side))]
         for name in self.names:
             given = side == "t" or name in self.loaded
-            value = sql.SQL("{}.{}::text").format(sql.SQL(side), identifier(name)) if given else sql.SQL("NULL::text")  # not marked
+            value = sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), identifier(name)) if given else _NULL  # not marked
             values.append(sql.SQL("{} AS {}").format(value, identifier(name)))
         return sql.SQL(", ").join(values)
 

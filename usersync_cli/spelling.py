@@ -18,7 +18,7 @@ from psycopg import sql
 
 from usersync_cli.arrays import texts
 from usersync_cli.catalog import Table, has_one_text
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, identifier, type_name
 from usersync_cli.merge import Merge, key_text
 from usersync_cli.rejects import BAD, is_about_data
 
@@ -49,6 +49,7 @@ class Spelling:
     key: Sequence[str]
     types: Sequence[str]
     collations: Sequence[str]
+    operators: Sequence[str]  # of equality, with their schemas
     table: sql.Composable | None
     number: int = 0  # among those of one transaction
 
@@ -81,7 +82,10 @@ class Spelling:
             sql.SQL(", ").join(sql.SQL("NULL::text AS {}").format(name) for name in names)
         )
         if self.table is not None:
-            same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
+            same = sql.SQL(" AND ").join(
+                sql.SQL("t.{0} OPERATOR({1}) s.{0}").format(name, sql.SQL(operator))  # from the catalog
+                for name, operator in zip(names, self.operators, strict=True)
+            )
             found = sql.SQL("LEFT JOIN LATERAL (SELECT * FROM {} AS t WHERE {} LIMIT 1) AS t ON true").format(self.table, same)
         query = sql.SQL("""
             SELECT s.usersync_key, {typed}, CASE WHEN t.{first} IS NOT NULL THEN {row} END,
@@ -111,7 +115,7 @@ class Spelling:
     def cast(self, column: int, value: sql.Composable) -> sql.Composed:
         """A text as a value of this key column."""
         of = sql.SQL(f" COLLATE {self.collations[column]}" if self.collations[column] else "")
-        return sql.SQL("({}::{}{})").format(value, sql.SQL(self.types[column]), of)  # from the catalog
+        return sql.SQL("({}::{}{})").format(value, sql.SQL(type_name(self.types[column])), of)  # from the catalog
 
     def columns(self, keys: Sequence[str]) -> list[object]:
         """The parameters of `typed`: each key, and its parts, NULL where it has not as many as the table's key."""
@@ -153,20 +157,22 @@ class Spelling:
 def of_table(table: Table, key: Sequence[str], number: int = 0) -> Spelling:
     """How the key of this table is spelt."""
     columns = [table.columns[name] for name in key]
-    return Spelling(key, [column.bare for column in columns], [column.collation for column in columns], table.name, number)
+    operators = [column.operator for column in columns]
+    return Spelling(key, [column.bare for column in columns], [column.collation for column in columns], operators, table.name, number)
 
 
 def spelling_of(tx: Connection, merge: Merge, table: Table | None) -> Spelling:
     """The same; where the table is still to be made, by the transform, which is run over nothing."""
     if table is not None:
         return of_table(table, merge.key)
-    collations = [f.collation for name in merge.key for f in merge.fields if f.name == name]
+    collations = [merge.field(name).collation for name in merge.key]
+    operators = [merge.field(name).operator for name in merge.key]
     keys = sql.SQL(", ").join(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
     found = tx.execute(sql.SQL("SELECT {} FROM ({}) AS w LIMIT 0").format(keys, merge.everything)).pgresult
     assert found is not None  # noqa: S101  a SELECT always has a result
     oids = [found.ftype(i) for i in range(found.nfields)]
     query = "SELECT pg_catalog.format_type(t, -1) FROM unnest(%s::oid[]) WITH ORDINALITY AS g(t, i) ORDER BY i"
-    return Spelling(merge.key, [type_ for (type_,) in tx.execute(query, (oids,)).fetchall()], collations, None)
+    return Spelling(merge.key, [type_ for (type_,) in tx.execute(query, (oids,)).fetchall()], collations, operators, None)
 
 
 def parts_of(key: str, number: int) -> list[str] | None:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from usersync_cli.connections import Connection, identifier
 from usersync_cli.errors import ConfigError, Drift
-from usersync_cli.model import Column, Copy, Desired
+from usersync_cli.model import Column, Copy
 
 BIG = 50_000  # rows; below, making an unlogged table costs more than its workers save
 
@@ -60,23 +60,28 @@ def table(name: str) -> sql.Composed:
     return sql.SQL("pg_temp.{}").format(identifier(name))
 
 
-def desired(transform: str | None, stages: Sequence[Stage], rows: int) -> Desired:
-    """What the target should hold: the user's SELECT over the stages, or the one stage as it is.
-
-    Where a stage is not a temp table, its name in the transform is a WITH query.
-    """
+def over(transform: str | None, parts: Sequence[Stage]) -> sql.Composed:
+    """A transform that was bound before (`binding`), over other rows: its text, with what is not a temp table as a WITH query."""
     if transform is None:
-        return Desired(sql.SQL("SELECT * FROM {}").format(stages[0].table), rows)
-    text = sql.SQL("\n{}\n").format(sql.SQL(transform.rstrip().rstrip(";")))
-    named = [
-        sql.SQL("{} AS NOT MATERIALIZED (SELECT * FROM {})").format(identifier(stage.name), stage.table)
-        for stage in stages
-        if not stage.temporary
-    ]
+        return sql.SQL("SELECT * FROM {}").format(parts[0].table)
+    text = sql.SQL("\n{}\n").format(sql.SQL(bare(transform)))
+    query = sql.SQL("{} AS NOT MATERIALIZED (SELECT * FROM {})")
+    named = [query.format(identifier(part.name), part.table) for part in parts if not part.temporary]
     if not named:
-        return Desired(text, rows)
-    before = sql.SQL("WITH {} SELECT * FROM (").format(sql.SQL(", ").join(named))
-    return Desired(before + text + sql.SQL(") AS transform"), rows, before)
+        return text
+    return sql.SQL("WITH {} SELECT * FROM ({}) AS transform").format(sql.SQL(", ").join(named), text)
+
+
+def bare(transform: str) -> str:
+    """Without the semicolon at its end."""
+    return transform.rstrip().rstrip(";")
+
+
+def relname(tx: Connection, stage: Stage) -> str:
+    """The name of its table in the catalog."""
+    query = "SELECT relname FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(%s)"
+    (name,) = tx.execute(query, (stage.table.as_string(tx),)).fetchone() or ("",)
+    return str(name)
 
 
 def key_of(parts: Sequence[str]) -> str:
@@ -92,7 +97,7 @@ def drop(tx: Connection, stages: Sequence[Stage]) -> None:
     """Temp tables go with the transaction; the others must not outlive it."""
     for stage in stages:
         if not stage.temporary:
-            tx.execute(sql.SQL("DROP TABLE {}").format(stage.table))
+            tx.execute(sql.SQL("DROP TABLE {} CASCADE").format(stage.table))  # and the views of them
 
 
 def type_sql(type_: str) -> sql.SQL:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import rejects, stage
+from usersync_cli import rejects
+from usersync_cli.binding import Own
 from usersync_cli.catalog import Table
 from usersync_cli.connections import Connection
 from usersync_cli.dry_run import Came
 from usersync_cli.errors import ConfigError, GuardRefused
 from usersync_cli.merge import Merge
 from usersync_cli.model import Column, Counts, Record, Step
-from usersync_cli.pages import Item
+from usersync_cli.pages import Item, bound
 from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import Met, Seen
 from usersync_cli.spelling import Spelling, spelling_of
@@ -92,6 +93,7 @@ class Into:
         )
         self.target = Target(self.load, definition_of(step, source, stream))
         self.transform = transform_of(step, source, stream)
+        self.own = Own.of(step, self.transform)
         self.stage = stage_name(step)
         (extract,) = step.extract.values()
         text = repr((extract.source, stream, self.transform, self.load.table, list(self.load.key)))
@@ -169,20 +171,11 @@ class Leaving:
     first: Collection[str] = ()  # lacked for the first time, and that is not enough
 
 
-def fit(tx: Connection, into: Into) -> tuple[Merge, Table | None]:
-    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
-    with tx.transaction(force_rollback=True):
-        staged = stage.create(tx, into.stage, into.columns())
-        return into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), tx)
-
-
 def _spelling(tx: Connection, into: Into) -> Spelling:
     if into.fitted:
         return spelling_of(tx, *into.fitted)
-    with tx.transaction(force_rollback=True):
-        staged = stage.create(tx, into.stage, into.columns())
-        merge, table = into.target.fit(replace(stage.desired(into.transform, [staged], 0), part=True), tx)
-        return spelling_of(tx, merge, table)
+    with bound(tx, into) as desired:
+        return spelling_of(tx, *into.target.fit(desired, tx))
 
 
 # records

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli import state
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.connections import Connection, as_user, identifier
 from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, VerificationFailed
 from usersync_cli.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
@@ -92,21 +92,21 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
     adopting = load.adopt_existing and not memory.adopted
     if not adopting and (memory.keys, memory.checksum) == outcome.matched:
         return found
-    seen: sql.Composable = sql.SQL("EXISTS (SELECT FROM usersync.seen AS s WHERE s.stream_id = {} AND s.key = {})").format(
-        sql.Literal(memory.id), key_text(load.key)
-    )
+    seen: sql.Composable = sql.SQL(
+        "EXISTS (SELECT FROM usersync.seen AS s WHERE s.stream_id OPERATOR(pg_catalog.=) {} AND s.key OPERATOR(pg_catalog.=) {})"
+    ).format(sql.Literal(memory.id), key_text(load.key))
     if adopting:
         seen = sql.SQL("true")
     elif not memory.keys:
         seen = sql.SQL("false")
     there = sql.SQL("AND t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("")
-    tx.execute(
-        sql.SQL("""
-            CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
-            SELECT {key} AS key FROM {table} AS t
-             WHERE NOT {present} AND {seen} {there}
-        """).format(key=key_text(load.key), table=merge.table, present=merge.present, seen=seen, there=there)
-    )
+    statement = sql.SQL("""
+        CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
+        SELECT {key} AS key FROM {table} AS t
+         WHERE NOT {present} AND {seen} {there}
+    """).format(key=key_text(load.key), table=merge.table, present=merge.present, seen=seen, there=there)
+    with as_user(tx):
+        tx.execute(statement)
     found.looked = True
     found.candidates = found.removable = _number(tx, sql.SQL("SELECT count(*) FROM {}").format(GONE))
     known = memory.keys
@@ -159,7 +159,7 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Delete or mark those that may go. Raises VerificationFailed when a trigger or rule keeps them."""
     if not found.removable:
         return
-    here = sql.SQL("{} = g.key {}").format(key_text(found.load.key), _listed(found))
+    here = sql.SQL("{} OPERATOR(pg_catalog.=) g.key {}").format(key_text(found.load.key), _listed(found))
     if merge.marks:
         column, value = merge.marks
         statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS g WHERE {}").format(
@@ -167,8 +167,9 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
         )
     else:
         statement = sql.SQL("DELETE FROM {} AS t USING {} AS g WHERE {}").format(merge.table, GONE, here)
-    done = tx.execute(statement).rowcount
-    tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    with as_user(tx):
+        done = tx.execute(statement).rowcount
+        tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
     if done != found.removable:
         raise VerificationFailed(
             f"{found.removable} rows of {merge.table.as_string(tx)} should go, and {done} went",
@@ -201,7 +202,10 @@ def _listed(found: Sweep) -> sql.Composable:
     """And g is on the list that was approved, if there is one."""
     if found.approval is None:
         return sql.SQL("")
-    return sql.SQL("AND g.key IN (SELECT key FROM usersync.approval_keys WHERE approval_id = {})").format(sql.Literal(found.approval))
+    return sql.SQL(
+        "AND EXISTS (SELECT FROM usersync.approval_keys AS a"
+        " WHERE a.approval_id OPERATOR(pg_catalog.=) {} AND a.key OPERATOR(pg_catalog.=) g.key)"
+    ).format(sql.Literal(found.approval))
 
 
 def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
@@ -210,12 +214,11 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
     if not found.looked and found.memory.keys and found.inserted:
         _add_new(tx, found.memory.id, found.load, merge)
     elif found.looked or not found.memory.keys:
-        tx.execute(
-            sql.SQL("""
-                CREATE TEMP TABLE usersync_present ON COMMIT DROP AS
-                SELECT {key} AS key FROM {table} AS t WHERE {present}
-            """).format(key=key_text(found.load.key), table=merge.table, present=merge.present)
+        statement = sql.SQL("CREATE TEMP TABLE usersync_present ON COMMIT DROP AS SELECT {} AS key FROM {} AS t WHERE {}").format(
+            key_text(found.load.key), merge.table, merge.present
         )
+        with as_user(tx):
+            tx.execute(statement)
         if found.looked and found.removable < found.candidates:
             stays: sql.Composable = sql.SQL("")
             if found.approval is not None:
@@ -241,8 +244,10 @@ def settle(tx: Connection, found: Sweep, *, withdraw: bool = True) -> None:
 
 def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Whoever was read is still there: a foreign key of the table on itself may have taken more with it (ON DELETE CASCADE)."""
-    lost = sql.SQL("SELECT count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
-    if number := _number(tx, lost.format(merge.wanted, merge.table, merge.same_key)):
+    lost = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
+    with as_user(tx):
+        number = _number(tx, lost.format(merge.wanted, merge.table, merge.same_key))
+    if number:
         raise VerificationFailed(
             f"removing {found.removable:,} rows of {merge.table.as_string(tx)} took {number:,} others with them, which the source has",
             hint="a trigger, or a foreign key with ON DELETE CASCADE; nothing was committed. `on_missing: mark` removes no row",

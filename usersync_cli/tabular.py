@@ -14,11 +14,12 @@ from psycopg import sql
 
 from usersync_cli import log, stage, state, sweep
 from usersync_cli.aside import Aside
+from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import Drift, GuardRefused, PartialError, VerificationFailed
+from usersync_cli.errors import ConfigError, Drift, GuardRefused, PartialError, VerificationFailed
 from usersync_cli.lease import Lease
 from usersync_cli.merge import WithoutKey
-from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
+from usersync_cli.model import Column, Copy, Cursor, Desired, Step, Stream, TabularSession
 from usersync_cli.rejects import is_about_data
 from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account
@@ -69,7 +70,7 @@ class Reader:
     """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
 
     def __init__(self, source: str, world: World, step: Step, closing: ExitStack) -> None:
-        self.source = source
+        self.source, self._step = source, step.name
         self.streams = [Stream(name, e.table, e.query) for name, e in step.extract.items() if e.source == source]
         self.cursors: dict[str, Cursor] = {}
         self._stack = closing.enter_context(ExitStack())
@@ -80,6 +81,13 @@ class Reader:
         """The people of another database are not loaded over those of this one."""
         before = [stored[stream.name] for stream in self.streams if stream.name in stored]
         refuse_other_account(self.source, self.session.account, before, options)
+
+    def columns(self, stream: Stream) -> Sequence[Column]:
+        """Of one extract. What is wrong with it says in which step."""
+        try:
+            return self.session.columns(stream)
+        except (ConfigError, Drift) as error:
+            raise type(error)(f"step {self._step}: {error.message}", hint=error.hint) from error
 
     def pages(self) -> Iterator[Copy]:
         """Each stream's content, in turn; its cursor counts once the content was taken up."""
@@ -105,6 +113,7 @@ class Loading:
         self._job, self._step, self._readers, self._stored, self._tx, self._done, self._moved = job, step, readers, stored, tx, done, moved
         self.refusal: GuardRefused | PartialError | None = None
         self._stages: dict[str, stage.Stage] = {}
+        self._bound: sql.Composed = sql.Composed([])  # once it was described
         self._target = Target(step.load)
         self._aside = Aside(tx, job, step.name)
         self._rows: dict[str, int] = {}  # of each extract
@@ -115,7 +124,7 @@ class Loading:
     @property
     def desired(self) -> Desired:
         """What the target should hold, as a SELECT over the stages."""
-        return stage.desired(self._step.transform, list(self._stages.values()), sum(self._rows.values()))
+        return Desired(self._bound, sum(self._rows.values()))
 
     def extract(self, *, direct: bool) -> None:
         """Read every source into its stages, and close it. What doesn't fit is found before the first row is read.
@@ -152,7 +161,8 @@ class Loading:
         for reader in self._readers:
             for stream in reader.streams:
                 before = self._stored[stream.name].rows if stream.name in self._stored else 0
-                self._stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream), rows=before)
+                self._stages[stream.name] = stage.create(self._tx, stream.name, reader.columns(stream), rows=before)
+        self._bound = bind(self._tx, Own.of(self._step), list(self._stages.values()))
         merge, table = self._target.fit(self.desired, self._tx)
         name = merge.table.as_string(self._tx)
         return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"

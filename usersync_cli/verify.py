@@ -18,9 +18,10 @@ import psycopg
 from psycopg import errors, sql
 
 from usersync_cli import listing, log, outward, stage
+from usersync_cli.binding import Own, bind
 from usersync_cli.catalog import Table, describe
 from usersync_cli.compare import Comparison, Difference, Report
-from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.connections import Connection, as_user, begin, connect, rollback, translated
 from usersync_cli.errors import ConfigError, GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step
@@ -141,10 +142,8 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
     table, rejects = _table(tx, step.load.table, job), _rejects(tx, job, step.name)
     with ExitStack() as closing:
         readers = open_sources(step, world, closing)
-        stages = {
-            stream.name: stage.create(tx, stream.name, reader.session.columns(stream)) for reader in readers for stream in reader.streams
-        }
-        desired = stage.desired(step.transform, list(stages.values()), 0)
+        stages = {stream.name: stage.create(tx, stream.name, reader.columns(stream)) for reader in readers for stream in reader.streams}
+        desired = Desired(bind(tx, Own.of(step), list(stages.values())), 0)
         shape = shape_of(desired, step.load, table, tx, job)
         comparison = Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values)
         comparison.begin()
@@ -169,12 +168,14 @@ def _put(comparison: Comparison, desired: Desired, stages: Sequence[stage.Stage]
     """Records on which the transform fails are left out if they were set aside before; gives how many."""
     taken = 0
     try:
-        comparison.put(desired)
+        with as_user(tx):
+            comparison.put(desired)
     except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation):
         keys = [_take_out(one, rejects, tx) for one in stages]
         if not (taken := sum(map(len, keys))):
             raise
-        comparison.put(desired)
+        with as_user(tx):
+            comparison.put(desired)
         for some in keys:
             comparison.leave_out(some)
     return taken

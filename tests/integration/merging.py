@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli import stage
+from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, rollback
 from usersync_cli.jobs import Load
 from usersync_cli.model import Column, Counts, Desired
@@ -29,12 +30,12 @@ def load_rows(
     target = Target(Load(**load))
     begin(tx, long=True, **SETTINGS)
     try:
-        stage.create(tx, "records", [Column(name, type_) for name, type_ in columns.items()])
+        staged = stage.create(tx, "records", [Column(name, type_) for name, type_ in columns.items()])
         if rows:
             tx.cursor().executemany(
                 sql.SQL("INSERT INTO pg_temp.records VALUES ({})").format(sql.SQL(", ").join([sql.Placeholder()] * len(columns))), rows
             )
-        desired = Desired(sql.SQL("\n" + transform + "\n"), len(rows))
+        desired = Desired(bind(tx, Own("people", transform, load.get("order_by")), [staged]), len(rows))
         target.fit(desired, tx)
         if direct and (filled := target.fill_empty(desired, tx)):
             tx.execute("COMMIT")

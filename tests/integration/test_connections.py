@@ -33,7 +33,7 @@ def backends(connection: psycopg.Connection) -> int:
     return int((connection.execute(query).fetchone() or (0,))[0])
 
 
-@pytest.mark.parametrize("statement", ["SELECT pg_sleep(30)", "INSERT INTO t SELECT 1 FROM pg_sleep(30)"])
+@pytest.mark.parametrize("statement", ["SELECT pg_sleep(30)", "INSERT INTO public.t SELECT 1 FROM pg_sleep(30)"])
 def test_a_signal_ends_a_long_statement(database: Database, connection: psycopg.Connection, statement: str) -> None:
     """
     SIGTERM in a statement that takes long: Stopped within a second, and the server has stopped working on it.
@@ -46,7 +46,7 @@ def test_a_signal_ends_a_long_statement(database: Database, connection: psycopg.
             tx.execute(statement.encode())
         assert 1.5 > time.monotonic() - began
     servers.until(lambda: backends(connection) == 0, seconds=2)
-    assert [(0,)] == connection.execute("SELECT count(*) FROM t").fetchall()
+    assert [(0,)] == connection.execute("SELECT count(*) FROM public.t").fetchall()
 
 
 def test_a_signal_ends_a_copy_that_waits(database: Database, connection: psycopg.Connection) -> None:
@@ -87,11 +87,11 @@ def test_commit_is_not_interrupted(database: Database, connection: psycopg.Conne
     stop = Stop()
     with connections.connect(database, job="test", stop=stop) as tx:
         with signalled(stop, 0.3), connections.transaction(tx):
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
         with pytest.raises(Stopped):
             tx.execute("SELECT pg_sleep(1)")
 
-    assert [(1,)] == connection.execute("SELECT a FROM t").fetchall()
+    assert [(1,)] == connection.execute("SELECT a FROM public.t").fetchall()
 
 
 def test_a_frozen_server_is_noticed(connection: psycopg.Connection, proxy: servers.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +144,13 @@ def test_a_snapshot_does_not_see_what_comes_later(database: Database, connection
     """
     `snapshot` reads one state of the source, and cannot write; on a standby too.
     """
-    connection.execute("CREATE TABLE t AS SELECT 1 AS a")
+    connection.execute("CREATE TABLE public.t AS SELECT 1 AS a")
     with connections.connect(database, job="test") as source, connections.transaction(source, snapshot=True):
-        source.execute("SELECT FROM t")
-        connection.execute("INSERT INTO t VALUES (2)")
-        assert [(1,)] == source.execute("SELECT a FROM t").fetchall()
+        source.execute("SELECT FROM public.t")
+        connection.execute("INSERT INTO public.t VALUES (2)")
+        assert [(1,)] == source.execute("SELECT a FROM public.t").fetchall()
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            source.execute("INSERT INTO t VALUES (3)")
+            source.execute("INSERT INTO public.t VALUES (3)")
 
 
 def test_a_transaction_is_rolled_back_on_any_error(database: Database, connection: psycopg.Connection) -> None:
@@ -160,9 +160,9 @@ def test_a_transaction_is_rolled_back_on_any_error(database: Database, connectio
     connection.execute("CREATE TABLE t (a int)")
     with connections.connect(database, job="test") as tx:
         with pytest.raises(ZeroDivisionError), connections.transaction(tx):
-            tx.execute("INSERT INTO t VALUES (1 / 1)")
+            tx.execute("INSERT INTO public.t VALUES (1 / 1)")
             raise ZeroDivisionError
-        assert [(0,)] == tx.execute("SELECT count(*) FROM t").fetchall()
+        assert [(0,)] == tx.execute("SELECT count(*) FROM public.t").fetchall()
 
 
 def test_a_standby_is_refused_as_target_and_fine_as_source(standby: servers.Server) -> None:
@@ -208,14 +208,14 @@ def test_what_keeps_us_from_connecting(
     ("statement", "kind", "says"),
     [
         ("SELECT 'Test User One'::int", Drift, "invalid text representation [22P02]"),
-        ("INSERT INTO t VALUES (1, 'Test User One')", Drift, "unique violation (constraint t_pkey, table t) [23505]"),
-        ("INSERT INTO t VALUES (NULL, 'Test User One')", Drift, "not null violation (column id, table t) [23502]"),
+        ("INSERT INTO public.t VALUES (1, 'Test User One')", Drift, "unique violation (constraint t_pkey, table t) [23505]"),
+        ("INSERT INTO public.t VALUES (NULL, 'Test User One')", Drift, "not null violation (column id, table t) [23502]"),
         ("DO $$ BEGIN RAISE 'Test User One'; END $$", Drift, "raise exception [P0001]"),
         ("SELECT * FROM missing", Drift, 'relation "missing" does not exist [42P01]'),
         ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1), 'Test User One'", Unavailable, "statement timeout [57014]"),
         ("SELECT pg_terminate_backend(pg_backend_pid())", Unavailable, "terminating connection"),
-        ("SET LOCAL transaction_read_only = on; INSERT INTO t VALUES (2, 'x')", ConfigError, "read-only transaction [25006]"),
-        ("SET LOCAL ROLE pg_monitor; SELECT * FROM t", ConfigError, "permission denied for table t [42501]"),
+        ("SET LOCAL transaction_read_only = on; INSERT INTO public.t VALUES (2, 'x')", ConfigError, "read-only transaction [25006]"),
+        ("SET LOCAL ROLE pg_monitor; SELECT * FROM public.t", ConfigError, "permission denied for table t [42501]"),
     ],
 )
 def test_errors_of_the_server_become_ours(
@@ -224,7 +224,7 @@ def test_errors_of_the_server_become_ours(
     """
     By SQLSTATE: what passes by itself, what the config's author mends, what is not as the step expects; nobody's data is quoted.
     """
-    connection.execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'Test User One')")
+    connection.execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO public.t VALUES (1, 'Test User One')")
     with (
         connections.connect(database, job="test") as tx,
         pytest.raises(UsersyncError) as caught,
@@ -286,14 +286,18 @@ def test_names_are_quoted() -> None:
 
 
 def test_what_somebody_left_in_the_session_does_not_count(database: Database) -> None:
-    """Behind a pooler another client's SET may be there: ours is the search path of the role, dates and zone of our own."""
+    """Behind a pooler another client's SET may be there: ours are PostgreSQL's own names, or the role's; dates and zone of our own."""
     with connections.connect(database, job="test") as connection:
-        connection.execute("ALTER ROLE CURRENT_USER IN DATABASE " + connection.info.dbname + " SET search_path = mine, public")
+        connection.execute("CREATE SCHEMA mine")
+        connection.execute("ALTER ROLE CURRENT_USER IN DATABASE " + connection.info.dbname + " SET search_path = mine, nowhere, public")
     with connections.connect(database, job="test") as connection:
         connection.execute("SET search_path = theirs; SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'German'; SET row_security = off")
         with connections.transaction(connection):
             inside = [connection.execute(f"SHOW {name}".encode()).fetchone() for name in ("search_path", "TimeZone", "DateStyle")]
-        after = connection.execute("SHOW search_path").fetchone()
+            with connections.as_user(connection):
+                inside.append(connection.execute("SHOW search_path").fetchone())
+        alone = connection.execute("SHOW search_path").fetchone()
+        after = psycopg.Cursor(connection).execute("SHOW search_path").fetchone()
 
-    assert [("mine, public",), ("UTC",), ("ISO, MDY",)] == inside
-    assert ("theirs",) == after
+    assert [("pg_catalog, pg_temp",), ("UTC",), ("ISO, MDY",), ("mine, public",)] == inside
+    assert [("pg_catalog, pg_temp",), ("theirs",)] == [alone, after]

@@ -47,12 +47,12 @@ try:
         with connections.connect(database, job="job", stop=stop, read_write=True) as tx:
             connections.begin(tx, long=True)
             held.attach(tx)
-            with tx.cursor() as cursor, cursor.copy("COPY t FROM STDIN") as copy:
+            with tx.cursor() as cursor, cursor.copy("COPY public.t FROM STDIN") as copy:
                 copy.write(b"1\\n")
                 say("copying")
             with connections.translated(database, "writing"), held.checkpoint(tx):
                 say("fenced")
-                tx.execute("INSERT INTO t VALUES (2)")
+                tx.execute("INSERT INTO public.t VALUES (2)")
         held.finish(exit_status=0)
 except UsersyncError as error:
     print(type(error).__name__, flush=True)
@@ -98,11 +98,11 @@ def expire(connection: psycopg.Connection) -> None:
 
 @pytest.fixture
 def table(connection: psycopg.Connection) -> None:
-    connection.execute("CREATE TABLE t (a int)")
+    connection.execute("CREATE TABLE public.t (a int)")
 
 
 def rows(connection: psycopg.Connection) -> list[int]:
-    return [row[0] for row in connection.execute("SELECT a FROM t ORDER BY a")]
+    return [row[0] for row in connection.execute("SELECT a FROM public.t ORDER BY a")]
 
 
 def test_a_second_holder_is_busy_and_told_by_whom(database: Database, stop: Stop) -> None:
@@ -153,14 +153,14 @@ def test_an_expired_lease_is_taken_over_and_the_old_run_is_fenced(
     A run whose lease ran out and was taken commits nothing more: its next checkpoint raises Fenced and is rolled back.
     """
     with pytest.raises(Fenced), lease.hold(database, "job", lease=LONG, stop=stop) as old, data(database, stop) as tx:
-        tx.execute("INSERT INTO t VALUES (1)")
+        tx.execute("INSERT INTO public.t VALUES (1)")
         expire(connection)
         with lease.hold(database, "job", lease=LONG, stop=stop) as new, data(database, stop) as other:
             assert (old.epoch + 1, 1) == (new.epoch, new.crashed)
             with pytest.raises(Fenced), old.checkpoint(tx):
-                tx.execute("INSERT INTO t VALUES (2)")
+                tx.execute("INSERT INTO public.t VALUES (2)")
             with new.checkpoint(other):
-                other.execute("INSERT INTO t VALUES (3)")
+                other.execute("INSERT INTO public.t VALUES (3)")
             new.finish(exit_status=0)
         old.check()
 
@@ -199,12 +199,12 @@ def test_a_checkpoint_may_outlast_the_lease(database: Database, connection: psyc
             tx.execute("SELECT pg_sleep(3.7)")
             second = subprocess.Popen([sys.executable, "-c", other, database.url], stdout=subprocess.PIPE, text=True)
             tx.execute("SELECT pg_sleep(2)")
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
         assert ["busy\n", "busy\n"] == [first.communicate()[0], second.communicate()[0]]
         held.check()
         connections.begin(tx)
         with held.checkpoint(tx):
-            tx.execute("INSERT INTO t VALUES (2)")
+            tx.execute("INSERT INTO public.t VALUES (2)")
 
     assert [1, 2] == rows(connection)
 
@@ -250,9 +250,9 @@ def test_a_run_frozen_in_copy_is_replaced_and_writes_nothing(
         process.send_signal(signal.SIGSTOP)
         time.sleep(2.5)
         with lease.hold(database, "job", lease=LONG, stop=stop) as held, data(database, stop) as tx:
-            tx.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+            tx.execute("LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE")
             with held.checkpoint(tx):
-                tx.execute("INSERT INTO t VALUES (3)")
+                tx.execute("INSERT INTO public.t VALUES (3)")
             held.finish(exit_status=0)
         process.send_signal(signal.SIGCONT)
         said, _ = process.communicate("go on\n", timeout=10)
@@ -357,7 +357,7 @@ def test_a_frozen_run_that_wakes_ends_fenced(database: Database, stop: Stop, con
             pass
         servers.until(lambda: not connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (tx.info.backend_pid,)).fetchall())
         with connections.translated(database, "writing"):
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
 
 
 def test_an_error_of_a_run_that_holds_its_job_stays_what_it_is(database: Database, stop: Stop, connection: psycopg.Connection) -> None:
@@ -440,7 +440,7 @@ def test_a_connection_lost_in_commit_is_looked_up_not_guessed(
         proxy.at(b"COMMIT", then)
         try:
             with held.checkpoint(tx):
-                tx.execute("INSERT INTO t VALUES (1)")
+                tx.execute("INSERT INTO public.t VALUES (1)")
             outcome = "committed"
         except Unavailable as error:
             outcome = error.message
@@ -464,7 +464,7 @@ def test_a_commit_that_never_arrives_at_a_frozen_connection(
         tx.alive = held._control._silent  # the real one asks for 10 s whether the server answers
         proxy.at(b"COMMIT", "freeze")
         with pytest.raises(Unavailable, match="rolled back"), held.checkpoint(tx):
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
 
     assert [] == rows(connection)
 
@@ -524,11 +524,11 @@ def test_a_bug_in_the_body_rolls_back(database: Database, connection: psycopg.Co
     """
     with lease.hold(database, "job", lease=LONG, stop=stop) as held, data(database, stop) as tx:
         with pytest.raises(ZeroDivisionError), held.checkpoint(tx):
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
             raise ZeroDivisionError
         connections.begin(tx)
         with held.checkpoint(tx):
-            tx.execute("INSERT INTO t VALUES (2)")
+            tx.execute("INSERT INTO public.t VALUES (2)")
 
     assert [2] == rows(connection)
 
@@ -537,10 +537,10 @@ def test_a_deferred_constraint_fails_as_itself(database: Database, connection: p
     """
     An error that COMMIT itself raises is that error, and nothing was written.
     """
-    connection.execute("CREATE TABLE t (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    connection.execute("CREATE TABLE public.t (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     deferred = pytest.raises(UsersyncError, match=r"unique violation.*23505")
     with lease.hold(database, "job", lease=LONG, stop=stop) as held, data(database, stop) as tx, deferred, held.checkpoint(tx):
-        tx.execute("INSERT INTO t VALUES (1), (1)")
+        tx.execute("INSERT INTO public.t VALUES (1), (1)")
 
     assert [] == rows(connection)
 
@@ -553,11 +553,11 @@ def test_through_a_pooler_in_transaction_mode(connection: psycopg.Connection, pg
     with pytest.raises(Fenced), lease.hold(pooled, "job", lease=LONG, stop=stop) as old, data(pooled, stop) as tx:
         old.attach(tx)
         with old.checkpoint(tx):
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
         refused(pooled, stop)
         expire(connection)
         connections.begin(tx)
-        tx.execute("INSERT INTO t VALUES (2)")
+        tx.execute("INSERT INTO public.t VALUES (2)")
         with lease.hold(pooled, "job", lease=LONG, stop=stop), old.checkpoint(tx):
             pass
 

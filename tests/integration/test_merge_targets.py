@@ -22,6 +22,7 @@ LOAD = {"table": "people", "key": ["id"]}
 @pytest.fixture
 def tx(database: Database) -> Iterator[Connection]:
     with connect(database, job="test", stop=Stop(), read_write=True) as tx:
+        tx.cursor_factory = psycopg.Cursor  # the test's own statements are a person's, and have their path
         yield tx
 
 
@@ -144,6 +145,7 @@ def test_enum_columns_take_text(tx: Connection, sync: Sync) -> None:
 def test_citext_columns(postgres15: servers.Server, new_database: Callable[..., Database]) -> None:
     """citext compares without case: a change of case only is no difference, as documented."""
     with connect(new_database(on=postgres15), job="test", stop=Stop(), read_write=True) as tx:
+        tx.cursor_factory = psycopg.Cursor
         tx.execute("CREATE EXTENSION citext; CREATE TABLE people (id int PRIMARY KEY, name citext UNIQUE)")
 
         for rows, expected in [([(1, "a")], (1, 0, 0)), ([(1, "A")], (0, 0, 1)), ([(1, "b"), (2, "a")], (1, 1, 0))]:

@@ -322,13 +322,13 @@ def _foreign(config: Config, connection: Connection, table: str) -> Token:
 
     import psycopg
 
-    from usersync_cli.connections import relation, transaction, translate
+    from usersync_cli.connections import as_user, relation, transaction, translate
     from usersync_cli.errors import Drift, NotFound
     from usersync_cli.model import Token
 
     query = psycopg.sql.SQL("SELECT auth_token, refresh_token FROM {} ORDER BY coalesce(updated_at, created_at) DESC NULLS LAST LIMIT 1")
     try:
-        with transaction(connection):
+        with transaction(connection), as_user(connection):
             row = connection.execute(query.format(relation(table))).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName):
         raise Drift(

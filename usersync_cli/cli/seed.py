@@ -10,7 +10,7 @@ import click
 from psycopg import sql
 
 from usersync_cli.cli import EXIT_STATUSES, config_option
-from usersync_cli.connections import Connection, connect, relation, transaction, translated
+from usersync_cli.connections import Connection, connect, schemas, transaction, translated
 from usersync_cli.errors import ConfigError
 from usersync_cli.jobs import Load
 from usersync_cli.signals import Stop
@@ -42,17 +42,17 @@ _PROFILES = [
 # The tables of the two sources, by the name of the extract that reads them, and their rows.
 _SOURCES: dict[str, tuple[str, str, Sequence[tuple[str | None, ...]]]] = {
     "accounts": (
-        """CREATE TABLE IF NOT EXISTS users (
+        """CREATE TABLE IF NOT EXISTS {}.users (
             id uuid PRIMARY KEY, username text, email text, asyncto_id text)""",
-        "INSERT INTO users (id, username, email, asyncto_id) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO {}.users (id, username, email, asyncto_id) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
         _ACCOUNTS,
     ),
     "profiles": (
-        """CREATE TABLE IF NOT EXISTS profiles (
+        """CREATE TABLE IF NOT EXISTS {}.profiles (
             id uuid PRIMARY KEY, display_name text, community text, phone text, about text, asyncto_id text, profile_picture text,
             auroville_account_id uuid, inserted_at timestamp(0) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
             updated_at timestamp(0) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'))""",
-        """INSERT INTO profiles (id, display_name, community, phone, about, asyncto_id, profile_picture, auroville_account_id)
+        """INSERT INTO {}.profiles (id, display_name, community, phone, about, asyncto_id, profile_picture, auroville_account_id)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING""",
         _PROFILES,
     ),
@@ -112,9 +112,10 @@ def _seed_source(database: Database, create: str, insert: str, rows: Sequence[tu
     connection = connect(database, job="seed", stop=stop, read_write=True)
     with translated(database, "seeding"), transaction(connection):
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute(create)
+        schema = next((name for name in schemas(connection) if name != "pg_catalog"), "public")
+        connection.execute(sql.SQL(create).format(sql.Identifier(schema)))
         cursor = connection.cursor()
-        cursor.executemany(insert, rows)
+        cursor.executemany(sql.SQL(insert).format(sql.Identifier(schema)), rows)
         added = cursor.rowcount
     connection.close()
     return _told(added, len(rows), "test rows")
@@ -124,7 +125,6 @@ def _seed_target(database: Database, load: Load, stop: Stop) -> str:
     connection = connect(database, job="seed", stop=stop, read_write=True)
     with translated(database, f"seeding table {load.table}"), transaction(connection):
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute(sql.SQL(_TARGET).format(relation(load.table)))
         added = _add_accounts(connection, load)
     connection.close()
     return _told(added, len(_ACCOUNTS), "test users")
@@ -135,11 +135,13 @@ def _add_accounts(tx: Connection, load: Load) -> int:
     from usersync_cli.model import Desired
     from usersync_cli.targets.postgres import Target
 
+    target = Target(load.model_copy(update={"order_by": None}))
+    table = target.name(tx)
+    tx.execute(sql.SQL(_TARGET).format(table))
     ids = ", ".join(f"'{id_}'" for id_ in _IDS)
-    there = sql.SQL("SELECT id FROM {} WHERE id IN ({})").format(relation(load.table), sql.SQL(ids))
+    there = sql.SQL("SELECT id FROM {} WHERE id IN ({})").format(table, sql.SQL(ids))
     rows = sql.SQL(", ").join(sql.SQL("({}::uuid, {}, {}, {})").format(*map(sql.Literal, row)) for row in _ACCOUNTS)
     wanted = sql.SQL("SELECT * FROM (VALUES {}) AS a(id, username, email, asyncto_id) WHERE id NOT IN ({})").format(rows, there)
-    target = Target(load.model_copy(update={"order_by": None}))
     plan = target.plan(Desired(wanted, len(_ACCOUNTS)), tx)
     return target.apply(plan, tx).inserted
 

@@ -118,7 +118,7 @@ def _migrate(database: Database, job: str, work: Callable[[Config], None]) -> No
         engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool, use_native_hstore=False)
         config = _config()
         with permitted(raw, database, "upgrading usersync's tables"), _unwrapped(), engine.begin() as connection:
-            connection.exec_driver_sql("SELECT set_config('lock_timeout', '60s', true), set_config('search_path', '', true)")
+            connection.exec_driver_sql("SET LOCAL lock_timeout TO '60s'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             found = current(raw)
             if found is not None and found > VERSION:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from psycopg import sql
 
 from usersync_cli.arrays import texts
-from usersync_cli.connections import Connection
+from usersync_cli.connections import Connection, as_user
 from usersync_cli.model import Counts
 
 REFUSED = "refused_by_keycloak"  # reason of a reject: the server said so, and is not asked again about the same person
@@ -41,11 +41,12 @@ def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str]
     """The transform's rows, each id once, the first of `order_by`; gives how many there are, and how many ids."""
     cells = []
     for name in (*_TEXTS, "roles"):
-        type_ = sql.SQL("text[]" if name == "roles" else "text")
+        type_ = sql.SQL("pg_catalog.text[]" if name == "roles" else "pg_catalog.text")
         cell = sql.SQL("q.{}::{}") if name in given else sql.SQL("NULL::{1}")
         cells.append(sql.SQL("{} AS {}").format(cell.format(sql.Identifier(name), type_), sql.Identifier(name)))
     order = sql.SQL("ORDER BY {}").format(sql.SQL(order_by)) if order_by else sql.SQL("")
-    tx.execute(sql.SQL(_ALL).format(cells=sql.SQL(", ").join(cells), transform=transform, order=order))
+    with as_user(tx):
+        tx.execute(sql.SQL(_ALL).format(cells=sql.SQL(", ").join(cells), transform=transform, order=order))
     ((read, distinct),) = tx.execute("SELECT count(*), count(*) FILTER (WHERE nth = 1) FROM pg_temp.usersync_all").fetchall()
     # As Java does it, also where the database has the locale C; PostgreSQL 17 brought the collation.
     unicode = tx.execute("SELECT FROM pg_catalog.pg_collation WHERE collname = 'pg_c_utf8'").fetchone() is not None
@@ -55,7 +56,8 @@ def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str]
 
 _ALL = """
 CREATE TEMP TABLE usersync_all ON COMMIT DROP AS
-SELECT {cells}, CASE WHEN q.id IS NULL THEN 1 ELSE row_number() OVER (PARTITION BY q.id {order}) END AS nth FROM ({transform}) AS q
+SELECT {cells}, CASE WHEN q.id IS NULL THEN 1 ELSE pg_catalog.row_number() OVER (PARTITION BY q.id {order}) END AS nth
+  FROM ({transform}) AS q
 """
 _PEOPLE = """
 CREATE TEMP TABLE usersync_conflicts (

@@ -14,8 +14,8 @@ from psycopg import errors, sql
 from usersync_cli import merge as merging
 from usersync_cli import stage
 from usersync_cli import sweep as sweeping
-from usersync_cli.catalog import Table, TableColumn, describe, has_equality, unique_values
-from usersync_cli.connections import Connection, identifier, passes, relation
+from usersync_cli.catalog import Table, TableColumn, describe, equality, has_equality, unique_values
+from usersync_cli.connections import Connection, as_user, identifier, relation, schemas, type_name
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
@@ -38,7 +38,7 @@ STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
 MARK = "deleted_at"  # set by on_missing: mark
 # In UTC whatever the zone of the session; Ecto's are `timestamp(0) NOT NULL` without a default.
-_STAMP = {"timestamp with time zone": "now()", "timestamp without time zone": "(now() AT TIME ZONE 'UTC')"}
+_STAMP = {"timestamp with time zone": "pg_catalog.now()", "timestamp without time zone": "(pg_catalog.now() AT TIME ZONE 'UTC')"}
 _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
 
@@ -75,6 +75,11 @@ class Target:
 
     # what is there, and does it fit
 
+    def name(self, tx: Connection) -> sql.Composed:
+        """The table with its schema; where it is to be made, if it is not there."""
+        table = describe(tx, self.load.table)
+        return table.name if table else self._new_name(tx)
+
     def fit(self, desired: Desired, tx: Connection) -> tuple[Merge, Table | None]:
         """How the transform's columns go into the table; None for a table that is to be created.
 
@@ -100,7 +105,6 @@ class Target:
             self._check_table(table, loaded, problems, tx)
         problems.complain()
         helpers = [column.name for column in outputs if column.name.startswith("_")]
-        self._check_order(desired, tx)
         merge = Merge(
             table=table.name if table else self._new_name(tx),
             fields=fields,
@@ -113,35 +117,15 @@ class Target:
         return (self._with_stamps(merge, table), table) if table else (merge, None)
 
     def _outputs(self, desired: Desired, tx: Connection) -> list[Column]:
-        """The columns of the transform. Its mistakes are told with line and column."""
-        try:
-            found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
-        except psycopg.Error as error:
-            if passes(error):
-                raise
-            raise _transform_error(error, desired, tx) from error
+        """The columns of the transform, whose mistakes were found when it was bound."""
+        found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
         assert found is not None  # noqa: S101  a SELECT always has a result
         names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
-        for name in names:
-            if names.count(name) > 1:
-                raise Drift(f"the transform has two columns named {name}", hint="name one of them with AS, or leave it out")
         given = [[found.ftype(i) for i in range(found.nfields)], [found.fmod(i) for i in range(found.nfields)]]
         types = tx.execute(
             "SELECT pg_catalog.format_type(t, m) FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS g(t, m, i) ORDER BY i", given
         )
         return [Column(name, type_) for name, (type_,) in zip(names, types, strict=True)]
-
-    def _check_order(self, desired: Desired, tx: Connection) -> None:
-        """`order_by` is only used when a key occurs twice: its mistakes are found now, not in that night."""
-        if self.load.order_by:
-            try:
-                tx.execute(sql.SQL("SELECT FROM ({}) AS w ORDER BY {} LIMIT 0").format(desired.transform, sql.SQL(self.load.order_by)))
-            except psycopg.Error as error:
-                if passes(error):
-                    raise
-                raise ConfigError(
-                    f"load.order_by: {error.diag.message_primary}", hint="it may use the columns that the transform gives"
-                ) from error
 
     def _field(self, column: Column, table: Table | None, problems: _Problems, tx: Connection) -> Field:
         if table is None:
@@ -150,7 +134,7 @@ class Target:
                     f"column {column.name} is of type {column.type}, which has no equality",
                     f"cast it in the transform: {column.name}::text",
                 )
-            return Field(column.name, as_text=column.type == "json")
+            return Field(column.name, as_text=column.type == "json", operator=equality(tx, column.type))
         there = table.columns.get(column.name)
         if there is None:
             problems.add(
@@ -170,16 +154,17 @@ class Target:
                 f"{alter} TYPE text; and cast it in the transform: {column.name}::text",
             )
             return Field(column.name)
-        return Field(column.name, self._cast(column, there, problems, tx), there.collation, there.bare == "json")
+        cast = self._cast(column, there, problems, tx)
+        return Field(column.name, cast, there.collation, there.bare == "json", there.operator, there.composite)
 
     def _cast(self, column: Column, there: TableColumn, problems: _Problems, tx: Connection) -> str:
         """The type to cast to before comparing, "" for none. Lengths are left to the assignment: a cast would cut silently."""
         if column.type == there.type:
             return ""
-        if there.is_enum and column.type.split("(")[0] in _TEXT:
-            return f"text::{there.bare}"
+        if there.is_enum and _is_text(column.type.split("(")[0]):
+            return f"pg_catalog.text::{there.bare}"
         probe = sql.SQL("EXPLAIN INSERT INTO {} ({}) {} SELECT NULL::{}").format(
-            relation_of(self.load.table, tx),
+            self.name(tx),
             identifier(column.name),
             sql.SQL("OVERRIDING SYSTEM VALUE" if there.identity == "a" else ""),
             sql.SQL(column.type),
@@ -194,7 +179,7 @@ class Target:
                 f"or ALTER TABLE {self._shown()} ALTER COLUMN {_quoted(column.name)} TYPE {column.type};",
             )
             return ""
-        return there.base if there.base in _MEASURED or there.base.endswith("[]") else there.type
+        return type_name(there.base if there.base in _MEASURED or there.base.endswith("[]") else there.type)
 
     def _check_table(self, table: Table, loaded: Sequence[Column], problems: _Problems, tx: Connection) -> None:
         shown = self._shown()
@@ -268,7 +253,8 @@ class Target:
             with tx.transaction():
                 if table is None:
                     tx.execute(self._create(merge, content.columns, with_key=False))
-                rows = stage.copy(tx, merge.table, content, moved, freeze=table is None)
+                with as_user(tx):
+                    rows = stage.copy(tx, merge.table, content, moved, freeze=table is None)
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -286,7 +272,8 @@ class Target:
             with tx.transaction():
                 if table is None:
                     tx.execute(self._create(merge, self._outputs(desired, tx), with_key=False))
-                rows = tx.execute(merging.insert(merge, merge.wanted)).rowcount
+                with as_user(tx):
+                    rows = tx.execute(merging.insert(merge, merge.wanted)).rowcount
                 if table is None:
                     tx.execute(self._add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -398,10 +385,11 @@ class Target:
             column = plan.table.columns[name]
             if not column.not_null:
                 merging.vacate(tx, plan.merge, name, "NULL")
-            elif column.bare in _TEXT:
-                merging.vacate(tx, plan.merge, name, f"md5(t.ctid::text || random()::text)::{column.type}")
+            elif _is_text(column.bare):
+                own = "pg_catalog.md5(pg_catalog.concat(t.ctid, pg_catalog.random()))"
+                merging.vacate(tx, plan.merge, name, f"{own}::{type_name(column.type)}")
             elif column.bare == "uuid":
-                merging.vacate(tx, plan.merge, name, "gen_random_uuid()")
+                merging.vacate(tx, plan.merge, name, "pg_catalog.gen_random_uuid()")
 
     # a table of our own
 
@@ -429,7 +417,7 @@ class Target:
         return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(definitions))
 
     def _create_sql(self, outputs: Sequence[Column], tx: Connection) -> str:
-        merge = Merge(table=relation(self.load.table), fields=(), helpers=(), key=self.load.key, transform=sql.SQL(""))
+        merge = Merge(table=self._new_name(tx), fields=(), helpers=(), key=self.load.key, transform=sql.SQL(""))
         return self._create(merge, outputs, with_key=True).as_string(tx) + ";"
 
     def _add_key(self, merge: Merge) -> sql.Composed:
@@ -438,13 +426,13 @@ class Target:
         )
 
     def _new_name(self, tx: Connection) -> sql.Composed:
-        """Where a table without a schema is made: the first schema of the role's search path that exists."""
+        """Where a table without a schema is made: the first schema of the role's search path that exists, and is not ours."""
         if "." in self.load.table:
             return relation(self.load.table)
-        schema = _scalar(tx, "SELECT (pg_catalog.current_schemas(false))[1]", ())
+        schema = next((name for name in schemas(tx) if name != "pg_catalog"), None)
         if schema is None:
             raise ConfigError(f"there is no schema to create {self.load.table} in", hint="write schema.table, or create the schema public")
-        return sql.SQL("{}.{}").format(identifier(str(schema)), identifier(self.load.table))
+        return sql.SQL("{}.{}").format(identifier(schema), identifier(self.load.table))
 
     def _shown(self) -> str:
         return _shown(self.load.table)
@@ -486,33 +474,12 @@ def lacks_mark(table: Table, name: str) -> tuple[str, str] | None:
     return None
 
 
-def relation_of(name: str, tx: Connection) -> sql.Composed:
-    """The same table, always with its schema."""
-    table = describe(tx, name)
-    return table.name if table else relation(name)
-
-
 def _rows(query: sql.Composed, tx: Connection) -> Iterator[tuple[Any, ...]]:
     """The rows of a query, of which only a batch is in our memory."""
     tx.execute("SET LOCAL cursor_tuple_fraction TO 1")  # all of its rows are wanted, not the first ones soon
     with tx.cursor("usersync_diff") as cursor:
         cursor.itersize = BATCH
         yield from cursor.execute(query)
-
-
-def _transform_error(error: psycopg.Error, desired: Desired, tx: Connection) -> ConfigError | Drift:
-    """What is wrong with a transform, and where: the statement's text is the user's own, so it may be said."""
-    message = error.diag.message_primary or "it can't be parsed"
-    where = ""
-    if error.diag.statement_position:
-        ours = len("SELECT * FROM (") + (len(desired.before.as_string(tx)) if desired.before else 0) + 1  # and a newline
-        text = sql.SQL("SELECT * FROM ({}").format(desired.transform).as_string(tx)
-        before = text[ours : max(ours, int(error.diag.statement_position) - 1)]
-        where = f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
-    hint = error.diag.message_hint or "the names after FROM are those of the step's extracts; their columns are those that the queries give"
-    if (error.sqlstate or "").startswith("42601"):
-        return ConfigError(f"transform{where}: {message}", hint=hint)
-    return Drift(f"transform{where}: {message}", hint=hint)
 
 
 def _meant(name: str, table: Table) -> str:
@@ -524,6 +491,11 @@ def _format(type_: str) -> str:
     """Types of one binary format: lengths and precisions are applied when it is read."""
     bare = re.sub(r"\(.*?\)", "", type_)
     return "text" if bare == "character varying" else bare
+
+
+def _is_text(type_: str) -> bool:
+    """citext may be in any schema."""
+    return type_.rpartition(".")[2] in _TEXT
 
 
 def _stamped(column: TableColumn) -> bool:

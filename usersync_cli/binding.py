@@ -1,0 +1,218 @@
+"""A person's SQL in a step: parsed by PostgreSQL alone, before any of it stands in a statement of ours, and what it reads.
+
+A transform is one SELECT. It becomes a temp view, which holds it as PostgreSQL has understood it with the person's search path;
+our statements name that view. What the view depends on says which tables it reads, whatever the text looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import psycopg
+from psycopg import generators, sql
+from psycopg.pq.abc import PGresult
+
+from usersync_cli import stage
+from usersync_cli.catalog import locate
+from usersync_cli.connections import OWN, Connection, as_ours, as_user, passes
+from usersync_cli.errors import ConfigError, Drift, UsersyncError
+from usersync_cli.model import Step
+
+_ONE_SELECT = "a transform is one SELECT that writes nothing, and `order_by` what stands behind ORDER BY"
+_NAMES = "the names after FROM are those of the step's extracts; their columns are those that the queries give"
+# The syntax, parameters ($1), what no view may hold (INTO, data-modifying WITH), columns of no type of their own.
+_WRONG = ("42601", "42P02", "0A000", "42P16")
+
+
+@dataclass(frozen=True)
+class Own:
+    """What of a step a person wrote. `reads` are tables of the target that the transform may read, beside its extracts."""
+
+    step: str
+    transform: str | None  # the step's own or its source's; None where an extract is loaded as it is
+    order_by: str | None = None
+    reads: Sequence[str] = ()
+    theirs: bool = True  # it is not the source's, which needs nothing but PostgreSQL's own names
+
+    @classmethod
+    def of(cls, step: Step, transform: str | None = None) -> Own:
+        """With the source's transform, where the step has none."""
+        own = step.transform
+        return cls(step.name, own if transform is None else transform, step.load.order_by, step.reads, theirs=own is not None)
+
+    @property
+    def path(self) -> Callable[[Connection], AbstractContextManager[None]]:
+        """The search path that it is written for."""
+        return as_user if self.theirs else as_ours
+
+
+def bind(tx: Connection, own: Own, stages: Sequence[stage.Stage], number: int = 0) -> sql.Composed:
+    """A SELECT of ours that gives what the transform gives over these stages; it is valid until the transaction ends.
+
+    `number` tells several of one transaction apart. Raises ConfigError for what is not one SELECT, does not read each of the
+    stages, or reads something else of the target; Drift for a name that is not there. Nothing of it has been executed then.
+    """
+    if own.transform is None:
+        relation = stages[0].table
+    else:
+        for one in stages:
+            if not one.temporary:
+                tx.execute(sql.SQL("CREATE TEMP VIEW {} AS SELECT * FROM {}").format(sql.Identifier(one.name), one.table))
+        relation = stage.table(f"usersync_transform_{number}")
+        _view(tx, own, relation)
+        _refuse_other_tables(tx, own, stages, relation)
+    found = sql.SQL("SELECT * FROM {}").format(relation)
+    if own.order_by:
+        _check_order(tx, own, found)
+    return found
+
+
+def _view(tx: Connection, own: Own, name: sql.Composed) -> None:
+    """The text stands alone in both statements: no bracket of ours that it could close."""
+    text = stage.bare(own.transform or "")
+    start = sql.SQL("CREATE TEMP VIEW {} AS\n").format(name).as_string(tx)
+    with own.path(tx):
+        before = 0
+        try:
+            names = parse(tx, text)
+            before = len(start)
+            _refuse_twice(own, names)
+            tx.execute((start + text).encode())
+        except psycopg.Error as error:
+            _complain(own, "transform", text, error, before)
+
+
+def _refuse_twice(own: Own, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise Drift(f"step {own.step}: the transform has two columns named {name}", hint="name one of them with AS, or leave it out")
+
+
+def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
+    """It stands at the end of statements and in windows: what fits into both can neither close a bracket nor bring a LIMIT.
+
+    It is only used when a key occurs twice, and its mistakes are found now, not in that night.
+    """
+    text = own.order_by or ""
+    found = sql.SQL("({}) AS w").format(rows).as_string(tx)
+    with as_user(tx):
+        for start, end in (
+            (f"SELECT FROM {found} ORDER BY\n", "\n"),
+            ("SELECT pg_catalog.row_number() OVER (ORDER BY\n", f"\n) FROM {found}"),
+        ):
+            try:
+                parse(tx, start + text + end)
+            except psycopg.Error as error:
+                _complain(own, "load.order_by", text, error, len(start))
+
+
+def parse(tx: Connection, statement: str) -> list[str]:
+    """The columns that a statement would give. PostgreSQL refuses several statements here, and executes nothing.
+
+    Raises what PostgreSQL says.
+    """
+    tx.pgconn.send_prepare(b"", statement.encode())
+    _result(tx)
+    tx.pgconn.send_describe_prepared(b"")
+    found = _result(tx)
+    return [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
+
+
+def _result(tx: Connection) -> PGresult:
+    found: PGresult = tx.wait(generators.execute(tx.pgconn))[-1]
+    if found.status != psycopg.pq.ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(found, encoding="utf8")
+    return found
+
+
+def place(text: str, error: psycopg.Error, before: int = 0) -> str:
+    """Where PostgreSQL points to, in a text that has so many characters of ours before it: ` (line 2, column 8)`."""
+    if not error.diag.statement_position:
+        return ""
+    until = text[: max(0, int(error.diag.statement_position) - 1 - before)]
+    return f" (line {until.count(chr(10)) + 1}, column {len(until) - until.rfind(chr(10))})"
+
+
+def _complain(own: Own, what: str, text: str, error: psycopg.Error, before: int) -> NoReturn:
+    """The statement's text is the person's own, so it may be said."""
+    if passes(error):
+        raise error
+    said = f"step {own.step}: {what}{place(text, error, before)}: {error.diag.message_primary or 'it cannot be parsed'}"
+    if (error.sqlstate or "") in _WRONG:
+        raise ConfigError(said, hint=error.diag.message_hint or _ONE_SELECT) from error
+    kind: type[UsersyncError] = ConfigError if what == "load.order_by" else Drift
+    hint = "it may use the columns that the transform gives" if kind is ConfigError else _NAMES
+    raise kind(said, hint=error.diag.message_hint or hint) from error
+
+
+# what it reads
+
+
+def _refuse_other_tables(tx: Connection, own: Own, stages: Sequence[stage.Stage], view: sql.Composed) -> None:
+    """Every extract is read, and of the target what the step names. A function's tables are its own affair."""
+    found = {oid: (schema, name) for oid, schema, name in tx.execute(_READ, (view.as_string(tx),)).fetchall()}
+    mine = {one.name: _oid(tx, stage.table(one.name)) for one in stages}
+    allowed = {*mine.values(), *(locate(tx, name) for name in own.reads)}
+    others = [_shown(*whose) for oid, whose in found.items() if oid not in allowed or whose[0] == OWN]
+    unread = [name for name, oid in mine.items() if oid not in found]
+    if not unread and _has_unread_queries(tx, view):
+        unread = _unread_by_plan(tx, view, stages)
+    extracts = ", ".join(mine)
+    if unread:
+        instead = f"; it reads the target's own {_tables(others)} instead" if others else ""
+        raise ConfigError(
+            f"step {own.step}: the transform does not read the extract {', '.join(unread)}{instead}",
+            hint=f"its extracts: {extracts}. Write FROM {unread[0]}, outside of WITH queries that nothing uses;"
+            " an extract that is not needed can be left out of the step",
+        )
+    if any(whose[0] == OWN for whose in found.values()):
+        raise ConfigError(
+            f"step {own.step}: the transform reads {_tables(others)}, and the schema {OWN} is usersync's own",
+            hint=f"its extracts: {extracts}. To move a table of yours out of it: ALTER TABLE {OWN}.name SET SCHEMA public;",
+        )
+    if others:
+        raise ConfigError(
+            f"step {own.step}: the transform reads the target's own {_tables(others)}, which the step does not name",
+            hint=f"its extracts: {extracts}. If this is intentional, add to the step: reads: [{', '.join(others)}]",
+        )
+
+
+def _tables(names: Sequence[str]) -> str:
+    return f"{'table' if len(names) == 1 else 'tables'} {', '.join(names)}"
+
+
+def _shown(schema: str, name: str) -> str:
+    return f"{schema}.{name}"
+
+
+def _oid(tx: Connection, relation: sql.Composed) -> int | None:
+    ((oid,),) = tx.execute("SELECT pg_catalog.to_regclass(%s)::oid", (relation.as_string(tx),)).fetchall()
+    return None if oid is None else int(oid)
+
+
+def _has_unread_queries(tx: Connection, view: sql.Composed) -> bool:
+    """Whether it has WITH queries that nothing in it uses: PostgreSQL counts who does, and what those read does not count."""
+    return tx.execute(_UNREAD, (view.as_string(tx),)).fetchone() == (True,)
+
+
+def _unread_by_plan(tx: Connection, view: sql.Composed, stages: Sequence[stage.Stage]) -> list[str]:
+    """Such queries are in no plan."""
+    with as_user(tx):
+        plan = str(tx.execute(sql.SQL("EXPLAIN (FORMAT JSON) SELECT * FROM {}").format(view)).fetchall())
+    return [one.name for one in stages if f"'Relation Name': {stage.relname(tx, one)!r}" not in plan]
+
+
+# Of PostgreSQL's own relations nobody's rows are read by mistake, and what comes with the server is not listed as a dependency.
+_READ = """
+SELECT DISTINCT c.oid, n.nspname, c.relname
+  FROM pg_catalog.pg_rewrite r
+  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+                             AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+  JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+ WHERE r.ev_class = pg_catalog.to_regclass(%s) ORDER BY n.nspname, c.relname
+"""
+_UNREAD = "SELECT r.ev_action::text LIKE '%%:cterefcount 0 %%' FROM pg_catalog.pg_rewrite r WHERE r.ev_class = pg_catalog.to_regclass(%s)"
