@@ -127,7 +127,7 @@ def test_what_cannot_be_reached(job: Job) -> None:
         ({"transform": "SELECT id, name FROM records, people_at_source"}, 7, ["transform (line 1, column "]),
         ({"transform": "SELECT id\nFORM records"}, 2, ["transform (line 2, column "]),
         ({"load": {"key": ["uuid"]}}, 7, ["the key uuid is not a column of the transform"]),
-        ({"load": {"order_by": "nothing DESC"}}, 2, ["load.order_by: ", '"nothing"']),
+        ({"load": {"order_by": "nothing DESC"}}, 2, ["load.order_by (line 1, column 1): ", '"nothing"']),
         ({"load": {"create": False}}, 7, ["target table people does not exist", "CREATE TABLE"]),
     ],
 )
@@ -234,7 +234,7 @@ def test_streams_that_will_not_work(job: Job) -> None:
     assert (7, 2) == (result.status, len(told)), result
     assert told[0].startswith("FAIL copy: source export, stream people: there is no file ")
     assert 'ALTER TABLE "companies" ADD COLUMN "name" text;' in result.stdout
-    assert (7, 2) == (mistake.status, mistake.stdout.count('FAIL copy: transform (line 1, column 24): column "nam" does not exist'))
+    assert (7, 2) == (mistake.status, mistake.stdout.count('FAIL copy: step all: transform (line 1, column 24): column "nam" does not exist'))
 
 
 def test_another_account_of_streams(job: Job) -> None:
