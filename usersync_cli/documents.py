@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from usersync_cli import log, rejects, state, tokens
+from usersync_cli.catalog import describe
 from usersync_cli.connections import Connection, begin, connect, rollback, transaction, translated
 from usersync_cli.errors import (
     Drift,
@@ -175,6 +176,8 @@ class Reading:
 
     def _read(self, group: Sequence[Into]) -> None:
         """These streams, from their cursors to the end of what there is."""
+        for into in group:
+            self._find_lost(into)
         since = {into.name: into.stored.value for into in group if into.stored and self._resumable(into)}
         if len(since) < len(group):
             since = {}  # what is read together begins together
@@ -193,7 +196,25 @@ class Reading:
     def _resumable(self, into: Into) -> bool:
         """Whether the stored cursor still says what was loaded: same step, same account; and nobody wants everything again."""
         same = into.stored is not None and into.stored.account == self._session.account
-        return same and into.seen.resumable and not self._options.full
+        return same and into.seen.resumable and not self._options.full and not into.lost_rows
+
+    def _find_lost(self, into: Into) -> None:
+        """Whether rows that we wrote have vanished: by number, and only where there are too few, by key."""
+        seen = into.seen
+        if not seen.held:
+            return
+        with transaction(self._tx, long=True, **PAGE_SETTINGS):  # type: ignore[arg-type]  # mypy takes any key for `snapshot`
+            table = describe(self._tx, into.load.table)
+            if table is None:
+                return
+            others = seen.count_others(self._tx, table.name)
+            for key in seen.lost(self._tx, table.name, into.load.key) if others < seen.others else ():
+                into.lost.add(key)
+                into.lost_rows += 1
+        into.others = others + into.lost_rows if others + into.lost_rows != seen.others else None
+        if into.lost_rows:
+            log.once("rows that we wrote are gone from the target; the stream is read from its beginning, and they are written again",
+                     step=self._step.name, stream=into.name, rows=into.lost_rows)  # fmt: skip
 
     # a page
 
@@ -219,7 +240,7 @@ class Reading:
         """From here on it is so."""
         for work, seen in zip(works, after, strict=True):
             into = work.into
-            into.seen, into.fresh = seen, False
+            into.seen, into.fresh, into.others = seen, False, None
             if page:
                 into.cursor_version += 1
                 into.judged = page.complete and bool(page.sweep)
@@ -334,29 +355,38 @@ class Reading:
             counts.unchanged += same
             item.again = not same
             work.items += [item] if item.again else []
-        elif (
-            met.listed
-            and not item.record.whole
-            and not self._options.full
-            and not (met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject))
-        ):
-            if met.missing:
-                work.back.append(key)
-            if met.held == REJECTED:
-                counts.rejected += 1
-                work.met_again.append(key)
-                work.dropped += met.reject == "dropped"
-            elif met.held == NO_ROW:
-                counts.read -= 1
-            else:
-                counts.unchanged += 1
+        elif self._is_held(into, item):
+            self._leave(work, item)
         else:
             work.items.append(item)
+
+    def _is_held(self, into: Into, item: Item) -> bool:
+        """Whether it is the document that we have met before, and need not be loaded again."""
+        met = item.before
+        lacks = met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject)
+        again = item.record.whole or self._options.full or into.has_lost(item.known_as or item.record.key)
+        return met.listed and not lacks and not again
+
+    def _leave(self, work: Work, item: Item) -> None:
+        """Leave it as it is."""
+        counts, met = work.counts, item.before
+        if met.missing:
+            work.back.append(item.record.key)
+        if met.held == REJECTED:
+            counts.rejected += 1
+            work.met_again.append(item.record.key)
+            work.dropped += met.reject == "dropped"
+        elif met.held == NO_ROW:
+            counts.read -= 1
+        else:
+            counts.unchanged += 1
+            counts.not_compared += 1
 
     def _told(self, work: Work, item: Item) -> None:
         """The source says that it is gone."""
         if not work.into.removes:
             work.counts.unchanged += 1
+            work.counts.not_compared += 1
             return
         work.counts.read -= 1  # it is no record any more, and what becomes of its row is counted where it goes
         met = item.before
@@ -383,8 +413,9 @@ class Reading:
             if record.deleted:
                 work.met.remove(record.key)
                 self._told(work, whole)
-            elif whole.before.held == whole.hash and not self._options.full:
+            elif whole.before.held == whole.hash and not self._options.full and not into.has_lost(whole.known_as or record.key):
                 work.counts.unchanged += 1
+                work.counts.not_compared += 1
                 work.relisted.append(whole)
             else:
                 work.items.append(whole)
@@ -413,6 +444,8 @@ class Reading:
         """Write what the page brings; gives what is remembered once it is committed. Without a lease, only compare."""
         into, tx = work.into, self._tx
         seen = into.seen.begin(tx, fresh=into.fresh) if self._lease else into.seen
+        if self._lease and into.others is not None:
+            seen.note_others(tx, into.others)
         if self._lease and page.sweep:
             seen = seen.open_sweep(tx, page.sweep, keyed=into.removes)
         loader = self._load(work)

@@ -100,7 +100,7 @@ class Leavers:
         adopted = complete and into.load.adopt_existing
         if into.removes and table is not None and (seen.memory.id or adopted or into.told):
             found = self._remove(work, seen, merge, table)
-        if table is not None and lease and ends and (lost := seen.check_rows(tx, merge)):
+        if table is not None and lease and ends and (lost := seen.check_rows(tx, merge)) and not into.lost_rows:
             log.once("rows that we wrote are gone from the target; the next complete reading writes them again",
                      step=self._step, stream=into.name, rows=lost)  # fmt: skip
         if lease and ends:

@@ -175,7 +175,10 @@ class DocumentSource(Source, Protocol):
 
 @dataclass
 class Counts:
-    """What happened to the records of a step. They add up (`check`); `gone` counts rows of the target, not records."""
+    """What happened to the records of a step. They add up (`check`); `gone` counts rows of the target, not records.
+
+    `not_compared` of those that are unchanged are so at the source, where nobody has looked at the target's rows.
+    """
 
     read: int = 0
     duplicates: int = 0
@@ -185,11 +188,19 @@ class Counts:
     stale: int = 0
     rejected: int = 0
     gone: int = 0
+    not_compared: int = 0
 
     @property
     def distinct(self) -> int:
         """Keys among the records read."""
         return self.read - self.duplicates
+
+    @property
+    def unchanged_in_words(self) -> list[str]:
+        """`3 the same` were compared with the target, `9 not listed as changed` were not."""
+        compared = self.unchanged - self.not_compared
+        found = [f"{compared:,} the same"] if compared or not self.not_compared else []
+        return [*found, f"{self.not_compared:,} not listed as changed"] if self.not_compared else found
 
     def adds_up(self) -> bool:
         """Whether read = distinct + duplicates and distinct = inserted + updated + unchanged + stale + rejected, none below 0."""

@@ -136,7 +136,7 @@ def line(result: RunResult, step: StepResult) -> str:
         ended = "stopped" if isinstance(step.error, Stopped) else "failed"
         left = f"{c.distinct:,} {result.noun} of this step are done" if step.written else "nothing of this step was written"
         return f"{name}: {ended}, {left} ({step.seconds:.1f} s)"
-    parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", f"{c.unchanged:,} the same", f"{c.gone:,} gone"]
+    parts = [f"{c.inserted:,} new", f"{c.updated:,} changed", *c.unchanged_in_words, f"{c.gone:,} gone"]
     if c.duplicates:
         parts.append(f"{c.duplicates:,} duplicate{'s' if c.duplicates > 1 else ''} passed over")
     if c.stale:

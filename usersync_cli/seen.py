@@ -73,12 +73,14 @@ class Seen:
     sweep: Open | None = None
     there: bool = False  # usersync's tables
     respelt: bool = False  # rows spell some keys otherwise than their source
+    held: int = 0  # rows that we wrote, and that should be there
+    others: int = 0  # rows of the table that are not among them, when that was last looked at
     known_before: int = 0  # how many are or were in the target, as of the beginning of this reading
 
     def recall(self, connection: Connection) -> None:
         """Read what is there; nothing where usersync's tables are not."""
         self.memory, self.fingerprint, self.sweep, self.there, self.known_before = Memory(), "", None, False, 0
-        self.respelt = False
+        self.respelt, self.held, self.others = False, 0, 0
         if state.current(connection) != state.VERSION:
             return
         self.there = True
@@ -86,8 +88,9 @@ class Seen:
         if found is None or found[1] != self.scope.target:
             return
         self.memory, self.fingerprint = Memory(found[0], adopted=found[3], previous=found[4]), found[2]
+        self.others = found[5]
         self.respelt = connection.execute(_RESPELT, (found[0],)).fetchone() == (True,)
-        ((self.known_before,),) = connection.execute(_KNOWN, (found[0],)).fetchall()
+        ((self.known_before, self.held),) = connection.execute(_KNOWN_AND_HELD, (found[0],)).fetchall()
         row = connection.execute(_OPEN, (found[0],)).fetchone()
         self.sweep = Open(*row) if row else None
 
@@ -318,13 +321,27 @@ class Seen:
 
     def check_rows(self, tx: Connection, merge: Merge) -> int:
         """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
-        statement = sql.SQL("""
-            UPDATE usersync.seen SET held = NULL WHERE stream_id = {0} AND key IN (
-                SELECT h.key
-                  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {0} AND length(held) > 1) AS h
-                  FULL JOIN (SELECT {2} AS key FROM {1} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0)
-        """).format(sql.Literal(self.memory.id), merge.table, key_text(merge.key))
-        return tx.execute(statement).rowcount
+        statement = sql.SQL("UPDATE usersync.seen SET held = NULL WHERE stream_id = {} AND key IN ({})")
+        return tx.execute(statement.format(sql.Literal(self.memory.id), self._lost(merge.table, merge.key))).rowcount
+
+    def _lost(self, table: sql.Composable, key: Sequence[str]) -> sql.Composed:
+        return sql.SQL(_LOST).format(stream=sql.Literal(self.memory.id), table=table, key=key_text(key))
+
+    def count_others(self, tx: Connection, table: sql.Composable) -> int:
+        """How many rows the table has beside those that we wrote; fewer than before, and some of ours have vanished."""
+        ((rows,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(table)).fetchall()
+        return int(rows) - self.held
+
+    def lost(self, tx: Connection, table: sql.Composable, key: Sequence[str]) -> Iterator[str]:
+        """The keys of rows that we wrote, and that the table does not have any more; they may be many."""
+        with tx.cursor("usersync_lost") as cursor:
+            cursor.itersize = LACKING_PAGE
+            for (one,) in cursor.execute(self._lost(table, key)):
+                yield one
+
+    def note_others(self, tx: Connection, others: int) -> None:
+        """So many rows of the table are not ours."""
+        tx.execute("UPDATE usersync.seen_streams SET others = %s WHERE id = %s", (others, self.memory.id))
 
     def without_key(self, tx: Connection) -> bool:
         """Whether the sweep met records of which nobody knows who they are."""
@@ -352,7 +369,8 @@ def _keyed(fingerprint: str) -> hashlib.blake2b:
 
 _RECALL = """
 SELECT id, target, fingerprint, adopted,
-       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1)
+       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1),
+       others
   FROM usersync.seen_streams s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
 """
 _OPEN = """
@@ -452,9 +470,16 @@ _LISTED = """
 SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k.approval_id
  WHERE a.run_id = %(approved)s AND a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting'
 """
-_KNOWN = """
-SELECT count(*) FROM usersync.seen
- WHERE stream_id = %s AND held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)
+_IS_KNOWN = "held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)"
+_KNOWN = f"SELECT count(*) FROM usersync.seen WHERE stream_id = %s AND {_IS_KNOWN}"  # noqa: S608  our own text
+_KNOWN_AND_HELD = f"""
+SELECT count(*) FILTER (WHERE {_IS_KNOWN}), count(*) FILTER (WHERE length(held) > 1) FROM usersync.seen WHERE stream_id = %s
+"""  # noqa: S608  our own text
+# The remembered keys of rows that the table does not have.
+_LOST = """
+SELECT h.key
+  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND length(held) > 1) AS h
+  FULL JOIN (SELECT {key} AS key FROM {table} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0
 """
 _TOLD_CANDIDATES = """
 INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, true FROM usersync.seen WHERE stream_id = %(stream)s AND missing = %(told)s

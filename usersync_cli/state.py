@@ -116,6 +116,7 @@ class StepRun:
     stale: int
     rejected: int
     gone: int
+    not_compared: int
     bytes: int
     normalised: int  # rows that a trigger of the table changed while they were written
     error: str | None

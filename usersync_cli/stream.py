@@ -110,6 +110,8 @@ class Into:
         self.waiting = 0  # rejects that came in this run, without those that are dropped
         self.came = Came()  # of a dry run: what came so far
         self.told: set[str] = set()
+        self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
+        self.others: int | None = None  # rows of the table that are not ours, where that has changed
         self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
         self.records = 0  # of a dry run: so many records of the sweep
 
@@ -121,6 +123,10 @@ class Into:
     def knows_spelling(self) -> bool:
         """Whether `spelling` asks nobody."""
         return self._spelling is not None and not (self._spelling.table is None and self.fitted)
+
+    def has_lost(self, key: str) -> bool:
+        """Whether the row of this one has vanished from the table."""
+        return self.lost_rows > 0 and key in self.lost
 
     def spelling(self, tx: Connection) -> Spelling:
         """How the table spells keys. In a transaction; raises Drift where the stream does not fit its table."""

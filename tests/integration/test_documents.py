@@ -13,6 +13,7 @@ from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, perso
 from usersync_cli import migrations, seen
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
+from usersync_cli.run import line
 
 
 class Crashed(BaseException):
@@ -334,15 +335,76 @@ def test_of_one_key_the_newest_counts(sync: Sync) -> None:
 
 def test_seen_hides_no_drift(sync: Sync) -> None:
     """
-    A row that was changed by hand is put right by --full; one that was deleted is noticed at the end, and written by the next run.
+    A row that was changed by hand is put right by --full, and no run says before that it was compared; one that was deleted is
+    written by the next run.
     """
     sync.ok()
     sync.ask("UPDATE people SET name = 'by hand' WHERE id = 1; DELETE FROM people WHERE id = 2")
 
-    assert "0 0 10 0" == sync.ok()
-    assert "1 0 9 0" == sync.ok()
-    assert "0 1 9 0" == sync.ok(full=True)
+    result = sync.run()
+    assert ("1 0 9 0", 9) == (counts(result), result.steps[0].counts.not_compared)
+    assert "1 new, 0 changed, 9 not listed as changed, 0 gone (" in line(result, result.steps[0])
+    result = sync.run(full=True)
+    assert ("0 1 9 0", 0) == (counts(result), result.steps[0].counts.not_compared)
+    assert "0 new, 1 changed, 9 the same, 0 gone (" in line(result, result.steps[0])
     assert [("Test User 1",)] == sync.ask("SELECT name FROM people WHERE id = 1")
+    assert [(9,), (0,)] == sync.ask("SELECT not_compared FROM usersync.run_steps WHERE run_id > 1 ORDER BY run_id")
+
+
+@pytest.mark.parametrize("how", ["keep", "mark", "delete"])
+@pytest.mark.parametrize("lost", ["id IN (2, 9)", "true"])
+def test_rows_that_vanish_come_back(sync: Sync, how: str, lost: str) -> None:
+    """
+    A run that reads only changes finds that rows are missing, also beside rows that are not ours, and writes them again; a
+    run that is killed meanwhile leaves that to the next one. Who is not at the source either is not looked for again.
+    """
+    sync.source.since, sync.load = True, {"on_missing": how}
+    sync.ok()
+    sync.ask("INSERT INTO people VALUES (50), (51), (52)")
+    sync.ok()
+    sync.ask(f"DELETE FROM people WHERE {lost}")
+    number = 10 if lost == "true" else 2
+    assert f"{number} 0 {10 - number} 0" == counts(sync.run(dry_run=True))
+
+    def crash(_stream: str, page: int) -> None:
+        if page == 2:
+            raise Crashed
+
+    sync.source.fail = crash
+    with pytest.raises(Crashed):
+        sync.run()
+    sync.source.fail = lambda _stream, _page: None
+    sync.ok()
+    assert list(range(1, 11)) == sync.rows(where="id < 50")
+    sync.source.read.clear()
+    assert ("0 0 0 0", []) == (sync.ok(), sync.source.read)
+
+    sync.ask("DELETE FROM people WHERE id = 3")
+    sync.source.streams["people"] = [one for one in sync.source.streams["people"] if one["id"] != 3]
+    sync.ok()
+    assert [] != sync.source.read
+    sync.source.read.clear()
+    assert ("0 0 0 0", []) == (sync.ok(), sync.source.read)
+    assert [1, 2, *range(4, 11)] == sync.rows(where="id < 50")
+
+
+def test_only_what_vanished_is_fetched(sync: Sync) -> None:
+    """
+    Where whole documents are asked for one by one, those of rows that are there are not asked for again.
+    """
+    asked: list[str] = []
+
+    def details(stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        asked.extend(keys)
+        for key in keys:
+            yield Record(stream, key, b'{"name": "Test User", "age": 1}')
+
+    sync.source.details, sync.source.since = details, True
+    sync.ok()
+    asked.clear()
+    sync.ask("DELETE FROM people WHERE id IN (4, 7)")
+
+    assert ("2 0 8 0", ["4", "7"]) == (sync.ok(), asked)
 
 
 def test_another_transform_rewrites_everything(sync: Sync) -> None:

@@ -181,7 +181,7 @@ def _counted(step: StepRun) -> str:
     if step.status != "ok":
         return f"{step.status}: {step.error}" if step.error else step.status
     counts = step.counts
-    parts = [f"{counts.inserted:,} new", f"{counts.updated:,} changed", f"{counts.unchanged:,} the same", f"{counts.gone:,} gone"]
+    parts = [f"{counts.inserted:,} new", f"{counts.updated:,} changed", *counts.unchanged_in_words, f"{counts.gone:,} gone"]
     more = {"duplicate": counts.duplicates, "older than what is there": counts.stale, "rejected": counts.rejected}
     return f"{counts.read:,} read: " + ", ".join([*parts, *(f"{number:,} {word}" for word, number in more.items() if number)])
 
