@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import html
 import json
 import os
 import re
@@ -294,6 +295,15 @@ _KEYS = {
 }
 
 
+# What a login form may ask for, by a field of it, and what is sent then.
+FORMS = {
+    "password-new": {"password-new": "Another-1-than-that", "password-confirm": "Another-1-than-that"},
+    "password": {},
+    "clientDataJSON": {},
+    "firstName": {"firstName": "Test", "lastName": "User", "email": "later@example.org"},
+}
+
+
 @dataclass(frozen=True)
 class State:
     """A realm without its people."""
@@ -376,6 +386,42 @@ class Bank:
         form = {"grant_type": "password", "client_id": "admin-cli", "username": username, "password": password}
         return _http("POST", f"{self.url}/realms/{self.name}/protocol/openid-connect/token", data=form)
 
+    def credentials_of(self, username: str) -> list[str]:
+        """What the account can log in with: password, ..."""
+        return [one["type"] for one in self.ask("GET", f"/users/{self.person(username)['id']}/credentials")]
+
+    def log_in_by_form(self, username: str, password: str) -> list[str]:
+        """In a browser, with another password where one is asked for: the pages that come, by what they ask for, in order.
+
+        The last one is "in", the status of an error, or what only a person can do.
+        """
+        with requests.Session() as browser:
+            browser.trust_env = False
+            base, pages = f"{self.url}/realms/{self.name}", list[str]()
+            where = {"client_id": "account", "redirect_uri": f"{base}/account/", "response_type": "code", "scope": "openid"}
+            page = browser.get(f"{base}/protocol/openid-connect/auth", params=where, timeout=60)
+            while page.status_code == 200 and len(pages) < 6:
+                fields = re.findall(r'<input[^>]*name="([^"]+)"', page.text)
+                form = re.search(r'<form[^>]*action="([^"]+)"', page.text)
+                asked = next((name for name in FORMS if name in fields), "else")
+                pages.append(asked)
+                if asked in {"else", "clientDataJSON"} or not form:
+                    return pages
+                given = {"username": username, "password": password} if asked == "password" else FORMS[asked]
+                page = self._sent(browser, html.unescape(form[1]), given)
+                if "code=" in page.headers.get("Location", ""):
+                    return [*pages, "in"]
+            return [*pages, str(page.status_code)]
+
+    @staticmethod
+    def _sent(browser: requests.Session, url: str, data: dict[str, str]) -> requests.Response:
+        for cookie in browser.cookies:
+            cookie.secure = False  # browsers trust this machine also without TLS
+        page = browser.post(url, data=data, allow_redirects=False, timeout=60)
+        while page.is_redirect and "code=" not in page.headers["Location"]:
+            page = browser.get(page.headers["Location"], allow_redirects=False, timeout=60)
+        return page
+
     # all of it
 
     def configure(self, **fields: Any) -> None:
@@ -405,7 +451,9 @@ class Bank:
         if now.rights != before.rights:
             self.rights(*before.rights)
         if now.settings != before.settings:
-            self.ask("PUT", "", {**dict.fromkeys(now.settings.keys() - before.settings.keys()), **before.settings})
+            added = now.settings.keys() - before.settings.keys()
+            cleared = {name: "" if isinstance(now.settings[name], str) else None for name in added}  # a policy stays when it is null
+            self.ask("PUT", "", {**cleared, **before.settings})
 
     # the client
 

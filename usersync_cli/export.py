@@ -16,6 +16,7 @@ from typing import Literal
 import psycopg
 from psycopg import errors, sql
 
+from usersync_cli import spreadsheets
 from usersync_cli.catalog import Table, describe, path
 from usersync_cli.connections import Connection, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
@@ -29,7 +30,6 @@ _BOM = b"\xef\xbb\xbf"
 _MARK = "deleted_at"
 _TIMES = {"timestamp with time zone", "timestamp without time zone", "date"}
 _NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precision", "oid"}  # never a formula, also with a minus sign
-_FORMULA = re.compile(r"^(?=[-=+@\t\r\n])")
 _TABLES = {"r", "p", "v", "m", "f"}  # pg_class.relkind of what has rows to read
 
 
@@ -206,7 +206,7 @@ def _head(view: _View, options: Options) -> bytes:
     if options.format != "csv":
         return b""
     line = io.StringIO()
-    names = view.columns if options.raw else (_FORMULA.sub("'", name) for name in view.columns)
+    names = view.columns if options.raw else (spreadsheets.text(name) for name in view.columns)
     csv.writer(line, delimiter=options.delimiter).writerow(names)  # ends with \r\n, as RFC 4180 has it
     return (_BOM if options.bom else b"") + line.getvalue().encode()
 

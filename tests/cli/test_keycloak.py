@@ -104,6 +104,8 @@ class Usersync:
     def __call__(self, *arguments: str) -> Result:
         self.patch.setattr(sys, "argv", ["usersync", "keycloak", *arguments])
         self.patch.chdir(self.folder)
+        for name in ("stdout", "stderr"):
+            self.patch.setattr(sys, name, getattr(sys, name))  # which the command replaces
         handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as ended:
@@ -130,8 +132,8 @@ class Usersync:
 
 
 @pytest.fixture
-def usersync_here(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Usersync:
-    return Usersync(tmp_path, capsys, monkeypatch)
+def usersync_here(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Usersync:
+    return Usersync(tmp_path, capfd, monkeypatch)
 
 
 @pytest.fixture
@@ -146,14 +148,14 @@ def run(usersync_here: Usersync, bank: Bank) -> Usersync:
 
 def test_an_account_is_made_as_a_job_makes_it(run: Usersync, bank: Bank) -> None:
     """
-    Enabled, to verify its address, with required actions, group and role of the maps; the password is in the file alone.
+    Enabled, with a verified address, required actions, group and role of the maps; the password is in the file alone.
     """
     document = run.made("test-made", "--credentials-out", "passwords.csv", role="loan OFFICER")
 
     assert has_shape(document, MADE)
     assert ("success", None, set(ACTIONS)) == (document["status"], document["temporary_password"], set(document["required_actions"]))
     found = bank.person("test-made")
-    assert (found["id"], True, False) == (document["keycloak_user_id"], found["enabled"], found["emailVerified"])
+    assert (found["id"], True, True) == (document["keycloak_user_id"], found["enabled"], found["emailVerified"])
     assert (set(ACTIONS), {"loan-officer"}, {"/loan-officers"}) == (
         set(found["requiredActions"]),
         bank.roles_of("test-made"),
@@ -186,8 +188,8 @@ def test_people_read_text(run: Usersync, bank: Bank) -> None:
         result.status,
         *[result.stdout.splitlines()[line] for line in (0, 6, 7)],
     )
-    assert "nobody knows its first password: `usersync keycloak reset-password` mails a link\n" == result.stderr
-    assert {"teller"} == bank.roles_of("test-text")
+    assert "it has no password yet: `usersync keycloak reset-password` mails a link\n" == result.stderr
+    assert ({"teller"}, []) == (bank.roles_of("test-text"), bank.credentials_of("test-text"))
 
 
 def test_an_account_that_exists_is_left_alone(run: Usersync, bank: Bank) -> None:
@@ -244,7 +246,7 @@ def test_what_the_realm_lacks(usersync_here: Usersync, new_bank: NewBank) -> Non
     assert document["message"].endswith("lacks role loan-officer and group /loan-officers; nothing was written")
     assert {} == bank.people()
 
-    usersync_here.configure(bank, create_missing=True, email_verified=True)
+    usersync_here.configure(bank, create_missing=True)
     usersync_here.made("test-user", "--id", "default:7")
 
     found = bank.person("test-user")

@@ -15,7 +15,8 @@ import pytest
 
 from tests.conftest import Command
 from tests.fineract_server import Fineract
-from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank
+from tests.http_server import Answer
+from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank, Trouble
 from tests.list_source import counts
 from tests.simple_job import execute
 from tests.staff import REALM, Staff
@@ -53,7 +54,7 @@ def test_who_is_at_the_source_gets_an_account(staff: Staff, tmp_path: Path) -> N
     assert "1 0 0 0" == staff.ok(credentials_out=file)
     alice = staff.bank.person("alice")
     assert ("Test", "User alice", "alice@test.example") == (alice["firstName"], alice["lastName"], alice["email"])
-    assert (True, False, [ours(number)]) == (alice["enabled"], alice["emailVerified"], alice["attributes"]["usersync_id"])
+    assert (True, True, [ours(number)]) == (alice["enabled"], alice["emailVerified"], alice["attributes"]["usersync_id"])
     assert {"UPDATE_PASSWORD", "VERIFY_EMAIL", "webauthn-register"} == set(alice["requiredActions"])
     assert ({"teller"}, {"/tellers"}) == (staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
     ((username, password),) = list(csv.reader(file.read_text().splitlines()))[1:]
@@ -91,6 +92,143 @@ def test_a_second_run_only_reads(staff: Staff) -> None:
         staff.ask("SELECT xmin::text, * FROM usersync.accounts ORDER BY key"),
         staff.ask("SELECT count(*) FROM usersync.intents"),
     )
+
+
+# the first login
+
+
+def first_password(file: Path, username: str) -> str:
+    """The last one in the file, which is the one that works."""
+    return [row[1] for row in csv.reader(file.read_text().splitlines()) if row[0] == username][-1]
+
+
+def test_a_first_password_is_a_login(staff: Staff, tmp_path: Path) -> None:
+    """
+    In the login form of a realm without a mail server: the page for a new password comes, then that for a security key.
+    """
+    staff.people("alice")
+    staff.ok(credentials_out=tmp_path / "passwords.csv")
+    password = first_password(tmp_path / "passwords.csv", "alice")
+    assert ["password", "password-new", "clientDataJSON"] == staff.bank.log_in_by_form("alice", password)
+
+    staff.settings["required_actions"] = ["UPDATE_PASSWORD", "VERIFY_EMAIL"]
+    staff.people("bob")
+    staff.fineract.add(username="carol", email="")
+    assert "2 0 1 0" == staff.ok(credentials_out=tmp_path / "passwords.csv")
+    assert ["password", "password-new", "in"] == staff.bank.log_in_by_form("bob", first_password(tmp_path / "passwords.csv", "bob"))
+    carol = staff.bank.log_in_by_form("carol", first_password(tmp_path / "passwords.csv", "carol"))
+    assert ["password", "password-new", "firstName", "in"] == carol
+
+
+def test_an_address_that_can_not_be_verified(staff: Staff, usersync: Command, mailbox: Mailbox) -> None:
+    """
+    The realm has no mail server and the login form would end in an error: 2 by check, preview and run, nobody new gets such an
+    account, all else is done; once there is a mail server they do.
+    """
+    alice, bob, _ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.settings |= {"email_verified": False, "required_actions": ["UPDATE_PASSWORD", "VERIFY_EMAIL"]}
+    assert "0 0 3 0" == staff.ok()
+    staff.fineract.delete(alice)
+    staff.fineract.change(bob, lastname="User Other")
+    staff.people("dave", "erin")
+
+    checked = staff.command(usersync, "check", "--job", "fineract")
+    assert (2, True) == (checked.status, "FAIL fineract: target keycloak: the realm has no mail server" in checked.stdout)
+    told, _ = staff.preview()
+    assert "0 1 1 1" == told
+    for options in ({"dry_run": True}, {}):
+        error = staff.failed(**options)
+        assert (2, True) == (status_of(error), "2 new people get no account: the realm has no mail server" in error.message)
+    assert (["alice", "bob", "carol"], False) == (list(staff.bank.people()), staff.bank.person("alice")["enabled"])
+    assert "User Other" == staff.bank.person("bob")["lastName"]
+
+    staff.bank.configure(smtpServer=mailbox.smtp)
+    assert "2 0 2 0" == staff.ok(credentials_out=usersync.folder / "passwords.csv")
+    staff.bank.log_in_by_form("dave", first_password(usersync.folder / "passwords.csv", "dave"))
+    assert ["dave@test.example"] == [mail["To"] for mail in mailbox.mails]
+
+
+POLICIES = [
+    "length(20) and specialChars(4) and upperCase(5) and digits",
+    "maxLength(8) and digits(3) and notUsername and notEmail and notContainsUsername(undefined) and passwordHistory(3)",
+    r"regexPattern([\p{Lower}\p{Digit}]+) and regexPattern(.{10,})",
+]
+
+
+def test_first_passwords_are_what_the_realm_asks_for(staff: Staff, tmp_path: Path) -> None:
+    """
+    Whatever its policy says, also where only the server can read it: everybody new gets an account, with a password that works.
+    """
+    file = tmp_path / "passwords.csv"
+    for number, text in enumerate(POLICIES):
+        staff.bank.configure(passwordPolicy=text)
+        names = [f"user{number}{letter}" for letter in "ab"]
+        staff.people(*names)
+        assert f"2 0 {2 * number} 0" == staff.ok(credentials_out=file)
+        said = {staff.bank.log_in(name, first_password(file, name)).json()["error_description"] for name in names}
+        assert {"Account is not fully set up"} == said
+
+
+def test_a_password_that_is_refused_is_not_the_persons_fault(staff: Staff, tmp_path: Path) -> None:
+    """
+    Another one is tried; where all are refused that is 2, everything but new accounts is done, and no person is set aside, also
+    not one of whom an earlier version did that.
+    """
+    refused = Trouble(Answer(400, {"error": "invalidPasswordBlacklistedMessage", "error_description": "Invalid password: is blacklisted"}))
+    numbers = staff.people("alice", "bob", "carol")
+    staff.front.at("POST .*/users", refused, None, refused, refused)
+    assert "3 0 0 0" == staff.ok(credentials_out=tmp_path / "passwords.csv")
+    for name in ("alice", "bob", "carol"):
+        said = staff.bank.log_in(name, first_password(tmp_path / "passwords.csv", name)).json()["error_description"]
+        assert "Account is not fully set up" == said
+
+    staff.fineract.delete(numbers[0])
+    staff.fineract.change(numbers[1], lastname="User Other")
+    dave, *_ = staff.people("dave", "erin", "frank")
+    staff.front.at("POST .*/users", *[refused] * 200)
+    result = staff.run(credentials_out=tmp_path / "passwords.csv")
+    error = result.steps[0].error
+    assert error is not None
+    assert (2, True) == (status_of(error), "3 new people get no account: the realm refuses each" in error.message)
+    assert ("0 1 1 1", {}) == (counts(result), staff.conflicts())
+    assert not staff.bank.person("alice")["enabled"]
+    assert sum(one == "POST /users" for one in staff.front.requests) < 80
+
+    staff.front._plans.clear()
+    wanted = staff.ask("SELECT wanted ->> 'document' FROM usersync.intents WHERE key = 'default:7' ORDER BY id DESC LIMIT 1")[0][0]
+    staff.ask(
+        "INSERT INTO usersync.rejects (job, step, stream, key, reason, detail, document, hash, run_id)"
+        f" SELECT 'fineract', 'accounts', 'users', '{ours(dave)}', 'refused_by_keycloak', 'invalidPasswordMinLengthMessage', d,"
+        f" sha256(d), 1 FROM convert_to($${wanted}$$, 'UTF8') AS d"
+    )
+    assert "3 0 2 0" == staff.ok(credentials_out=tmp_path / "passwords.csv")
+
+
+def test_a_policy_that_no_password_meets(staff: Staff, tmp_path: Path) -> None:
+    """
+    2 where passwords are wanted, before anybody asks the server; without --credentials-out accounts are made, which have none.
+    """
+    staff.bank.configure(passwordPolicy="length(20) and maxLength(10)")
+    staff.people("alice")
+
+    error = staff.failed(credentials_out=tmp_path / "passwords.csv")
+    assert (2, True) == (status_of(error), "1 new person gets no account: no password is all that" in error.message)
+    assert ({}, []) == (staff.bank.people(), [one for one in staff.front.requests if one.startswith("POST")])
+    assert "1 0 0 0" == staff.ok()
+    assert [] == staff.bank.credentials_of("alice")
+
+
+def test_names_in_the_file_are_no_formulas(staff: Staff, tmp_path: Path) -> None:
+    """
+    A user name that a spreadsheet would run has a ' in front there, as in an export.
+    """
+    for number, name in enumerate(("@alice", "-bob", "+carol", "dave-")):
+        staff.fineract.add(username=name, email=f"user{number}@test.example")
+    staff.ok(credentials_out=tmp_path / "passwords.csv")
+
+    names = {row[0] for row in csv.reader((tmp_path / "passwords.csv").read_text().splitlines())}
+    assert {"username", "'@alice", "'-bob", "'+carol", "dave-"} == names
 
 
 def test_several_roles_and_the_first_ones_group(staff: Staff) -> None:

@@ -24,7 +24,7 @@ LAYERS = [
     ["state", "lease", "rest", "answers", "rate_limit", "wire", "connections", "embedded", "migrations", "keys", "rescue"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
-    ["model", "errors", "signals", "stdio", "log", "metrics", "arrays", "passwords", "patience"],
+    ["model", "errors", "signals", "stdio", "log", "metrics", "arrays", "passwords", "patience", "spreadsheets"],
 ]
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {

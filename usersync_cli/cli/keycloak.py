@@ -90,15 +90,15 @@ Exit status: 0 made, 2 usage or config, 3 made, but not all of it,
     "--credentials-out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Append name and first password to this CSV file of mode 0600.",
+    help="Make a first password, and append name and password to this CSV file of mode 0600.",
 )
-@click.option("--show-password", is_flag=True, help="Show the first password, on a terminal only.")
+@click.option("--show-password", is_flag=True, help="Make a first password, and show it, on a terminal only.")
 @_where
 def sync_user(where: _Where, credentials_out: Path | None, *, show_password: bool, **person: str) -> None:
     """Make the account of one person, as a job does: role, group, required actions, a password for once.
 
-    An account of that user name is left as it is. The password is nowhere but where you say: in a file of mode 0600,
-    or on the terminal; else let the person have a link with reset-password.
+    An account of that user name is left as it is. A password is made only where you say where it goes: into a file of
+    mode 0600, or onto the terminal; else let the person have a link with reset-password.
 
     \b
     Examples:
@@ -121,9 +121,9 @@ def sync_user(where: _Where, credentials_out: Path | None, *, show_password: boo
             if show_password and not where.in_json:
                 _print_line("first password", password)
 
-        made = accounts.make(at.realm, at.settings, new, tell)
-    if not (credentials_out or show_password or at.settings.notify == "email"):
-        click.echo("nobody knows its first password: `usersync keycloak reset-password` mails a link", err=True)
+        made = accounts.make(at.realm, at.settings, new, tell if credentials_out or show_password else None)
+    if not (made.password or at.settings.notify == "email"):
+        click.echo("it has no password yet: `usersync keycloak reset-password` mails a link", err=True)
     if where.in_json:
         shown = made.password if show_password else None
         _answer("sync-user", "the account was made", **_made_document(made, shown))

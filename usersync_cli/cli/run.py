@@ -60,7 +60,7 @@ _NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
     "--credentials-out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of accounts that are made: append user name and first password to this CSV file, which only you can read.",
+    help="Make first passwords for new accounts, and append them to this CSV file, which only you can read.",
 )
 @click.option("--accept-account", is_flag=True, help="Accept, once, that a source is another database or account now.")
 @output_option

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialError, Unavailable, UsersyncError, VerificationFailed
-from usersync_cli.passwords import temporary_password
+from usersync_cli.targets._keycloak_logins import FirstPassword, credentials, mail_problem, policy, refuses_password
 from usersync_cli.targets._keycloak_realm import Realm, Rejected, Taken, Unknown
 from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
 
@@ -51,10 +51,10 @@ class Newcomer:
 
 @dataclass(frozen=True)
 class Made:
-    """A new account, and the password for its first login."""
+    """A new account, and the password for its first login; None where nobody is to know one."""
 
     person: Person
-    password: str = field(repr=False)
+    password: str | None = field(repr=False)
 
 
 class Exists(Conflict):
@@ -124,16 +124,18 @@ def mail_password_link(realm: Realm, user: Mapping[str, Any]) -> None:
 _NO_ADDRESS = "give it one at its source, or in Keycloak; or set a temporary password there"
 
 
-def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], None]) -> Made:
+def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], None] | None) -> Made:
     """An account as the job makes them: with its first password, group and required actions in one request, then its role.
 
-    `tell` gets user name and password as soon as the account is there. Raises Exists, Conflict, ConfigError for what can't
-    be, before anything is written; PartialError when the account is there and something of it is not.
+    `tell` gets user name and password as soon as the account is there; without it there is none. Raises Exists, Conflict,
+    ConfigError for what can't be, before anything is written; PartialError when the account is there and something of it is not.
     """
     name, path = _role_and_group(own, new.role)
-    _look_before(realm, own, new)
+    about = realm.about()
+    _look_before(realm, own, new, about)
     role = _needed(realm, own, name, path)
-    password, actions = temporary_password(), list(own.required_actions)
+    first = FirstPassword(policy(about) if tell else None, new.username, new.email)
+    actions = list(own.required_actions)
     user = {
         "username": new.username,
         "email": new.email,
@@ -142,12 +144,12 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
         "enabled": True,
         "emailVerified": own.email_verified,
         "requiredActions": actions,
-        "credentials": [{"type": "password", "value": password, "temporary": True}],
         "groups": [path] if path else [],
         "attributes": {ATTRIBUTE: [new.key]} if new.key else {},
     }
-    account = _create(realm, user, new.key)
-    tell(new.username, password)
+    account = first.give(lambda password: _create(realm, {**user, **credentials(password)}, new.key))
+    if tell and first.value:
+        tell(new.username, first.value)
     try:
         realm.add_roles(account, [role])
         if own.notify == "email":
@@ -157,7 +159,7 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
             f"{realm.name}: the account was made, but not all of it: {error.message}",
             hint=f"usersync keycloak status {account}\n{error.hint}".rstrip(),
         ) from error
-    return Made(_verified(realm, account, actions, name, path), password)
+    return Made(_verified(realm, account, actions, name, path), first.value)
 
 
 def _role_and_group(own: Settings, role: str) -> tuple[str, str]:
@@ -171,8 +173,10 @@ def _role_and_group(own: Settings, role: str) -> tuple[str, str]:
     return found, f"/{group.strip('/')}" if group else ""
 
 
-def _look_before(realm: Realm, own: Settings, new: Newcomer) -> None:
+def _look_before(realm: Realm, own: Settings, new: Newcomer, about: Mapping[str, Any]) -> None:
     _refuse_unknown_actions(realm, own.required_actions)
+    if odd := mail_problem(own, about):
+        raise ConfigError(f"{realm.name}: {odd[0]}; nothing was written", hint=odd[1])
     if found := realm.find(username=new.username):
         raise Exists(str(found[0]["id"]))
     if not new.key:
@@ -215,7 +219,7 @@ def _create(realm: Realm, user: Mapping[str, Any], key: str) -> str:
         what = "e-mail address" if taken.code == "same_email" else "user name"
         raise Conflict(f"another account has this {what}; nothing was changed", hint="is it the same person?") from taken
     except Rejected as rejected:
-        if rejected.http_status != 400:
+        if rejected.http_status != 400 or refuses_password(rejected):
             raise
         hint = "is it what Keycloak's user profile and password policy allow?"
         raise ConfigError(f"{rejected.message}; nothing was written", hint=hint) from rejected

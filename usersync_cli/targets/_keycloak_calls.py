@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from usersync_cli import intents, log, rejects
+from usersync_cli import intents, log, rejects, spreadsheets
 from usersync_cli.applying import Calls
 from usersync_cli.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
-from usersync_cli.passwords import temporary_password
 from usersync_cli.rejects import Reject
+from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
 from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
 from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT
@@ -38,8 +38,9 @@ class Desk:
         self._plan, self._tx = plan, tx
         self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
         self._limits = rejects.Limits(plan.scope.step)
-        self._unanswered = self._left = self._unknown_passwords = 0
+        self._unanswered = self._left = self._without_password = self._no_account = 0
         self._problem: UsersyncError | None = None
+        self._refused: NoPassword | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -49,12 +50,16 @@ class Desk:
             self._credentials.close()
 
     def complain(self) -> None:
-        """What is left to the next run, and what nobody knows."""
-        if self._unknown_passwords:
+        """What is left to the next run, and who can't log in yet."""
+        if self._without_password:
             log.get().warning(
-                "nobody knows the first passwords of new accounts; --credentials-out or notify: email would tell them",
-                accounts=self._unknown_passwords,
+                "new accounts have no password yet: `usersync keycloak reset-password` mails a link;"
+                " --credentials-out or notify: email would have given them one",
+                accounts=self._without_password,
             )
+        if self._refused:
+            refused = self._refused
+            raise no_account(self._target.name, self._no_account, refused.message, refused.hint) from refused
         if self._problem:
             raise Unavailable(
                 f"{self._problem.message}; the calls for {self._left:,} of the people are left to the next run", hint=self._problem.hint
@@ -105,18 +110,20 @@ class Desk:
         return {**user, **changes, "attributes": {**(user.get("attributes") or {}), ATTRIBUTE: [key]}}
 
     def _create(self, intent: Intent) -> Generator[Any, Any, str]:
-        password, user = temporary_password(), intent.wanted["user"]
-        body = {**user, "credentials": [{"type": "password", "value": password, "temporary": True}]}
+        if self._refused:  # those of others were, so it is not the person
+            raise self._refused
+        user = intent.wanted["user"]
+        first = FirstPassword(self._plan.passwords, user["username"], user.get("email", ""))
         ours = True
         try:
-            account = yield partial(self._realm.create, body)
+            account = yield partial(first.give, lambda password: self._realm.create({**user, **credentials(password)}))
         except (Unknown, Taken) as error:  # perhaps it was made all the same, by this call or by one before
             account = yield partial(self._look_up, user["username"], intent.key)
             if account is None:
                 raise
             ours = isinstance(error, Unknown)
         if ours:
-            self._tell(user["username"], password)
+            self._tell(user["username"], first)
         intents.created(self._tx, self._plan.scope, intent, account)
         if not ours:
             yield from self._password(intent, account)
@@ -129,17 +136,17 @@ class Desk:
 
     def _password(self, intent: Intent, account: str) -> Calls:
         """Of an account that we made without hearing of it: nobody knows its first password, so it gets another."""
-        username = intent.wanted.get("username") or intent.wanted["user"]["username"]
-        password = temporary_password()
-        yield partial(self._realm.reset_password, account, password, temporary=True)
-        self._tell(username, password)
+        user = intent.wanted.get("user") or intent.wanted
+        first = FirstPassword(self._plan.passwords, user["username"], user.get("email") or "")
+        yield partial(first.give, lambda password: self._realm.reset_password(account, password) if password else None)
+        self._tell(user["username"], first)
         self._did(intent, "password")
 
-    def _tell(self, username: str, password: str) -> None:
-        if self._credentials:
-            self._credentials.write(username, password)
+    def _tell(self, username: str, first: FirstPassword) -> None:
+        if self._credentials and first.value:
+            self._credentials.write(username, first.value)
         elif self._own.notify == "none":
-            self._unknown_passwords += 1
+            self._without_password += 1
 
     def _roles_and_groups(self, intent: Intent, account: str) -> Calls:
         wanted, roles, groups = intent.wanted, self._plan.roles, self._plan.groups
@@ -174,13 +181,18 @@ class Desk:
     # what went wrong
 
     def failed(self, intent: Intent, error: UsersyncError) -> None:
-        """Refused: set aside for a person. No answer, or the account is gone: left to the next run. All else ends the step."""
+        """Refused: set aside for a person. No answer, no password, or the account is gone: left to the next run. All else ends the step."""
         counts = self._plan.counts
         if isinstance(error, Rejected):
             reason = _TAKEN.get(error.code, REFUSED)
             intents.end(self._tx, intent, "refused", error.code)
             self._set_aside(intent, reason, error.code if reason == REFUSED else "by an account that came meanwhile")
             self._limits.count(1, {(reason, error.code): 1})
+            return
+        if isinstance(error, NoPassword):
+            self._refused, self._no_account = error, self._no_account + 1
+            _less(intent, counts)
+            counts.read -= 1
             return
         if not isinstance(error, (Unavailable, Gone)):
             raise error
@@ -218,7 +230,11 @@ def _less(intent: Intent, counts: Any) -> None:
 
 
 class Credentials:
-    """First passwords, in a file of mode 0600: CSV with the columns username and password. Each line is on disk at once."""
+    """First passwords, in a file of mode 0600: CSV with the columns username and password. Each line is on disk at once.
+
+    Of two lines for one person the last is good: the line is written before the outcome of the call, so that a run which is
+    killed between the two leaves a line more, never a line less.
+    """
 
     def __init__(self, file: Path) -> None:
         try:
@@ -242,7 +258,7 @@ class Credentials:
 
     def _line(self, *cells: str) -> None:
         line = io.StringIO()
-        csv.writer(line).writerow(cells)
+        csv.writer(line).writerow(spreadsheets.text(cell) for cell in cells)
         os.write(self._descriptor, line.getvalue().encode())
 
     def close(self) -> None:

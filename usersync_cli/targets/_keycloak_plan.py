@@ -421,8 +421,9 @@ INSERT INTO pg_temp.usersync_conflicts
 SELECT r.id, r.reason, r.detail, false, r.document FROM ({_BEFORE}) AS r JOIN pg_temp.usersync_there AS t ON t.id = r.account AND t.fresh
  WHERE r.reason = %(mail)s
 """
+# A password that was refused says nothing of its person: earlier versions kept it.
 _REFUSED_BEFORE = f"""
-WITH r AS (SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s),
+WITH r AS (SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s AND r.detail !~* 'password'),
 out AS (DELETE FROM pg_temp.usersync_planned AS d USING r WHERE d.key = r.id)
 INSERT INTO pg_temp.usersync_conflicts SELECT id, reason, detail, true, document FROM r
 """
@@ -475,6 +476,14 @@ _DISABLED = """
 UPDATE usersync.accounts AS a SET disabled = true FROM pg_temp.usersync_planned AS d
  WHERE a.job = %(job)s AND a.step = %(step)s AND a.target = %(target)s AND a.key = d.key AND d.action = 'disable'
 """
+
+# who gets no account
+
+
+def hold_back(tx: Connection) -> int:
+    """Take back that anybody is created; gives how many were to be."""
+    return tx.execute("DELETE FROM pg_temp.usersync_planned WHERE action = 'create'").rowcount
+
 
 # what is told
 

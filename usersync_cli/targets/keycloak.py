@@ -26,7 +26,17 @@ from usersync_cli.intents import Scope, Use
 from usersync_cli.jobs import Duration
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Change, Counts, Desired, Tools
+from usersync_cli.passwords import Policy
 from usersync_cli.targets import _keycloak_plan as planning
+from usersync_cli.targets._keycloak_logins import (
+    IMPOSSIBLE,
+    IMPOSSIBLE_HINT,
+    is_possible,
+    look_at_logins,
+    mail_problem,
+    no_account,
+    policy,
+)
 from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ class Settings(BaseModel):
     )
     create_missing: bool = Field(default=False, description="make roles, groups and the attribute usersync_id where the realm lacks them")
     required_actions: list[str] = Field(default_factory=lambda: list(ACTIONS), description="of new accounts, at their first login")
-    email_verified: bool = Field(default=False, description="take e-mail addresses for verified; then Keycloak asks nobody to VERIFY_EMAIL")
+    email_verified: bool = Field(default=True, description="take e-mail addresses for verified; then Keycloak asks nobody to VERIFY_EMAIL")
     notify: Literal["none", "email"] = Field("none", description="email: the realm mails new people a link to their required actions")
     link_lifespan: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
         timedelta(hours=24), description="how long the link in a mail is good", json_schema_extra={"default": "24h"}
@@ -162,6 +172,8 @@ class Plan:
     groups: Mapping[str, str] = field(default_factory=dict)  # path: id
     lacking_roles: Sequence[str] = ()  # with create_missing: to be made first
     lacking_groups: Sequence[str] = ()
+    passwords: Policy | None = None  # of first passwords; None where nobody is to know them, so that none are made
+    obstacle: UsersyncError | None = None  # why new people get no account, while all else is done
 
 
 @dataclass
@@ -173,6 +185,8 @@ class Seen:
     editable_usernames: bool
     username_length: tuple[int, int]
     username_signs: bool  # only those that Keycloak's own profile allows
+    passwords: Policy
+    mail_problem: tuple[str, str] | None  # why the first login of new people would fail, and what to do
     roles: Mapping[str, Mapping[str, Any]]
     groups: Mapping[str, str]
 
@@ -206,11 +220,21 @@ class Target:
         planning.differ(tx, self._values(seen))
         if there:
             planning.remember(tx, vars(scope), refused=not self.use.again)
-        counts = planning.count(tx, read, distinct)
+        obstacle, held = self._obstacle(seen), 0
+        if obstacle and not (held := planning.hold_back(tx)):
+            obstacle = None
+        counts = planning.count(tx, read - held, distinct - held)
         if scope.run_id is not None:
             planning.note_accounts(tx, vars(scope))
             intents.write(tx, scope)
-        return Plan(counts, scope, seen.roles, seen.groups, *lacking)
+        passwords = seen.passwords if self.use.credentials else None
+        return Plan(counts, scope, seen.roles, seen.groups, *lacking, passwords, obstacle and no_account(self.name, held, *obstacle))
+
+    def _obstacle(self, seen: Seen) -> tuple[str, str] | None:
+        """What keeps every new account from being one that its person can log in to, and what to do."""
+        if self.use.credentials and not is_possible(seen.passwords):
+            return IMPOSSIBLE, IMPOSSIBLE_HINT
+        return seen.mail_problem
 
     def _columns(self, desired: Desired, tx: Connection) -> Sequence[str]:
         """The transform's columns, if they are those of an account."""
@@ -240,6 +264,8 @@ class Target:
             editable_usernames=bool(about.get("editUsernameAllowed")),
             username_length=_username_length(profile),
             username_signs={"username-prohibited-characters", "up-username-not-idn-homograph"} <= _username_rules(profile).keys(),
+            passwords=policy(about),
+            mail_problem=mail_problem(own, about),
             roles={str(role["name"]): role for role in self.realm.roles()},
             groups=self.realm.group_ids(own.managed_groups),
         )
@@ -305,6 +331,7 @@ class Target:
             yield f"attribute {ATTRIBUTE}", Drift(f"target {self.name}: {problem}", hint=ATTRIBUTE_HINT) if problem else None
         odd = actions_problem(own.required_actions, self.realm.required_actions())
         yield "required actions", ConfigError(f"target {self.name}: {odd[0]}", hint=odd[1]) if odd else None
+        yield from look_at_logins(self.name, own, self.realm.about())
         there = {str(role["name"]) for role in self.realm.roles()}
         groups = self.realm.group_ids(own.managed_groups)
         lacking = [f"role {one}" for one in own.managed_roles if one not in there]
