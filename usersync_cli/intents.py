@@ -2,7 +2,7 @@
 
 Nobody can roll a call back. So each person's calls stand in a row of `usersync.intents` first; an outcome is committed
 after its call, and a row without one is looked up at the target before anything is done again. What may have been given
-counts as given (`usersync.accounts`), and what may have been mailed as mailed.
+counts as given (`usersync.accounts`), and what may have been mailed as mailed; a mail that was not sent is owed there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Intent:
 
 
 def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
-    """`pg_temp.usersync_accounts`, and `usersync_begun (key, mailed)`: who was to be created by a run that did not say how that ended.
+    """`pg_temp.usersync_accounts`, and `usersync_begun (key)`: who was to be created by a run that did not say how that ended.
 
     In this transaction; empty where usersync's tables are not `there` yet.
     """
@@ -64,11 +64,11 @@ def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
         """
             CREATE TEMP TABLE usersync_accounts (
                 key text PRIMARY KEY, record text, account text NOT NULL, roles text[] NOT NULL, groups text[] NOT NULL,
-                disabled boolean NOT NULL
+                disabled boolean NOT NULL, mail text
             ) ON COMMIT DROP
         """
     )
-    tx.execute("CREATE TEMP TABLE usersync_begun (key text PRIMARY KEY, mailed boolean NOT NULL) ON COMMIT DROP")
+    tx.execute("CREATE TEMP TABLE usersync_begun (key text PRIMARY KEY) ON COMMIT DROP")
     if there:
         tx.execute(_RECALL.encode(), vars(scope))
         tx.execute(_BEGUN.encode(), vars(scope))
@@ -94,10 +94,16 @@ def did(connection: Connection, intent: Intent, what: str) -> None:
     connection.execute("UPDATE usersync.intents SET done = done || %s::text WHERE id = %s", (what, intent.id))
 
 
+def mail(connection: Connection, scope: Scope, intent: Intent, state: str) -> None:
+    """What has become of the mail to its person: `sending` before it is sent; then `sent`, or `owed` when it surely was not."""
+    connection.execute(_MAIL.encode(), {**vars(scope), "key": intent.key, "mail": state})
+
+
 def created(connection: Connection, scope: Scope, intent: Intent, account: str) -> None:
-    """Its account is there. What it wants to give counts as given from here on."""
+    """Its account is there. What it wants to give counts as given from here on, and its mail is owed."""
     values = {**vars(scope), "id": intent.id, "key": intent.key, "record": intent.wanted.get("record"), "account": account,
-              "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ()))}  # fmt: skip
+              "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ())),
+              "mail": "owed" if intent.wanted.get("mail") else None}  # fmt: skip
     connection.execute(_CREATED.encode(), values)
 
 
@@ -125,21 +131,23 @@ def prune(connection: Connection, job: str) -> None:
 
 _OURS = "job = %(job)s AND step = %(step)s AND target = %(target)s"
 _RECALL = f"""
-INSERT INTO pg_temp.usersync_accounts (key, record, account, roles, groups, disabled)
-SELECT key, record, account, roles, groups, disabled FROM usersync.accounts WHERE {_OURS}
+INSERT INTO pg_temp.usersync_accounts (key, record, account, roles, groups, disabled, mail)
+SELECT key, record, account, roles, groups, disabled,
+       CASE WHEN mail IN ('owed', 'sending') AND EXISTS (SELECT FROM usersync.rejects AS r
+                   WHERE r.job = a.job AND r.step = a.step AND r.key = a.key AND r.status = 'dropped' AND r.reason = 'mail_failed')
+            THEN 'dropped' ELSE mail END
+  FROM usersync.accounts AS a WHERE {_OURS}
 """  # noqa: S608  our own names
 _BEGUN = f"""
 INSERT INTO pg_temp.usersync_begun
-SELECT key, bool_or('mail' = ANY(done)) FROM usersync.intents
- WHERE {_OURS} AND state = 'open' AND action IN ('create', 'finish') GROUP BY key
+SELECT DISTINCT key FROM usersync.intents WHERE {_OURS} AND state = 'open' AND action IN ('create', 'finish')
 """  # noqa: S608
 _LEAVE = f"""
 UPDATE usersync.intents SET state = 'left', ended_at = clock_timestamp() WHERE {_OURS} AND state = 'open' AND run_id <> %(run_id)s
 """  # noqa: S608
 _WRITE = """
-INSERT INTO usersync.intents (run_id, job, step, target, key, action, account, wanted, done)
-SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted,
-       CASE WHEN action = 'finish' AND mailed THEN ARRAY['mail'] ELSE '{}' END
+INSERT INTO usersync.intents (run_id, job, step, target, key, action, account, wanted)
+SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted
   FROM pg_temp.usersync_planned AS p
  WHERE NOT EXISTS (SELECT FROM usersync.intents AS i
                     WHERE i.run_id = %(run_id)s AND i.job = %(job)s AND i.step = %(step)s AND i.key = p.key)
@@ -149,12 +157,14 @@ _OPEN = f"""
 SELECT id, key, action, account, wanted, done FROM usersync.intents
  WHERE run_id = %(run_id)s AND {_OURS} AND state = 'open' AND id > %(after)s ORDER BY id LIMIT %(batch)s
 """  # noqa: S608
+_MAIL = f"UPDATE usersync.accounts SET mail = %(mail)s WHERE {_OURS} AND key = %(key)s"  # noqa: S608
 _CREATED = """
 WITH noted AS (UPDATE usersync.intents SET account = %(account)s, done = done || 'create'::text WHERE id = %(id)s)
-INSERT INTO usersync.accounts (job, step, target, key, record, account, roles, groups)
-VALUES (%(job)s, %(step)s, %(target)s, %(key)s, %(record)s, %(account)s, %(roles)s, %(groups)s)
+INSERT INTO usersync.accounts (job, step, target, key, record, account, roles, groups, mail)
+VALUES (%(job)s, %(step)s, %(target)s, %(key)s, %(record)s, %(account)s, %(roles)s, %(groups)s, %(mail)s)
 ON CONFLICT (job, step, target, key) DO UPDATE
-   SET account = excluded.account, record = excluded.record, roles = excluded.roles, groups = excluded.groups, disabled = false
+   SET account = excluded.account, record = excluded.record, roles = excluded.roles, groups = excluded.groups, disabled = false,
+       mail = excluded.mail
 """
 _ENDED = "UPDATE usersync.intents SET state = 'done', ended_at = clock_timestamp() WHERE id = %(id)s"
 _FINISH = f"""

@@ -369,7 +369,7 @@ class Planning:
     def said(self, plan: Any) -> list[UsersyncError]:
         """What the step's end says: the guard, and what waits for a person."""
         errors: list[UsersyncError] = [self._swept.refusal] if self._swept and self._swept.refusal else []
-        errors += [plan.obstacle] if plan.obstacle else []
+        errors += plan.problems
         job, step = plan.scope.job, plan.scope.step
         if self._lease is None:
             number = plan.counts.rejected

@@ -18,7 +18,7 @@ from usersync_cli.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
 from usersync_cli.rejects import Reject
-from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account
+from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
 from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
 from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT
@@ -39,6 +39,7 @@ class Desk:
         self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
         self._limits = rejects.Limits(plan.scope.step)
         self._unanswered = self._left = self._without_password = self._no_account = 0
+        self._unmailed = self._not_sent = 0  # mails: in a row, and all of them
         self._problem: UsersyncError | None = None
         self._refused: NoPassword | None = None
 
@@ -57,6 +58,8 @@ class Desk:
                 " --credentials-out or notify: email would have given them one",
                 accounts=self._without_password,
             )
+        if self._not_sent:
+            self._plan.problems.append(not_mailed(self._target.name, self._plan.scope.job, self._not_sent))
         if self._refused:
             refused = self._refused
             raise no_account(self._target.name, self._no_account, refused.message, refused.hint) from refused
@@ -164,16 +167,41 @@ class Desk:
             self._did(intent, "leave")
 
     def _mail(self, intent: Intent, account: str) -> Calls:
-        """At most once: it counts as sent before it is."""
-        if self._own.notify != "email" or intent.action not in {"create", "finish"} or "mail" in intent.done:
+        """At most once: it counts as being sent before it is, and as owed again only when the realm says that it was not."""
+        if not intent.wanted.get("mail"):
             return
-        self._did(intent, "mail")
+        if self._unmailed >= IN_A_ROW:
+            self._owed(intent, "others were not sent either")
+            return
+        intents.mail(self._tx, self._plan.scope, intent, "sending")
         try:
             yield partial(self._realm.send_actions, account, self._own.required_actions, self._own.link_lifespan)
+        except Unknown:
+            self._unmailed += 1
+            self._owed(intent, "no answer: it may have been sent")
         except (Rejected, Unavailable) as error:
-            detail = error.code if isinstance(error, Rejected) else "the mail server took none"
-            detail = "no answer: it may have been sent" if isinstance(error, Unknown) else detail
-            self._set_aside(intent, MAIL_FAILED, detail)
+            self._unmailed += 1
+            intents.mail(self._tx, self._plan.scope, intent, "owed")
+            self._owed(intent, error.code if isinstance(error, Rejected) else "the mail server took none")
+        else:
+            self._unmailed = 0
+            intents.mail(self._tx, self._plan.scope, intent, "sent")
+            self._sent(intent)
+
+    def _owed(self, intent: Intent, why: str) -> None:
+        """Somebody hears of it; the account is made all the same."""
+        self._not_sent += 1
+        if intent.wanted["mail"] == "first" and intent.wanted["alone"]:
+            self._file(intent, MAIL_FAILED, why)
+
+    def _sent(self, intent: Intent) -> None:
+        """What waited for that waits no more."""
+        wanted, scope = intent.wanted, self._plan.scope
+        if wanted["mail"] == "again" and wanted["alone"]:
+            rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key])
+            self._plan.counts.rejected -= 1
+            self._plan.counts.unchanged += wanted["quiet"]
+            self._plan.counts.updated += not wanted["quiet"]
 
     def _did(self, intent: Intent, what: str) -> None:
         intents.did(self._tx, intent, what)
@@ -205,7 +233,7 @@ class Desk:
             raise error
 
     def _set_aside(self, intent: Intent, reason: str, detail: str) -> None:
-        scope, counts = self._plan.scope, self._plan.counts
+        counts = self._plan.counts
         _less(intent, counts)
         if intent.action == "disable":
             raise Unavailable(
@@ -213,7 +241,10 @@ class Desk:
                 hint=f"`usersync keycloak status` shows it; its number is {intent.account}",
             )
         counts.rejected += 1
-        document = str(intent.wanted["document"]).encode()
+        self._file(intent, reason, detail)
+
+    def _file(self, intent: Intent, reason: str, detail: str) -> None:
+        scope, document = self._plan.scope, str(intent.wanted["document"]).encode()
         assert scope.run_id is not None  # noqa: S101  calls are made by a run
         rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [Reject(intent.key, reason, detail, document)])
 
@@ -225,7 +256,7 @@ def _ours(user: Mapping[str, Any]) -> Sequence[str]:
 
 def _less(intent: Intent, counts: Any) -> None:
     """What was planned has not happened."""
-    name = {"create": "inserted", "disable": "gone"}.get(intent.action, "updated")
+    name = intent.wanted.get("counted", "gone")  # of a person who left nothing else is wanted
     setattr(counts, name, max(0, getattr(counts, name) - 1))
 
 

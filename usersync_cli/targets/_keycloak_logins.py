@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from usersync_cli.errors import ConfigError
+from usersync_cli.errors import ConfigError, PartialError
 from usersync_cli.passwords import DIGITS, LOWER, SIGNS, UPPER, Policy, first_passwords
 
 if TYPE_CHECKING:
@@ -139,6 +139,15 @@ def no_account(name: str, number: int, why: str, hint: str) -> ConfigError:
     """What the end of a step says that made no account for so many new people, and did all else."""
     people = "1 new person gets no account" if number == 1 else f"{number:,} new people get no account"
     return ConfigError(f"target {name}: {people}: {why}", hint=hint)
+
+
+def not_mailed(name: str, job: str, number: int) -> PartialError:
+    """What the end of a step says that could not mail so many."""
+    mails = "1 mail to a new person was" if number == 1 else f"{number:,} mails to new people were"
+    return PartialError(
+        f"target {name}: {mails} not sent; the accounts are there, and the next run sends what the realm did not take",
+        hint=f"Realm settings > Email: is the mail server right? Who waits: usersync rejects list --job {job}",
+    )
 
 
 def look_at_logins(name: str, own: Settings, about: Mapping[str, Any]) -> Iterator[tuple[str, ConfigError | None]]:

@@ -94,7 +94,7 @@ def staged(tx: Connection) -> None:
 _STAGES = """
 CREATE TEMP TABLE usersync_read (
     id text, username text, email text, first_name text, last_name text, enabled boolean, email_verified boolean, usersync_id text,
-    fresh boolean
+    fresh boolean, pending boolean
 ) ON COMMIT DROP;
 CREATE TEMP TABLE usersync_held_read (kind text, name text, account text) ON COMMIT DROP
 """
@@ -264,9 +264,12 @@ _LINK = (
 
 
 def differ(tx: Connection, values: dict[str, Any]) -> None:
-    """The conflicts that concern a part of a person, and the calls. `values`: editable, duplicates, extra, verified, actions, attribute."""
+    """The conflicts that concern a part of a person, and the calls.
+
+    `values`: editable, duplicates, extra, verified, actions, attribute, notify.
+    """
     tx.execute(_PAIRS.encode())
-    for statement in (*_PARTS, _CALLS, _PLANNED):
+    for statement in (*_PARTS, _CALLS, *_MAILS, _PLANNED):
         tx.execute(statement.encode(), values)
     tx.execute(_DOCUMENTS.encode())
     tx.execute(_LEAVING.encode())
@@ -276,9 +279,10 @@ _PAIRS = """
 CREATE TEMP TABLE usersync_pairs ON COMMIT DROP AS
 SELECT p.id, p.login, p.email, p.first_name, p.last_name, p.account, p.rule, p.record, p.document, w.roles, w.groups,
        t.username AS old_login, t.email AS old_email, t.first_name AS old_first_name, t.last_name AS old_last_name, t.enabled, t.fresh,
+       t.pending, a.mail,
        COALESCE(h.roles, '{}') AS old_roles, COALESCE(h.groups, '{}') AS old_groups,
        COALESCE(a.roles, '{}') AS gave_roles, COALESCE(a.groups, '{}') AS gave_groups, COALESCE(a.disabled, false) AS disabled,
-       a.key IS NOT NULL AS known, b.key IS NOT NULL AS begun, COALESCE(b.mailed, false) AS mailed, false AS keeps_email
+       a.key IS NOT NULL AS known, b.key IS NOT NULL AS begun, false AS keeps_email
   FROM pg_temp.usersync_people AS p
   JOIN pg_temp.usersync_wanted AS w ON w.id = p.id
   LEFT JOIN pg_temp.usersync_there AS t ON t.id = p.account
@@ -353,6 +357,20 @@ SELECT p.*,
             ELSE 'update' END AS action
   FROM pg_temp.usersync_pairs AS p
 """
+# A mail that was not sent is owed for as long as its person has anything left to do with it; one that may have been sent is told.
+_MAILS = (
+    """
+    UPDATE pg_temp.usersync_calls SET mail = CASE
+           WHEN NOT %(notify)s OR mail IN ('sent', 'dropped') OR (account IS NOT NULL AND NOT pending) THEN mail
+           WHEN account IS NULL OR (action = 'finish' AND mail IS NULL) THEN 'first'
+           WHEN mail = 'owed' THEN 'again' ELSE mail END
+    """,
+    """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT id, 'mail_failed', CASE mail WHEN 'again' THEN 'the next run sends it' ELSE 'it may have been sent' END, false
+      FROM pg_temp.usersync_calls WHERE %(notify)s AND pending AND mail IN ('again', 'sending')
+    """,
+)
 _AFTER = "array_to_string(ARRAY(SELECT unnest({held}) EXCEPT SELECT unnest({taken}) UNION SELECT unnest({wanted}) ORDER BY 1), ', ')"
 _PLANNED = f"""
 CREATE TEMP TABLE usersync_planned ON COMMIT DROP AS
@@ -364,11 +382,18 @@ WITH body AS (
            jsonb_strip_nulls(jsonb_build_object('username', login, 'email', email, 'firstName', first_name, 'lastName', last_name,
                'enabled', true, 'emailVerified', %(verified)s, 'requiredActions', %(actions)s::text[],
                'attributes', jsonb_build_object(%(attribute)s::text, ARRAY[id]), 'groups', groups)) AS made,
-           add_roles <> '{{}}' OR remove_roles <> '{{}}' AS moves_roles, join_groups <> '{{}}' OR leave_groups <> '{{}}' AS moves_groups
-      FROM pg_temp.usersync_calls
+           add_roles <> '{{}}' OR remove_roles <> '{{}}' AS moves_roles, join_groups <> '{{}}' OR leave_groups <> '{{}}' AS moves_groups,
+           COALESCE(mail IN ('first', 'again'), false) AS mails,
+           COALESCE(%(notify)s AND pending AND mail IN ('again', 'sending'), false) AS waits,
+           EXISTS (SELECT FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.reason <> 'mail_failed') AS conflicted
+      FROM pg_temp.usersync_calls AS p
 )
-SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account, mailed, record, action, rule,
-       jsonb_build_object('record', record, 'document', convert_from(document, 'UTF8'), 'roles', roles, 'groups', groups,
+SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account, record, action, rule,
+       CASE WHEN mails THEN jsonb_build_object('mail', mail, 'alone', NOT conflicted) ELSE '{{}}' END
+       || jsonb_build_object('counted', CASE WHEN conflicted OR waits THEN 'rejected' WHEN action = 'create' THEN 'inserted'
+                                        ELSE 'updated' END,
+                             'quiet', action = 'update' AND changes = '{{}}' AND NOT moves_roles AND NOT moves_groups)
+       || jsonb_build_object('record', record, 'document', convert_from(document, 'UTF8'), 'roles', roles, 'groups', groups,
                           'add_roles', add_roles, 'remove_roles', remove_roles)
        || CASE WHEN action = 'create' THEN jsonb_build_object('user', made)
                ELSE jsonb_build_object('changes', changes, 'join', join_groups, 'leave', leave_groups, 'username', old_login)
@@ -388,7 +413,7 @@ SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account
            'roles', CASE WHEN moves_roles THEN {_AFTER.format(held="old_roles", taken="remove_roles", wanted="roles")} END,
            'groups', CASE WHEN moves_groups THEN {_AFTER.format(held="old_groups", taken="leave_groups", wanted="groups")} END)
        END) AS after
-  FROM body WHERE action <> 'update' OR changes <> '{{}}' OR moves_roles OR moves_groups
+  FROM body WHERE action <> 'update' OR changes <> '{{}}' OR moves_roles OR moves_groups OR mails
 """
 # Whoever we know, whose account still carries our id and is enabled, and who is not desired any more.
 _LEAVING = """
@@ -402,24 +427,14 @@ SELECT a.key, a.record, a.account, t.username FROM pg_temp.usersync_accounts AS 
 
 
 def remember(tx: Connection, values: Mapping[str, Any], *, refused: bool) -> None:
-    """A mail that failed is told until its person has logged in.
-
-    With `refused`, what the server has refused is not asked again as long as it is the same.
-    """
-    values = {**values, "refused": REFUSED, "mail": MAIL_FAILED}
-    tx.execute(_MAIL_FAILED.encode(), values)
+    """With `refused`, what the server has refused is not asked again as long as it is the same."""
     if refused:
-        tx.execute(_REFUSED_BEFORE.encode(), values)
+        tx.execute(_REFUSED_BEFORE.encode(), {**values, "refused": REFUSED})
 
 
 _BEFORE = """
     SELECT p.id, p.account, p.document, r.reason, r.detail FROM pg_temp.usersync_people AS p JOIN usersync.rejects AS r
         ON r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = p.id AND r.hash = sha256(p.document)
-"""
-_MAIL_FAILED = f"""
-INSERT INTO pg_temp.usersync_conflicts
-SELECT r.id, r.reason, r.detail, false, r.document FROM ({_BEFORE}) AS r JOIN pg_temp.usersync_there AS t ON t.id = r.account AND t.fresh
- WHERE r.reason = %(mail)s
 """
 # A password that was refused says nothing of its person: earlier versions kept it.
 _REFUSED_BEFORE = f"""
@@ -466,8 +481,8 @@ SELECT (SELECT count(*) FROM pg_temp.usersync_leaving),
           JOIN pg_temp.usersync_there AS t ON t.id = a.account AND t.usersync_id = a.key AND t.enabled)
 """
 _DISABLE = """
-INSERT INTO pg_temp.usersync_planned (number, key, account, record, mailed, action, wanted, before, after)
-SELECT row_number() OVER (ORDER BY l.key COLLATE "C"), l.key, l.account, l.record, false, 'disable', '{}',
+INSERT INTO pg_temp.usersync_planned (number, key, account, record, action, wanted, before, after)
+SELECT row_number() OVER (ORDER BY l.key COLLATE "C"), l.key, l.account, l.record, 'disable', '{}',
        jsonb_build_object('username', l.username, 'enabled', 'true'), jsonb_build_object('enabled', 'false')
   FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_gone AS g ON g.key = l.key
 """
@@ -508,7 +523,7 @@ SELECT (SELECT count(*) FROM pg_temp.usersync_planned WHERE action = 'create' AN
        (SELECT count(*) FROM c) + (SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL)
 """
 _CHANGES = """
-SELECT action, key, before, after, rule FROM pg_temp.usersync_planned
+SELECT action, key, before, after, rule FROM pg_temp.usersync_planned WHERE action <> 'update' OR after <> '{}'
 UNION ALL
 SELECT 'conflict', filed, NULL, NULL,
        string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ' (' || detail || ')' END, '; ' ORDER BY reason)
@@ -541,17 +556,19 @@ def note_accounts(tx: Connection, values: Mapping[str, Any]) -> None:
 
 
 _NOTE_ACCOUNTS = """
-INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, roles, groups)
+INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, roles, groups, mail)
 SELECT %(job)s, %(step)s, %(target)s, p.id, p.record, p.account,
        CASE WHEN d.key IS NULL THEN p.roles ELSE ARRAY(SELECT unnest(p.gave_roles) UNION SELECT unnest(p.roles) ORDER BY 1) END,
-       CASE WHEN d.key IS NULL THEN p.groups ELSE ARRAY(SELECT unnest(p.gave_groups) UNION SELECT unnest(p.groups) ORDER BY 1) END
-  FROM pg_temp.usersync_pairs AS p LEFT JOIN pg_temp.usersync_planned AS d ON d.key = p.id
+       CASE WHEN d.key IS NULL THEN p.groups ELSE ARRAY(SELECT unnest(p.gave_groups) UNION SELECT unnest(p.groups) ORDER BY 1) END,
+       CASE WHEN p.mail IN ('first', 'again') THEN 'owed' ELSE p.mail END
+  FROM pg_temp.usersync_calls AS p LEFT JOIN pg_temp.usersync_planned AS d ON d.key = p.id
  WHERE p.account IS NOT NULL
 ON CONFLICT (job, step, target, key) DO UPDATE
-   SET record = excluded.record, account = excluded.account, roles = excluded.roles, groups = excluded.groups,
+   SET record = excluded.record, account = excluded.account, roles = excluded.roles, groups = excluded.groups, mail = excluded.mail,
        disabled = a.disabled AND a.account = excluded.account
                   AND NOT EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled)
- WHERE (a.record, a.account, a.roles, a.groups) IS DISTINCT FROM (excluded.record, excluded.account, excluded.roles, excluded.groups)
+ WHERE (a.record, a.account, a.roles, a.groups, a.mail)
+       IS DISTINCT FROM (excluded.record, excluded.account, excluded.roles, excluded.groups, excluded.mail)
     OR (a.disabled AND EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled))
 """
 # Whose account was deleted by hand.

@@ -173,7 +173,7 @@ class Plan:
     lacking_roles: Sequence[str] = ()  # with create_missing: to be made first
     lacking_groups: Sequence[str] = ()
     passwords: Policy | None = None  # of first passwords; None where nobody is to know them, so that none are made
-    obstacle: UsersyncError | None = None  # why new people get no account, while all else is done
+    problems: list[UsersyncError] = field(default_factory=list)  # what was not done, while all else is
 
 
 @dataclass
@@ -228,7 +228,9 @@ class Target:
             planning.note_accounts(tx, vars(scope))
             intents.write(tx, scope)
         passwords = seen.passwords if self.use.credentials else None
-        return Plan(counts, scope, seen.roles, seen.groups, *lacking, passwords, obstacle and no_account(self.name, held, *obstacle))
+        return Plan(
+            counts, scope, seen.roles, seen.groups, *lacking, passwords, [no_account(self.name, held, *obstacle)] if obstacle else []
+        )
 
     def _obstacle(self, seen: Seen) -> tuple[str, str] | None:
         """What keeps every new account from being one that its person can log in to, and what to do."""
@@ -276,7 +278,7 @@ class Target:
         with tx.cursor().copy("COPY pg_temp.usersync_read FROM STDIN") as copy:
             for page in self.realm.users():
                 for user in page:
-                    copy.write_row(_account_row(user))
+                    copy.write_row(_account_row(user, self.settings.required_actions))
         with tx.cursor().copy("COPY pg_temp.usersync_held_read FROM STDIN") as copy:
             for kind, name, accounts in self._members(seen):
                 for account in accounts:
@@ -305,6 +307,7 @@ class Target:
             "verified": own.email_verified,
             "actions": own.required_actions,
             "attribute": ATTRIBUTE,
+            "notify": own.notify == "email",
         }
 
     def _lacking(self, tx: Connection, seen: Seen) -> tuple[Sequence[str], Sequence[str]]:
@@ -429,11 +432,14 @@ def actions_problem(wanted: Iterable[str], known: Iterable[Mapping[str, Any]]) -
     )
 
 
-def _account_row(user: Mapping[str, Any]) -> tuple[Any, ...]:
+def _account_row(user: Mapping[str, Any], actions: Sequence[str]) -> tuple[Any, ...]:
+    """With whether its person has still to choose a password, or to do any of the `actions` that a mail asks for."""
+    asked = user.get("requiredActions") or ()
     ours = [one for one in (user.get("attributes") or {}).get(ATTRIBUTE) or () if one]
     return (
         user["id"], user["username"], user.get("email"), user.get("firstName"), user.get("lastName"), bool(user.get("enabled")),
-        bool(user.get("emailVerified")), ours[0] if ours else None, "UPDATE_PASSWORD" in (user.get("requiredActions") or ()),
+        bool(user.get("emailVerified")), ours[0] if ours else None, "UPDATE_PASSWORD" in asked,
+        not actions or any(one in asked for one in actions),
     )  # fmt: skip
 
 
