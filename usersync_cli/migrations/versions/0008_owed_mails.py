@@ -1,12 +1,12 @@
 """Which mails to new people are still to be sent.
 
-Revision: 0007
+Revision: 0008
 """
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 
 UP = (
     # NULL: none was wanted. sending: written down before it is sent, so it may have been; nothing is sent twice.
