@@ -60,6 +60,8 @@ class _Cursor(psycopg.Cursor[TupleRow]):
 
     def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
         connection = cast(Connection, self.connection)
+        if params is not None and isinstance(query, sql.Composed):
+            query = _doubled(query, connection)
         if not connection.autocommit or not _idle(connection) or _begins(query):
             return super().execute(query, params, **options)  # type: ignore[arg-type]
         try:
@@ -70,6 +72,17 @@ class _Cursor(psycopg.Cursor[TupleRow]):
             rollback(connection)
             raise
         return self
+
+
+def _doubled(query: sql.Composed, connection: psycopg.Connection[Any]) -> sql.Composed:
+    """The same with every % in a name or literal doubled: psycopg looks for placeholders there too."""
+    parts: list[sql.Composable] = []
+    for part in query:
+        if isinstance(part, (sql.Identifier, sql.Literal)):
+            parts.append(sql.SQL(part.as_string(connection).replace("%", "%%")))  # a name or literal, quoted
+        else:
+            parts.append(_doubled(part, connection) if isinstance(part, sql.Composed) else part)
+    return sql.Composed(parts)
 
 
 def _begins(query: Query) -> bool:

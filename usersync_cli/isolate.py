@@ -76,10 +76,9 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
     failures = _halve(tx, every, allowed(rows), _BY_INDEX if indexed else "")
     if failures:
         _describe(tx, merge, tried, failures)
-        record = sql.SQL("(SELECT r FROM (SELECT {}) AS r)").format(sql.SQL(", ").join(sql.SQL("o.{}").format(c) for c in columns))
         tx.execute(
             sql.SQL("UPDATE {} AS a SET usersync_document = {} FROM {} AS o WHERE o.usersync_ord = a.usersync_ord").format(
-                ASIDE, as_document(record), ORDERED
+                ASIDE, as_document("o", columns), ORDERED
             )
         )
         tx.execute(
@@ -282,11 +281,14 @@ def set_aside(tx: Connection, merge: Merge, failures: Sequence[Failure]) -> None
 
 def record(merge: Merge, side: str) -> sql.Composed:
     """The document of a record as the transform gave it."""
-    names = sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(side), f.column) for f in merge.fields)
-    return as_document(sql.SQL("(SELECT r FROM (SELECT {}) AS r)").format(names))
+    return as_document(side, [f.column for f in merge.fields])
 
 
-def as_document(row: sql.Composable) -> sql.Composed:
+def as_document(side: str, columns: Sequence[sql.Identifier]) -> sql.Composed:
+    """A row of these columns as JSON, in bytes."""
+    names = sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(side), column) for column in columns)
+    # The row's own name has to be that of none of its columns.
+    row = sql.SQL("(SELECT usersync_row FROM (SELECT {}) AS usersync_row)").format(names)
     return sql.SQL("pg_catalog.convert_to(pg_catalog.row_to_json({})::pg_catalog.text, 'UTF8')").format(row)
 
 

@@ -421,9 +421,7 @@ def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
         " usersync_lo int, usersync_which int{},"
         " OUT usersync_without bigint, OUT usersync_odd bigint)"
         " LANGUAGE plpgsql SET search_path FROM CURRENT AS {}"
-    ).format(
-        sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx))
-    )
+    ).format(sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
 
 
 def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:

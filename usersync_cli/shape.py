@@ -131,7 +131,8 @@ def shape_of(  # noqa: PLR0913, PLR0917  all that decides it
     assert found is not None  # noqa: S101  a SELECT always has a result
     names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
     loaded = [name for name in names if not name.startswith("_")]
-    problems = [f"column {name} is missing" for name in loaded if name not in table.columns]
+    problems = [stage.used_by_us(name) for name in names if stage.OURS.fullmatch(name)]
+    problems += [f"column {name} is missing" for name in loaded if name not in table.columns]
     problems += [f"the key {name} is not a column of the transform" for name in load.key if name not in loaded]
     problems += [f"the key {name} may be NULL" for name in load.key if name in table.columns and not table.columns[name].not_null]
     problems += [f"column {MARK} is missing"] if load.on_missing == "mark" and MARK not in table.columns else []

@@ -19,6 +19,9 @@ from usersync_cli.model import Column, Copy
 
 BIG = 50_000  # rows; below, making an unlogged table costs more than its workers save
 
+# Names of columns that our own SQL uses beside a person's; what Keycloak calls the id of ours is not one of them.
+OURS = re.compile(r"usersync_(?!id$).*", re.DOTALL)
+
 # What format_type() prints for built-in types; it becomes part of a statement and comes from another server.
 _TYPE = re.compile(r'[a-z0-9_ "(),\[\]-]+')
 
@@ -41,6 +44,9 @@ def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 
         raise ConfigError(f"extract {name}: that is the name of a table of PostgreSQL itself", hint="choose another name for the extract")
     if not columns:
         raise Drift(f"extract {name} has no columns")
+    for column in columns:
+        if OURS.fullmatch(column.name):
+            raise Drift(f"extract {name}: {used_by_us(column.name)}", hint="name it otherwise with AS, in a query")
     definitions = sql.SQL(", ").join(sql.SQL("{} {}").format(identifier(column.name), type_sql(column.type)) for column in columns)
     if rows >= BIG and _may_create(tx):
         unlogged = sql.SQL("usersync.{}").format(identifier(f"stage_{tx.info.backend_pid}_{name}"[:63]))
@@ -53,6 +59,11 @@ def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 
 def _may_create(tx: Connection) -> bool:
     query = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = 'usersync'"
     return tx.execute(query).fetchone() == (True,)
+
+
+def used_by_us(column: str) -> str:
+    """What is wrong with such a name."""
+    return f"column {column} has a name that usersync uses itself"
 
 
 def table(name: str) -> sql.Composed:

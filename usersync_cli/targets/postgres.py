@@ -33,7 +33,6 @@ SETTINGS = {
     "IntervalStyle": "postgres",
     "lc_monetary": "C",
 }
-_OURS = re.compile(r"usersync_(is_new|key_[0-9]+)")
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
 MARK = "deleted_at"  # set by on_missing: mark
@@ -95,8 +94,8 @@ class Target:
         problems = _Problems(self.load.table)
         loaded = [column for column in outputs if not column.name.startswith("_")]
         for column in outputs:
-            if _OURS.fullmatch(column.name):
-                problems.add(f"column {column.name} has a name that usersync uses itself", "name it otherwise with AS")
+            if stage.OURS.fullmatch(column.name):
+                problems.add(stage.used_by_us(column.name), "name it otherwise with AS")
         for name in self.load.key:
             if name not in {column.name for column in loaded}:
                 problems.add(f"the key {name} is not a column of the transform", "add it to the SELECT")
