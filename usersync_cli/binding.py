@@ -24,7 +24,7 @@ from usersync_cli.model import Step
 _ONE_SELECT = "a transform is one SELECT that writes nothing, and `order_by` what stands behind ORDER BY"
 _NAMES = "the names after FROM are those of the step's extracts; their columns are those that the queries give"
 # The syntax, parameters ($1), what no view may hold (INTO, data-modifying WITH), columns of no type of their own.
-_WRONG = ("42601", "42P02", "0A000", "42P16")
+WRONG = ("42601", "42P02", "0A000", "42P16")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _complain(own: Own, what: str, text: str, error: psycopg.Error, before: int)
     if passes(error):
         raise error
     said = f"step {own.step}: {what}{place(text, error, before)}: {error.diag.message_primary or 'it cannot be parsed'}"
-    if (error.sqlstate or "") in _WRONG:
+    if (error.sqlstate or "") in WRONG:
         raise ConfigError(said, hint=error.diag.message_hint or _ONE_SELECT) from error
     kind: type[UsersyncError] = ConfigError if what == "load.order_by" else Drift
     hint = "it may use the columns that the transform gives" if kind is ConfigError else _NAMES

@@ -91,6 +91,13 @@ def equality(tx: Connection, type_: str) -> str:
     return str(operator)
 
 
+def others_may_create(connection: Connection) -> list[tuple[str, str, bool]]:
+    """(schema, role, whether it owns it), quoted, of each schema in which a person's names are looked for: who else may put something
+    there. No superusers, and none that our role is a member of, or that is a member of ours; PUBLIC is one."""
+    found = connection.execute(_OTHERS, (list(schemas(connection)),)).fetchall()
+    return [(str(schema), str(role), bool(owns)) for schema, role, owns in found]
+
+
 def unique_values(tx: Connection, table: Table, names: Sequence[str]) -> list[str]:
     """Which of these columns any unique or exclusion index depends on, by expressions and predicates too."""
     return [name for (name,) in tx.execute(_UNIQUE_VALUES, (table.oid, list(names))).fetchall()]
@@ -115,6 +122,30 @@ _TABLE = """
            EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = %s
+"""
+
+# pg_has_role() says yes to every question of a superuser, so membership is followed by hand. The owner of the database is the
+# only member of pg_database_owner.
+_OTHERS = """
+WITH RECURSIVE me AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user),
+     ups AS (SELECT m.roleid AS oid FROM pg_catalog.pg_auth_members m JOIN me ON m.member = me.oid
+             UNION SELECT m.roleid FROM pg_catalog.pg_auth_members m JOIN ups ON m.member = ups.oid),
+     downs AS (SELECT m.member AS oid FROM pg_catalog.pg_auth_members m JOIN me ON m.roleid = me.oid
+               UNION SELECT m.member FROM pg_catalog.pg_auth_members m JOIN downs ON m.roleid = downs.oid),
+     may AS (SELECT n.nspname, a.grantee, a.grantee = n.nspowner AS owns
+               FROM pg_catalog.pg_namespace n
+              CROSS JOIN LATERAL (SELECT x.grantee FROM aclexplode(n.nspacl) AS x WHERE x.privilege_type = 'CREATE'
+                                  UNION SELECT n.nspowner) AS a
+              WHERE n.nspname = ANY (%s::text[]) AND n.nspname <> 'pg_catalog'),
+     real AS (SELECT may.nspname, may.owns,
+                     CASE WHEN r.rolname = 'pg_database_owner'
+                          THEN (SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+                          ELSE may.grantee END AS grantee
+                FROM may LEFT JOIN pg_catalog.pg_roles r ON r.oid = may.grantee)
+SELECT DISTINCT quote_ident(real.nspname), COALESCE(quote_ident(r.rolname), 'PUBLIC'), real.owns
+  FROM real LEFT JOIN pg_catalog.pg_roles r ON r.oid = real.grantee
+ WHERE r.rolsuper IS NOT TRUE AND real.grantee NOT IN (SELECT oid FROM me UNION ALL SELECT oid FROM ups UNION ALL SELECT oid FROM downs)
+ ORDER BY 1, 2
 """
 
 # An operator class for hash or btree is what IS DISTINCT FROM needs; for an array, that of its elements.

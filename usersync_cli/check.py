@@ -13,25 +13,28 @@ from typing import Any
 import psycopg
 
 from usersync_cli import state
+from usersync_cli.catalog import others_may_create
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Documents, Job, Step, Stream
+from usersync_cli.outward import try_transform
 from usersync_cli.pages import fit
 from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Loading, Reader
-from usersync_cli.targets.postgres import SETTINGS
+from usersync_cli.targets.postgres import SETTINGS, misplaced
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `error` is None when it is well."""
+    """One thing that was looked at; `error` is None when it is well. `advice` says what a person should know all the same."""
 
     what: str
     error: UsersyncError | None = None
+    advice: str = ""
 
 
 def check(job: Job, world: World) -> Iterator[Finding]:
@@ -66,11 +69,27 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
     if not temp:
         grant = f"GRANT TEMPORARY ON DATABASE {identifier(database).as_string(tx)} TO {identifier(role).as_string(tx)};"
         yield Finding("target: temporary tables", ConfigError("target: the right to make temporary tables is missing", hint=grant))
+    with translated(world.target, "looking at its search path"):
+        yield from (Finding(*one) for one in _others("target", tx))
     try:
         with translated(world.target, "looking at usersync's own tables"):
             yield Finding(f"target: {state.inspect(tx)}")
     except UsersyncError as error:
         yield Finding("target: usersync's own tables", error)
+
+
+def _others(where: str, connection: Connection) -> Iterator[tuple[str, None, str]]:
+    """Who else decides what names mean in a person's SQL."""
+    for schema, role, owns in others_may_create(connection):
+        how = "owns" if owns else "may create objects in"
+        help_ = f"write names with their schema, or: REVOKE CREATE ON SCHEMA {schema} FROM {role};"
+        if owns:
+            help_ = "write names with their schema, or take the schema out of the role's search path"
+        yield (
+            f"{where}: {role} {how} schema {schema}, which is in the search path",
+            None,
+            f"transforms, queries and triggers that name something without its schema may run what is made there; {help_}",
+        )
 
 
 def _stored(step: Step, tx: Connection, world: World) -> dict[str, state.StoredCursor]:
@@ -90,6 +109,8 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 for stream in reader.streams:
                     columns = reader.columns(stream)
                     yield Finding(f"step {step.name}: extract {stream.name} from source {source}: {len(columns)} columns")
+                if (connection := getattr(reader.session, "connection", None)) is not None:
+                    yield from (Finding(*one) for one in _others(f"step {step.name}: source {source}", connection))
                 readers.append(reader)
             except UsersyncError as error:
                 yield Finding(f"step {step.name}: source {source}", error)
@@ -97,9 +118,8 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         try:
             with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                yield Finding(
-                    f"step {step.name}: {Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), world.progress).describe()}"
-                )
+                loading = Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), world.progress)
+                yield Finding(f"step {step.name}: {loading.describe()}", advice=misplaced(tx, step.load))
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:
@@ -128,11 +148,12 @@ def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
 
 def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
     """The source, then the target: what is missing there, all of it."""
+    sessions: dict[str, Any] = {}
     with ExitStack() as stack:
         for name in dict.fromkeys(extract.source for extract in step.extract.values()):
             what = f"step {step.name}: source {name}"
             try:
-                session = stack.enter_context(world.sources[name].open(world.tools))
+                session = sessions[name] = stack.enter_context(world.sources[name].open(world.tools))
                 for stored in _stored(step, tx, world).values():
                     refuse_other_account(name, session.account, [stored], Options())
                 for extract in step.extract.values():
@@ -140,6 +161,16 @@ def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                         yield Finding(f"{what}: {_look(name, session, stream)}")
             except UsersyncError as error:
                 yield Finding(what, error)
+        if len(sessions) == len({extract.source for extract in step.extract.values()}):
+            try:
+                with translated(world.target, f"looking at the transform of {step.name}"):
+                    begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+                    try_transform(step, tx, world.sources, sessions)
+                yield Finding(f"step {step.name}: its transform reads {', '.join(step.extract)}")
+            except UsersyncError as error:
+                yield Finding(f"step {step.name}: transform", error)
+            finally:
+                rollback(tx)
         use = Use(Scope(world.tools.job, step.name, None), world.tools.stop)
         what = f"step {step.name}: target {step.load.target}"
         try:

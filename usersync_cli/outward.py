@@ -172,6 +172,20 @@ def transform_of(source: Any, name: str, stream: str) -> str:
     return str(accounts(stream))
 
 
+def try_transform(step: Step, tx: Connection, sources: Mapping[str, Any], sessions: Mapping[str, Any]) -> None:
+    """For `usersync check`: whether it is one SELECT over the extracts, without a record. Raises ConfigError or Drift where it is not."""
+    transform = None
+    if reads_streams(step):
+        ((name, extract),) = step.extract.items()
+        if not step.transform:
+            transform = transform_of(sources[extract.source], extract.source, extract.streams[0])
+        stages = [stage.create(tx, name if step.transform else "records", COLUMNS)]
+    else:
+        streams_ = {name: Stream(name, one.table, one.query) for name, one in step.extract.items()}
+        stages = [stage.create(tx, name, sessions[step.extract[name].source].columns(one)) for name, one in streams_.items()]
+    bind(tx, Own.of(step, transform), stages)
+
+
 def _is_json(data: bytes) -> bool:
     """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates."""
     try:

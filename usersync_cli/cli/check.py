@@ -68,6 +68,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
                         "ok": f.error is None,
                         "error": f.error and f.error.message,
                         "hint": f.error and f.error.hint,
+                        "advice": f.advice or None,
                     }
                     for job_name, f in findings
                 ],
@@ -77,8 +78,9 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
 
 
 def _print(job: str, finding: Finding) -> None:
-    click.echo(f"{'ok  ' if finding.error is None else 'FAIL'} {job}: {finding.error.message if finding.error else finding.what}")
-    for hint in finding.error.hint.splitlines() if finding.error else ():
+    word = "FAIL" if finding.error else "warn" if finding.advice else "ok  "
+    click.echo(f"{word} {job}: {finding.error.message if finding.error else finding.what}")
+    for hint in (finding.error.hint if finding.error else finding.advice).splitlines():
         click.echo(f"       {hint}")
 
 

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
+from usersync_cli.binding import WRONG, parse, place
 from usersync_cli.connections import (
     Connection,
     as_user,
@@ -29,6 +30,7 @@ from usersync_cli.connections import (
 )
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream, Tools
+from usersync_cli.stage import bare
 
 KIND = "tabular"
 
@@ -71,7 +73,7 @@ class Session:
     """One connection. The snapshot begins with the first block of `pages`, not before."""
 
     def __init__(self, connection: Connection, database: Database) -> None:
-        self._connection = connection
+        self._connection = self.connection = connection
         self._database = database
         self._casts: dict[str, sql.Composed] = {}
         self.account = connection.info.dbname
@@ -85,7 +87,11 @@ class Session:
         doing = f"looking at {_what(stream)}"
         with translated(self._database, doing), self._permitted(doing, stream), transaction(self._connection, row_security="off"):
             with as_user(self._connection):
-                found = self._connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_select(stream))).pgresult
+                if stream.query is not None:
+                    with self._one_select(stream, 0):
+                        parse(self._connection, bare(stream.query))
+                with self._one_select(stream, len("SELECT * FROM (\n")):
+                    found = self._connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_select(stream))).pgresult
             assert found is not None  # noqa: S101  a SELECT always has a result
             names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
             twice = [name for name, count in Counter(names).items() if count > 1]
@@ -100,6 +106,18 @@ class Session:
             for name, (type_, cast) in zip(names, types, strict=True)
         )
         return [Column(name, type_) for name, (type_, _) in zip(names, types, strict=True)]
+
+    @contextmanager
+    def _one_select(self, stream: Stream, before: int) -> Iterator[None]:
+        """A query is parsed alone before it stands in brackets of ours: then it can close none, and nothing stands behind it."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if (error.sqlstate or "") not in WRONG:
+                raise
+            at = place(bare(stream.query or ""), error, before)
+            said = f"{self._database.name}: {_what(stream)}{at}: {error.diag.message_primary}"
+            raise ConfigError(said, hint="the query of an extract is one SELECT that writes nothing") from error
 
     @contextmanager
     def _permitted(self, doing: str, stream: Stream) -> Iterator[None]:
@@ -159,7 +177,7 @@ def _select(stream: Stream) -> sql.Composable:
     """The stream's own SELECT, on lines of its own so that a trailing comment does no harm."""
     if stream.table is not None:
         return sql.SQL("SELECT * FROM {}").format(relation(stream.table))
-    return sql.SQL("\n{}\n").format(sql.SQL((stream.query or "").strip().rstrip(";")))
+    return sql.SQL("\n{}\n").format(sql.SQL(bare(stream.query or "")))
 
 
 def _grant(said: str, stream: Stream, user: str) -> str:

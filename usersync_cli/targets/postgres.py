@@ -15,7 +15,7 @@ from usersync_cli import merge as merging
 from usersync_cli import stage
 from usersync_cli import sweep as sweeping
 from usersync_cli.catalog import Table, TableColumn, describe, equality, has_equality, unique_values
-from usersync_cli.connections import Connection, as_user, identifier, relation, schemas, type_name
+from usersync_cli.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
@@ -86,6 +86,8 @@ class Target:
         """
         outputs = self._outputs(desired, tx)
         table = describe(tx, self.load.table)
+        if table is None and (moved := misplaced(tx, self.load)):
+            raise Drift(f"target table {self.load.table} is in the schema {OWN}, which holds usersync's own tables", hint=moved)
         if table is None and not self.load.create:
             raise Drift(
                 f"target table {self.load.table} does not exist",
@@ -435,6 +437,23 @@ class Target:
 
     def _shown(self) -> str:
         return _shown(self.load.table)
+
+
+def misplaced(tx: Connection, load: Load) -> str:
+    """How to move a table out of our schema, where earlier versions made those of a role called usersync; "" where there is none."""
+    if "." in load.table:
+        return ""
+    table = describe(tx, f"{OWN}.{load.table}")
+    stamped = table is not None and "updated_at" in table.columns and not {"inserted_at", "created_at"}.isdisjoint(table.columns)
+    if table is None or not stamped or not {*load.key} <= table.columns.keys():  # usersync's own have no such pair
+        return ""
+    to = next((name for name in schemas(tx) if name != "pg_catalog"), "public")
+    if describe(tx, load.table) is None:
+        return f"move it: ALTER TABLE {_quoted(OWN)}.{_quoted(load.table)} SET SCHEMA {_quoted(to)};"
+    return (
+        f"there is a table {OWN}.{load.table}, which earlier versions loaded instead of this one when the role was called usersync;"
+        f" compare the two, then: DROP TABLE {_quoted(OWN)}.{_quoted(load.table)};"
+    )
 
 
 class _Problems:
