@@ -106,7 +106,7 @@ class Usersync:
         self.patch.chdir(self.folder)
         for name in ("stdout", "stderr"):
             self.patch.setattr(sys, name, getattr(sys, name))  # which the command replaces
-        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             with pytest.raises(SystemExit) as ended:
                 main()

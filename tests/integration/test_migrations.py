@@ -52,10 +52,11 @@ def _drop_roles(server: servers.Server) -> object:
 
 def test_the_constant_is_the_newest_file() -> None:
     """
-    VERSION, which spares a run the import of Alembic, is the newest of the migrations.
+    VERSION, which spares a run the import of Alembic, is the newest of the migrations, which are one after the other.
     """
     files = sorted(path.name[:4] for path in (Path(migrations.__file__).parent / "versions").glob("[0-9]*.py"))
 
+    assert [f"{number:04}" for number in range(1, len(files) + 1)] == files
     assert files[-1] == migrations.VERSION
 
 
