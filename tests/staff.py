@@ -147,12 +147,12 @@ class Staff:
         self.look_for_leaks(result.stderr)
         return result
 
-    def killed(self, usersync: Command, request: str) -> None:
+    def killed(self, usersync: Command, request: str, *options: str) -> None:
         """A run by the real command that dies with kill -9 when Keycloak is about to hear this request."""
         self.config(usersync.folder)
         process: list[subprocess.Popen[str]] = []
         self.front.at(request, lambda: os.kill(process[0].pid, signal.SIGKILL))
-        with usersync.start("run", "--job", "fineract", "-q") as started:
+        with usersync.start("run", "--job", "fineract", "-q", *options) as started:
             process.append(started)
             started.wait(60)
         assert started.returncode == -signal.SIGKILL, f"nobody asked for {request}"

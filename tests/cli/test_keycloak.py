@@ -349,6 +349,65 @@ def test_a_password_is_shown_on_a_terminal(usersync: Command, run: Usersync, ban
     assert "Account is not fully set up" in bank.log_in("test-shown", password).text
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--email", ""], "Invalid value for '--email': it is empty"),
+        (["--email", " "], "Invalid value for '--email': it is empty"),
+        (["--username", ""], "Invalid value for '--username': it is empty"),
+        (["--role", "\t"], "Invalid value for '--role': it is empty"),
+        (["--id", ""], "Invalid value for '--id': it is empty"),
+        (["--id", 'default:"7'], "Invalid value for '--id': it holds \", which Keycloak can't look for"),
+    ],
+)
+def test_what_is_empty_is_a_variable_that_is_not_set(usersync_here: Usersync, options: list[str], message: str) -> None:
+    """
+    2, before anything is asked, and no account without an address.
+    """
+    result = usersync_here("sync-user", "--username", "test-empty", "--email", "test-empty@example.org", "--role", "Cashier", *options)
+
+    assert (2, True) == (result.status, message in result.stderr), result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "enable", "disable", "reset-password", "force-password-change"])
+def test_nobody_has_an_empty_name(usersync_here: Usersync, command: str) -> None:
+    """
+    To Keycloak, nothing to look for is everybody.
+    """
+    result = usersync_here(command, "")
+
+    assert (2, True) == (result.status, "Invalid value for 'USER': it is empty" in result.stderr)
+
+
+def test_passwords_are_what_the_realm_asks_for(run: Usersync, bank: Bank, front: Front) -> None:
+    """
+    Made from its policy, another one where one is refused; where all are, 2, and no account.
+    """
+    run.configure(bank, front.url)
+    refused = Trouble(Answer(400, {"error": "invalidPasswordBlacklistedMessage"}))
+    front.at("POST .*/users", refused, None, *[refused] * 30)
+    bank.configure(passwordPolicy="length(20) and specialChars(4)")
+    try:
+        run.made("test-policy", "--credentials-out", "passwords.csv")
+        (_, (_, password)) = rows(run.folder / "passwords.csv")
+        assert (20, True) == (len(password), "Account is not fully set up" in bank.log_in("test-policy", password).text)
+        assert "refuses each first password" in run.made("test-refused", "--credentials-out", "passwords.csv", status=2)["message"]
+    finally:
+        bank.configure(passwordPolicy="")
+    assert "test-refused" not in bank.people()
+
+
+def test_an_address_that_can_not_be_verified(usersync_here: Usersync, new_bank: NewBank) -> None:
+    """
+    The realm has no mail server: 2, and no account that its person could not log in to.
+    """
+    bank = new_bank(roles=["loan-officer"], groups=["/loan-officers"])
+    usersync_here.configure(bank, email_verified=False)
+
+    assert "the realm has no mail server" in usersync_here.made("test-unverified", status=2)["message"]
+    assert {} == bank.people()
+
+
 # one account
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import signal
 import stat
 import time
@@ -548,6 +549,37 @@ def test_what_keycloak_can_not_hold(staff: Staff) -> None:
     assert "0 0 2 0 rejected 8" == counts(staff.run())
 
 
+# Signs of user names: what a preview says is refused, and what it says is taken.
+REFUSED = [
+    *(sign for sign in map(chr, range(0x21, 0x80)) if not re.match(r"[\w.@+-]", sign)),
+    *"\u0085\u00a0\u00a7\u2003\u3000\u0301",
+    *"\u03b1\u0436\u0561\u05d0\u0634\u0915\u0e01\u10d0\u1100\u1208\u1f21\u304b\u30ab\u4e2d\ud55c",
+]
+TAKEN = [
+    *"\u2019\u2018\u201c\u2032\u2013\u2010\u2026\u20ac\u2122\ufb01\u00df\u014b\u0253\u1e9e",
+    *"_.@+-\u00a1\u00a2\u00a8\u00aa\u00ac\u00ae\u00b4\u00b5\u00b7\u00ba\u00bf\u00d7\u00f7",
+]
+
+
+def test_signs_of_user_names_are_the_servers_to_judge(staff: Staff) -> None:
+    """
+    What a preview says is refused, a real Keycloak refuses; the rest it takes, and is the same in the next run.
+    """
+    names = {sign: f"ab{sign}c{number:03}" for number, sign in enumerate([*REFUSED, *TAKEN])}
+    numbers = {sign: staff.fineract.add(username=name, email="")[0] for sign, name in names.items()}
+
+    told, changes = staff.preview()
+    assert f"{len(TAKEN)} 0 0 0 rejected {len(REFUSED)}" == told
+    assert {ours(numbers[sign]) for sign in REFUSED} == {one.key["id"] for one in changes if one.reason == "invalid_username (username)"}
+    for sign in TAKEN[6:]:
+        staff.fineract.delete(numbers[sign])
+    assert f"6 0 0 0 rejected {len(REFUSED)}" == counts(staff.run())
+    assert f"0 0 6 0 rejected {len(REFUSED)}" == counts(staff.run())
+    replies = {sign: staff.bank.try_(names[sign]) for sign in [*REFUSED, *TAKEN[6:]]}
+    assert dict.fromkeys(REFUSED, 400) | dict.fromkeys(TAKEN[6:], 201) == {sign: reply.status_code for sign, reply in replies.items()}
+    assert {"username"} == {replies[sign].json().get("field") for sign in REFUSED}
+
+
 def test_what_the_server_refuses_is_asked_once(staff: Staff) -> None:
     """
     What only Keycloak knows it can't hold is set aside with its code, and not asked again before the person changes.
@@ -846,6 +878,19 @@ def test_killed_before_any_call(staff: Staff, usersync: Command, mailbox: Mailbo
     assert ("User Other", {"teller"}) == (people["carol"]["lastName"], staff.bank.roles_of("frank"))
     assert len(mailbox.mails) <= 1
     assert "frank" not in [mail["To"] for mail in mailbox.mails[1:]]
+
+
+def test_killed_behind_a_line_of_the_file(staff: Staff, usersync: Command) -> None:
+    """
+    The person gets another password from the next run: of two lines the last one works.
+    """
+    staff.people("alice")
+    staff.killed(usersync, "POST .*/role-mappings/realm", "--credentials-out", "passwords.csv")
+    staff.run(credentials_out=usersync.folder / "passwords.csv")
+
+    (_, first, last) = list(csv.reader((usersync.folder / "passwords.csv").read_text().splitlines()))
+    said = [staff.bank.log_in("alice", password).json()["error_description"] for _, password in (first, last)]
+    assert ["Invalid user credentials", "Account is not fully set up"] == said
 
 
 # what is told

@@ -53,7 +53,24 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     return target(config_option(output_option(click.pass_obj(wrapped))))
 
 
-_user = click.argument("user", metavar="USER")
+class _Filled(click.ParamType[str]):
+    """Text with something in it: an empty one comes from a variable that is not set, and is nobody's name or address."""
+
+    name = "text"
+
+    def __init__(self, without: str = "") -> None:
+        self._without = without
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        if not text:
+            self.fail("it is empty; is a variable not set?", param, ctx)
+        if found := next((sign for sign in self._without if sign in text), None):
+            self.fail(f"it holds {found}, which Keycloak can't look for", param, ctx)
+        return text
+
+
+_user = click.argument("user", metavar="USER", type=_Filled())
 
 
 @click.group(epilog=_EXIT_STATUSES)
@@ -78,13 +95,23 @@ Exit status: 0 made, 2 usage or config, 3 made, but not all of it,
 4 Keycloak cannot be reached, 7 the realm lacks the role or group,
 8 Keycloak dropped something of it, 10 such an account exists.""",
 )
-@click.option("--username", required=True, help="Of the account; Keycloak stores it in lower case.")
-@click.option("--email", required=True, help="Of the person; no other account may have it.")
+@click.option("--username", required=True, type=_Filled(), help="Of the account; Keycloak stores it in lower case.")
+@click.option("--email", required=True, type=_Filled(), help="Of the person; no other account may have it.")
 @click.option("--first-name", default="", help="Of the person.")
 @click.option("--last-name", default="", help="Of the person.")
-@click.option("--role", required=True, metavar="ROLE", help="The source's name of the role, as the map under `roles` has it, in any case.")
 @click.option(
-    "--id", "key", default="", metavar="ID", help="The job's id of this person, so that it knows the account (Fineract: TENANT:ID)."
+    "--role",
+    required=True,
+    type=_Filled(),
+    metavar="ROLE",
+    help="The source's name of the role, as the map under `roles` has it, in any case.",
+)
+@click.option(
+    "--id",
+    "key",
+    type=_Filled(without='"'),
+    metavar="ID",
+    help="The job's id of this person, so that it knows the account (Fineract: TENANT:ID).",
 )
 @click.option(
     "--credentials-out",
@@ -94,7 +121,7 @@ Exit status: 0 made, 2 usage or config, 3 made, but not all of it,
 )
 @click.option("--show-password", is_flag=True, help="Make a first password, and show it, on a terminal only.")
 @_where
-def sync_user(where: _Where, credentials_out: Path | None, *, show_password: bool, **person: str) -> None:
+def sync_user(where: _Where, credentials_out: Path | None, *, show_password: bool, **person: str | None) -> None:
     """Make the account of one person, as a job does: role, group, required actions, a password for once.
 
     An account of that user name is left as it is. A password is made only where you say where it goes: into a file of
@@ -111,7 +138,7 @@ def sync_user(where: _Where, credentials_out: Path | None, *, show_password: boo
     if show_password and not sys.stdout.isatty():
         raise click.UsageError("--show-password is for a terminal, and stdout is none; --credentials-out writes a file.")
     with _opened(where, "sync-user") as at, ExitStack() as stack:
-        new = accounts.Newcomer(**{name: value.strip() for name, value in person.items()})
+        new = accounts.Newcomer(**{name: (value or "").strip() for name, value in person.items()})
         file = stack.enter_context(closing(Credentials(credentials_out))) if credentials_out else None
 
         def tell(name: str, password: str) -> None:

@@ -28,7 +28,7 @@ class Realm(Protocol):
     duplicate_emails: bool
     editable_usernames: bool
     username_length: tuple[int, int]
-    username_signs: bool  # only signs that Keycloak's default profile allows
+    username_refused: str  # signs that it surely refuses, as they stand between the brackets of a regular expression
 
 
 # people
@@ -171,7 +171,7 @@ def link(tx: Connection, *, adopt: str, notify: bool, realm: Realm) -> None:
     """By our attribute, else by the rule; whom neither finds is to be created, unless something is in the way."""
     shortest, longest = realm.username_length
     values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
-    values["signs"] = realm.username_signs
+    values["refused"] = f"[{realm.username_refused}]" if realm.username_refused else None
     for statement in _LINK:
         tx.execute(statement.encode(), values)
         tx.execute(_WHOLE.encode())
@@ -187,8 +187,20 @@ CASE WHEN t.usersync_id IS NOT NULL THEN 'its account carries the usersync_id of
      WHEN t.email = p.email AND t.email_verified THEN 'adopt: by_email_verified, or by_username, would take the account over'
      ELSE 'adopt: by_username would take the account over' END
 """
-# Latin letters, digits and these; what else Keycloak's validators let through, the server decides. Seen on Keycloak 26.7.
-_SIGNS = r"^[a-z0-9@+._\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff-]+$"
+# What the validators of a user profile surely refuse of a user name, so that a preview knows it; the rest the server decides.
+# Seen on Keycloak 26.7: white space and most signs of ASCII; and what is neither Latin nor common to all scripts.
+REFUSED_SIGNS = {
+    "username-prohibited-characters": (
+        r"\u0001-\u0020!\"#$%&'()*,/:;<=>?\[\\\]^`{|}~\u007f\u0085\u00a0\u00a7\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+    ),
+    # Combining marks; letters of Greek, Coptic and Cyrillic, Armenian, Hebrew, Arabic, Devanagari, Thai, Georgian, Hangul, Ethiopic,
+    # Kana and Han.
+    "up-username-not-idn-homograph": (
+        r"\u0300-\u036f\u0386\u0388-\u0484\u0487-\u052f\u0531-\u0556\u0561-\u0587\u05d0-\u05ea\u0620-\u063f\u0641-\u064a\u0671-\u06d3"
+        r"\u0904-\u0939\u0e01-\u0e30\u10a0-\u10c5\u10d0-\u10fa\u1100-\u11ff\u1200-\u1248\u1f20-\u1f45\u3041-\u3096\u30a1-\u30fa"
+        r"\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+    ),
+}
 _LINK = (
     """
     UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'ours' FROM pg_temp.usersync_there AS t
@@ -226,7 +238,7 @@ _LINK = (
     f"""
     INSERT INTO pg_temp.usersync_conflicts
     SELECT p.id, 'invalid_username', 'username', true FROM pg_temp.usersync_people AS p
-     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR %(signs)s AND login !~ '{_SIGNS}')
+     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR login ~ %(refused)s)
     """,
     # by e-mail
     f"""

@@ -184,7 +184,7 @@ class Seen:
     duplicate_emails: bool
     editable_usernames: bool
     username_length: tuple[int, int]
-    username_signs: bool  # only those that Keycloak's own profile allows
+    username_refused: str
     passwords: Policy
     mail_problem: tuple[str, str] | None  # why the first login of new people would fail, and what to do
     roles: Mapping[str, Mapping[str, Any]]
@@ -265,7 +265,7 @@ class Target:
             duplicate_emails=bool(about.get("duplicateEmailsAllowed")),
             editable_usernames=bool(about.get("editUsernameAllowed")),
             username_length=_username_length(profile),
-            username_signs={"username-prohibited-characters", "up-username-not-idn-homograph"} <= _username_rules(profile).keys(),
+            username_refused="".join(signs for rule, signs in planning.REFUSED_SIGNS.items() if rule in _username_rules(profile)),
             passwords=policy(about),
             mail_problem=mail_problem(own, about),
             roles={str(role["name"]): role for role in self.realm.roles()},
