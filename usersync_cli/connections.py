@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from typing import Any, Self, TypeVar, cast
 
 import psycopg
-from psycopg import conninfo, errors, sql
+from psycopg import conninfo, errors, pq, sql
 from psycopg.abc import Params, Query
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
@@ -35,15 +35,26 @@ from usersync_cli.signals import Stop
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
+TRANSACTION_TIMEOUT = 170000  # the first version that has it
 SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server still lives
 # TCP time-outs of libpq: a peer that vanished is noticed after 15 + 3 * 5 s, unacknowledged data after 20 s.
 _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
 OWN = OWN_SCHEMA  # our schema: no name of a person's is looked for in it, also where it is "$user" of the search path
 _SAFE = "pg_catalog, pg_temp"
-# Dates as text must not depend on who runs us, or where.
-_TEXT = {"TimeZone": "UTC", "DateStyle": "ISO, MDY"}
-_SMALL = {**_TEXT, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
+# What values look like as text, and what SQL means, must not depend on what a server, a database or a role is set to.
+_MEANING = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "xmloption": "content",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+}
+_SMALL = {**_MEANING, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
 _LONG = {**_SMALL, "statement_timeout": "0", "client_connection_check_interval": "10s"}
 
 
@@ -53,6 +64,14 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # Whose connection is being made: psycopg makes it before there is an object that could say so.
 _connects_for: ContextVar[Stop | None] = ContextVar("_connects_for", default=None)
+
+
+class BadURL(psycopg.OperationalError):
+    """libpq can't make sense of the URL: it tried to reach nobody."""
+
+
+class NotConnected(psycopg.OperationalError):
+    """No connection was made, and no server said why."""
 
 
 class _Cursor(psycopg.Cursor[TupleRow]):
@@ -65,7 +84,7 @@ class _Cursor(psycopg.Cursor[TupleRow]):
         if not connection.autocommit or not _idle(connection) or _begins(query):
             return super().execute(query, params, **options)  # type: ignore[arg-type]
         try:
-            psycopg.Cursor(connection).execute(_BEGIN)
+            psycopg.Cursor(connection).execute(_beginning(connection))
             super().execute(query, params, **options)  # type: ignore[arg-type]  # its overloads know no union
             psycopg.Cursor(connection).execute("END")
         except BaseException:
@@ -123,19 +142,21 @@ class Connection(psycopg.Connection[TupleRow]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Generator[Any, Any, Connection]:
-        """What psycopg connects with; woken ten times a second, it ends when the run has to."""
-        gen = super()._connect_gen(conninfo)
-        stop = _connects_for.get()
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if ready == Ready.NONE and stop:
-                    stop.check()
-                wanted = gen.send(ready)
-        except StopIteration as end:
-            connection: Connection = end.value
-            return connection
+        """What psycopg connects with; woken ten times a second, it ends when the run has to.
+
+        Raises BadURL before anybody was asked, and what the server's SQLSTATE says when it refuses us.
+        """
+        pgconn = pq.PGconn.connect_start(conninfo.encode())
+        if pgconn.status == pq.ConnStatus.BAD:
+            raise _not_begun(pgconn)
+        with _overheard(pgconn) as heard:
+            while (status := pgconn.connect_poll()) in _POLLING:
+                yield from _ready(pgconn.socket, _POLLING[status])
+            said = heard()
+        if status != pq.PollingStatus.OK:
+            raise _refused(pgconn, said)
+        pgconn.nonblocking = 1
+        return cls(pgconn)
 
     def _watched(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         since = time.monotonic()
@@ -170,6 +191,61 @@ class Connection(psycopg.Connection[TupleRow]):
         self.close()
 
 
+_POLLING: dict[int, Wait] = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
+
+
+def _ready(socket: int, wanted: Wait) -> Generator[Any, Any, None]:
+    stop = _connects_for.get()
+    while not (yield socket, wanted):
+        if stop:
+            stop.check()
+
+
+@contextmanager
+def _overheard(pgconn: pq.abc.PGconn) -> Iterator[Callable[[], bytes]]:
+    """What is said while a connection is made. libpq has a SQLSTATE for each refusal, and shows it in its trace alone."""
+    if not hasattr(os, "memfd_create"):  # psycopg traces on Linux alone
+        yield lambda: b""
+        return
+    said = os.memfd_create("libpq")
+    sink = os.dup(said)
+
+    def heard() -> bytes:
+        pgconn.untrace()  # which flushes: nothing may be written to a file that has this number later
+        return os.pread(said, 1 << 20, 0)
+
+    try:
+        pgconn.trace(sink)
+        yield heard
+    finally:
+        pgconn.untrace()
+        os.close(sink)
+        os.close(said)
+
+
+_SQLSTATE = re.compile(rb'\tErrorResponse\t.*? C "([0-9A-Z]{5})"')
+
+
+def _not_begun(pgconn: pq.abc.PGconn) -> psycopg.Error:
+    """Once it has begun to connect, libpq names the server first; its own words are English, whatever the server speaks."""
+    said = pgconn.get_error_message()
+    pgconn.finish()
+    return NotConnected(said) if said.startswith("connection to ") else BadURL(said)
+
+
+def _refused(pgconn: pq.abc.PGconn, heard: bytes) -> psycopg.Error:
+    states = _SQLSTATE.findall(heard)
+    kind = _class_of(states[-1].decode()) if states else NotConnected
+    return kind(pgconn.get_error_message(), pgconn=errors.finish_pgconn(pgconn))
+
+
+def _class_of(state: str) -> type[psycopg.Error]:
+    try:
+        return errors.lookup(state)
+    except KeyError:
+        return type("Refused", (psycopg.OperationalError,), {"sqlstate": state})
+
+
 def connect(database: Database, *, job: str, stop: Stop | None = None, read_write: bool = False) -> Connection:
     """A connection in autocommit. `stop` makes its waits interruptible; without it the caller's statements have to be short.
 
@@ -186,7 +262,29 @@ def connect(database: Database, *, job: str, stop: Stop | None = None, read_writ
             _connects_for.reset(given)
     connection.stop = stop
     connection.alive = lambda: _ask(database, url, parameters)
+    if read_write:
+        _refuse_read_only(connection, database)
     return connection
+
+
+def _refuse_read_only(connection: Connection, database: Database) -> None:
+    """A standby can't be written. Nor is a primary whose administrator says that it only reads, though any session could."""
+    told = connection.info.parameter_status
+    standby, default = told("in_hot_standby"), told("default_transaction_read_only")
+    if standby is None or default is None:  # a pooler may keep them to itself
+        query = "SELECT pg_is_in_recovery()::text, current_setting('default_transaction_read_only')"
+        with translated(database, "connecting"):
+            standby, default = connection.execute(query).fetchone() or (None, None)
+    if standby in {"off", "false"} and default == "off":
+        return
+    name, role = (identifier(one).as_string(None) for one in (connection.info.dbname, connection.info.user))
+    connection.close()
+    if standby in {"on", "true"}:
+        raise ConfigError(f"{database.name}: connecting: this server only reads (a standby)", hint="point the target's URL at the primary")
+    raise ConfigError(
+        f"{database.name}: connecting: default_transaction_read_only is on, so this role or database only reads",
+        hint=f"if nobody wants that any more: ALTER DATABASE {name} RESET default_transaction_read_only; (or ALTER ROLE {role} RESET ...)",
+    )
 
 
 def _url(database: Database) -> str:
@@ -197,12 +295,26 @@ def _url(database: Database) -> str:
     return embedded.url(database.embedded, database.url)
 
 
+def _given(url: str) -> dict[str, Any]:
+    """The URL's parts. Raises BadURL, without a word of the URL: it may hold the password."""
+    try:
+        given = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise BadURL("the URL is not one that libpq understands") from None
+    ports, hosts = str(given.get("port") or "").split(","), str(given.get("hostaddr") or given.get("host") or "").split(",")
+    if any(port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
+        raise BadURL("a port of the URL is not a number from 1 to 65535")
+    if len(ports) not in {1, len(hosts)}:
+        raise BadURL("the URL has another number of ports than of hosts")
+    return given
+
+
 def _parameters(url: str, job: str, *, read_write: bool) -> dict[str, Any]:
-    given = conninfo.conninfo_to_dict(url)
+    given = _given(url)
     parameters: dict[str, Any] = {"application_name": f"usersync/{job}"[:63], "client_encoding": "utf8", **_KEEPALIVE}
     parameters["connect_timeout"] = CONNECT_SECONDS
-    if read_write:
-        parameters["target_session_attrs"] = "read-write"
+    if read_write and "," in f"{given.get('host') or ''}{given.get('hostaddr') or ''}":
+        parameters["target_session_attrs"] = "primary"
     if not _is_local(given) and not os.environ.get("PGSSLMODE"):
         parameters |= {"sslmode": "verify-full", "sslrootcert": "system"}
         # The wheel's OpenSSL looks for the system's certificates where they were on the machine that built it.
@@ -210,7 +322,7 @@ def _parameters(url: str, job: str, *, read_write: bool) -> dict[str, Any]:
             os.environ.setdefault("SSL_CERT_FILE", found)
     if "sslmode" in given:
         parameters.pop("sslrootcert", None)
-    return {name: value for name, value in parameters.items() if name not in given}
+    return {name: value for name, value in parameters.items() if name not in given or name == "client_encoding"}
 
 
 def _is_local(given: dict[str, Any]) -> bool:
@@ -259,16 +371,15 @@ def transaction(connection: Connection, *, long: bool = False, snapshot: bool = 
 
 def begin(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> None:
     """BEGIN and the settings of this transaction, which end with it. Behind a pooler somebody else's SET may still be in the session."""
-    how = "BEGIN ISOLATION LEVEL " + ("REPEATABLE READ READ ONLY" if snapshot else "READ COMMITTED")
-    every = {**(_LONG if long else _SMALL), **settings}
-    values = [f"SET LOCAL {name} TO {sql.Literal(value).as_string(connection)}" for name, value in every.items()]
     connection.path = ""
-    connection.execute("; ".join([how, f"SET LOCAL search_path TO {_SAFE}", *values]).encode())
+    psycopg.Cursor(connection).execute(_beginning(connection, long=long, snapshot=snapshot, **settings))
 
 
-_BEGIN = "; ".join(
-    ["BEGIN ISOLATION LEVEL READ COMMITTED", f"SET LOCAL search_path TO {_SAFE}", *(f"SET LOCAL {n} TO '{v}'" for n, v in _TEXT.items())]
-).encode()
+def _beginning(connection: psycopg.Connection[Any], *, long: bool = False, snapshot: bool = False, **settings: str) -> bytes:
+    how = "BEGIN ISOLATION LEVEL " + ("REPEATABLE READ READ ONLY" if snapshot else "READ COMMITTED")
+    every = {**settings_of(connection, long=long), **settings}
+    values = [f"SET LOCAL {name} TO {sql.Literal(value).as_string(connection)}" for name, value in every.items()]
+    return "; ".join([how, f"SET LOCAL search_path TO {_SAFE}", *values]).encode()
 
 
 def schemas(connection: Connection) -> Sequence[str]:
@@ -316,6 +427,12 @@ def _search(tx: Connection, path: str) -> None:
     tx.execute(f"SET LOCAL search_path TO {path or _SAFE}".encode())
 
 
+def settings_of(connection: psycopg.Connection[Any], *, long: bool = False) -> dict[str, str]:
+    """What each transaction of this connection sets."""
+    newer = {"transaction_timeout": "0"} if connection.info.server_version >= TRANSACTION_TIMEOUT else {}
+    return {**(_LONG if long else _SMALL), **newer}
+
+
 def rollback(connection: Connection) -> None:
     """ROLLBACK; where that is not possible any more, hang up, which does the same."""
     if connection.closed or connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
@@ -351,15 +468,20 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
     By SQLSTATE (PostgreSQL manual, appendix A): 08, 40, 53, 55, 57 and 58 pass by themselves; 28 and 3D are the
     config's; 42501 is a right that is missing; 22, 23, 42 mean that data or schema are not what the step expects.
     """
+    error = _underlying(error)
     state = error.sqlstate or ""
     where = f"{database.name}: {doing}"
     if not state:
         return _without_state(error, where)
     what = f"{where}: {_said(error)}"
-    if state.startswith(("28", "3D")):
-        return ConfigError(what, hint="mend the user, password or database in the URL (or the server's pg_hba.conf)")
+    if state.startswith("28"):
+        return ConfigError(what, hint="mend the user or password in the URL (or the server's pg_hba.conf)")
+    if state.startswith("3D"):
+        return ConfigError(what, hint="mend the database in the URL, or create it")
+    if error.pgconn is not None and not error.diag.sqlstate:  # refused before there was a session
+        return _refusal(error, f"{where}: {_first_line(error)} [{state}]")
     if state == "42501":
-        return ConfigError(what, hint="`usersync check` prints the GRANT that would help")
+        return ConfigError(what, hint="an administrator grants that right; `usersync check` looks for all that a run needs")
     if state == "42601":
         return ConfigError(what, hint="mend the SQL in the config file; `usersync db shell` is a place to try it")
     if state == "25006":
@@ -369,6 +491,29 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
     if passes(error):
         return Unavailable(what, hint="nothing was lost; the next run tries again")
     return Drift(what, hint=_hint(error))
+
+
+def _underlying(error: psycopg.Error) -> psycopg.Error:
+    """psycopg's complaint about savepoints out of order hides why one of them could not be set."""
+    while not error.sqlstate and isinstance(error, errors.ProgrammingError) and isinstance(error.__context__, psycopg.Error):
+        error = error.__context__
+    return error
+
+
+# PgBouncer has one SQLSTATE for all that it refuses, and its own words are English; what it passes on from a server may not be.
+_POOLER_REFUSES = ("unsupported startup parameter", "authentication failed", "no such user", "no such database", "does not exist")
+
+
+def _refusal(error: psycopg.Error, what: str) -> UsersyncError:
+    """The server, or the pooler before it, does not let us in, and it is neither the user nor the database by their SQLSTATE."""
+    state = error.sqlstate or ""
+    if state == "42501":
+        return ConfigError(what, hint="an administrator runs: GRANT CONNECT ON DATABASE ... TO the user in the URL")
+    if state.startswith(("22", "42", "0A")):
+        return ConfigError(what, hint="mend the parameters in the URL (options=)")
+    if state == "08P01" and any(words in str(error) for words in _POOLER_REFUSES):
+        return ConfigError(what, hint="mend the user, password, database or parameters (options=) in the URL, or the pooler's settings")
+    return Unavailable(what, hint="nothing was lost; the next run tries again")
 
 
 def passes(error: psycopg.Error) -> bool:
@@ -406,38 +551,39 @@ def _said(error: psycopg.Error) -> str:
         parts = [("column", diag.column_name), ("constraint", diag.constraint_name), ("table", diag.table_name)]
         named = ", ".join(f"{kind} {name}" for kind, name in parts if name)
         return f"{words}{f' ({named})' if named else ''} [{state}]"
-    return f"{(diag.message_primary or type(error).__name__).strip()} [{state}]"
+    return f"{(diag.message_primary or _first_line(error)).strip()} [{state}]"
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """libpq repeats the address before each reason; one line of it is enough. It never holds the password."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
 
 
 def _without_state(error: psycopg.Error, where: str) -> UsersyncError:
-    """libpq's own errors carry no SQLSTATE; those of a refused log-in are told by their words."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    lowered = str(error).lower()
-    if any(word in lowered for word in ("certificate", "ssl", "tls")):
+    """No server has said anything: libpq or psycopg speak, in English whatever the servers' language is."""
+    what = f"{where}: {_first_line(error)}"
+    if isinstance(error, BadURL):
+        return ConfigError(what, hint="mend the URL: postgresql://user:password@host:port/database")
+    if isinstance(error, NotConnected) and error.pgconn and (error.pgconn.needs_password or error.pgconn.used_password):
+        return ConfigError(what, hint="mend the user or password in the URL: the server asked for one")
+    if isinstance(error, NotConnected) and _untrusted(str(error)):
         return ConfigError(
-            f"{where}: no verified TLS connection: {_short(text)}",
+            f"{where}: no verified TLS connection: {_first_line(error)}",
             hint="give the server's CA in the URL with sslrootcert=FILE, or say sslmode=require (unverified) if you accept that",
         )
-    if any(
-        word in lowered for word in ("password authentication failed", "no password supplied", "pg_hba.conf", 'role "', "authentication")
-    ):
-        return ConfigError(f"{where}: {_short(text)}", hint="mend the user or password in the URL (or the server's pg_hba.conf)")
-    if 'database "' in lowered and "does not exist" in lowered:
-        return ConfigError(f"{where}: {_short(text)}", hint="mend the database in the URL, or create it")
-    if isinstance(error, errors.ProgrammingError):
-        return ConfigError(
-            f"{where}: the URL is not one that libpq understands", hint="expected postgresql://user:password@host:port/database"
-        )
-    if "read-only" in lowered or "session is not read" in lowered:
-        return ConfigError(f"{where}: the server only reads (a standby?)", hint="point the target's URL at the primary")
-    return Unavailable(f"{where}: {_short(text)}", hint="is the server running and reachable from here? the next run tries again")
+    if isinstance(error, errors.ProgrammingError):  # psycopg's own complaint about how we use it
+        return UsersyncError(what, hint="this is a bug: please report it")
+    return Unavailable(what, hint="is the server running and reachable from here? the next run tries again")
 
 
-def _short(text: str) -> str:
-    """libpq repeats the address before each reason; one line of it is enough. It never holds the password."""
-    return text if len(text) <= 200 else text[:197] + "..."
+def _untrusted(said: str) -> bool:
+    """Whether TLS is what failed, and not the line under it."""
+    return any(words in said for words in ("certificate", "SSL")) and not any(words in said for words in ("EOF", " eof ", "closed"))
 
 
+LONGEST_LINE = 200
 MAX_NAME_BYTES = 63
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
@@ -128,14 +129,14 @@ def test_settings_end_with_their_transaction(connection: psycopg.Connection, pgb
     """
     looked_at = "SELECT name, setting, source FROM pg_settings WHERE source = 'session' AND name <> 'client_encoding'"
     with connections.connect(Database(pgbouncer.url(connection.info.dbname), "target"), job="test", read_write=True) as tx:
-        before = tx.execute(looked_at).fetchall()
+        before = psycopg.Cursor(tx).execute(looked_at).fetchall()
         for _ in range(7):  # psycopg would prepare from the fifth time on
             with connections.transaction(tx, long=True):
                 tx.execute("CREATE TEMP TABLE stage (a int) ON COMMIT DROP")
                 tx.execute("INSERT INTO stage VALUES (%s)", (1,))
                 assert ("0",) == tx.execute("SHOW statement_timeout").fetchone()
 
-        assert before == tx.execute(looked_at).fetchall()
+        assert before == psycopg.Cursor(tx).execute(looked_at).fetchall()
         assert [(0,)] == tx.execute("SELECT count(*) FROM pg_prepared_statements").fetchall()
         assert [(None,)] == tx.execute("SELECT to_regclass('stage')").fetchall()
 
@@ -184,6 +185,13 @@ def test_a_standby_is_refused_as_target_and_fine_as_source(standby: servers.Serv
         ("postgresql://x:s3cret@127.0.0.1:1/app?nonsense=s3cret", ConfigError, "not one that libpq understands"),
         ("{server}/no_such_database", ConfigError, "does not exist"),
         ("{server_tls}", ConfigError, "TLS"),
+        ("postgresql://x:s3cret@127.0.0.1:99999/app", ConfigError, "a port of the URL"),
+        ("postgresql://x:s3cret@127.0.0.1:/app?port=fünf", ConfigError, "a port of the URL"),
+        ("postgresql://x:s3cret@127.0.0.1/app?service=nobody", ConfigError, "nobody"),
+        ("postgresql://x:s3cret@127.0.0.1:1/app?sslmode=perhaps", ConfigError, "sslmode"),
+        ("postgresql://x:s3cret@127.0.0.1:1/app?target_session_attrs=any-old", ConfigError, "target_session_attrs"),
+        ("postgresql://x:s3cret@/app?host=127.0.0.1,::1&port=1,2,3", ConfigError, "number of ports"),
+        ("postgresql://x:s3cret@/app?host=/nowhere-at-all", Unavailable, "No such file"),
     ],
 )
 def test_what_keeps_us_from_connecting(
@@ -202,6 +210,109 @@ def test_what_keeps_us_from_connecting(
     assert caught.value.message.startswith("target: connecting: ")
     assert caught.value.hint
     assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("which", "options"),
+    [("pgbouncer", "options=-csearch_path%3Dx"), ("server", "options=-cnonsense%3Dx"), ("server", "options=-cwork_mem%3Dmuch")],
+)
+def test_what_a_pooler_or_a_server_does_not_take(request: pytest.FixtureRequest, which: str, options: str) -> None:
+    """
+    Parameters of the URL that the other side refuses stay refused: exit 2, be it PgBouncer or PostgreSQL.
+    """
+    url = f"{request.getfixturevalue(which).url()}&{options}"
+    with pytest.raises(ConfigError, match="parameter") as caught:
+        connections.connect(Database(url, "target"), job="test")
+
+    assert "options=" in caught.value.hint
+
+
+@contextmanager
+def refusing(state: str, said: str) -> Iterator[str]:
+    """The URL of a server that refuses everybody with these words, in the wire protocol of PostgreSQL."""
+    fields = b"".join(tag + value.encode() + b"\0" for tag, value in ((b"S", "FATAL"), (b"C", state), (b"M", said)) if value) + b"\0"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(4096)
+                        if state:
+                            client.sendall(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"postgresql://x:s3cret@127.0.0.1:{listener.getsockname()[1]}/app?sslmode=disable&gssencmode=disable"
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "kind"),
+    [
+        ("28P01", "Passwort-Authentifizierung für Benutzer »x« fehlgeschlagen", ConfigError),
+        ("28000", "Rolle »x« existiert nicht", ConfigError),
+        ("3D000", "Datenbank »app« existiert nicht", ConfigError),
+        ("42501", "keine Berechtigung für Datenbank »app«", ConfigError),
+        ("42704", "unbekannter Konfigurationsparameter »unsinn«", ConfigError),
+        ("22023", "ungültiger Wert für Parameter »client_encoding«: »unsinn«", ConfigError),
+        ("08P01", "unsupported startup parameter: options", ConfigError),  # of a pooler
+        ("53300", "tut mir leid, schon zu viele Verbindungen", Unavailable),
+        ("57P03", "das Datenbanksystem startet", Unavailable),
+        ("57P01", "die Datenbank wurde beendet", Unavailable),
+        ("08P01", "das Datenbanksystem startet", Unavailable),  # passed on by a pooler
+        ("99999", "database, role, password, SSL: does not exist", Unavailable),
+        ("", "", Unavailable),  # hangs up without a word
+    ],
+)
+def test_servers_that_speak_another_language(state: str, said: str, kind: type[UsersyncError]) -> None:
+    """
+    Why a log-in was refused is told by its SQLSTATE, whatever the language; the words are passed on as they are.
+    """
+    with refusing(state, said) as url, pytest.raises(kind) as caught:
+        connections.connect(Database(url, "target"), job="test")
+
+    assert type(caught.value) is kind
+    assert said in caught.value.message
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+def test_a_savepoint_that_could_not_be_set(database: Database, connection: psycopg.Connection) -> None:
+    """
+    psycopg loses count when SAVEPOINT fails, and complains about that: what is told is why it failed.
+    """
+    with (
+        connections.connect(database, job="test") as tx,
+        pytest.raises(UsersyncError) as caught,
+        connections.translated(database, "loading people"),
+        connections.transaction(tx),
+        tx.transaction(),
+    ):
+        connection.execute("SELECT pg_terminate_backend(%s)", tx.execute("SELECT pg_backend_pid()").fetchone())
+        with tx.transaction():
+            pass
+
+    assert type(caught.value) is Unavailable
+    assert "terminating connection" in caught.value.message
+
+
+@pytest.mark.parametrize(("state", "kind"), [("53100", Unavailable), ("42501", ConfigError), ("22001", Drift)])
+def test_what_hides_behind_a_complaint_about_nesting(state: str, kind: type[UsersyncError]) -> None:
+    """
+    The error that psycopg hides behind its own decides, not that it has no SQLSTATE.
+    """
+    nesting = psycopg.transaction.OutOfOrderTransactionNesting("savepoints")
+    nesting.__context__ = psycopg.errors.lookup(state)("why")
+
+    assert type(connections.translate(nesting, Database("postgresql:///app", "target"), "loading")) is kind
+
+
+def test_a_line_that_breaks_is_no_mistake_of_the_url() -> None:
+    """
+    SSL in the words of an error that comes later says nothing about certificates: the next run tries again.
+    """
+    lost = psycopg.OperationalError("consuming input failed: SSL connection has been closed unexpectedly")
+
+    assert isinstance(connections.translate(lost, Database("postgresql:///app", "target"), "loading"), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +341,7 @@ def test_errors_of_the_server_become_ours(
         pytest.raises(UsersyncError) as caught,
         connections.translated(database, "merging"),
     ):
-        tx.execute("BEGIN")
+        connections.begin(tx)
         tx.execute(statement.encode())
 
     assert type(caught.value) is kind

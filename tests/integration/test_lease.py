@@ -379,7 +379,7 @@ def test_only_that_transaction_is_ended(database: Database, stop: Stop, connecti
         tx = stack.enter_context(data(database, stop))
         old.attach(tx)
         tx.execute("COMMIT")
-        tx.execute("BEGIN")
+        connections.begin(tx)
         expire(connection)
         with lease.hold(database, "job", lease=LONG, stop=stop):
             assert [(1,)] == tx.execute("SELECT 1").fetchall()

@@ -115,10 +115,12 @@ def _migrate(database: Database, job: str, work: Callable[[Config], None]) -> No
 
     with connections.connect(database, job=job, read_write=True) as raw:
         raw.autocommit = False  # SQLAlchemy expects psycopg to begin by itself
+        raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool, use_native_hstore=False)
         config = _config()
         with permitted(raw, database, "upgrading usersync's tables"), _unwrapped(), engine.begin() as connection:
-            connection.exec_driver_sql("SET LOCAL lock_timeout TO '60s'")
+            for name, value in (connections.settings_of(raw, long=True) | {"lock_timeout": "60s"}).items():
+                connection.exec_driver_sql("SELECT set_config(%s, %s, true)", (name, value))
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             found = current(raw)
             if found is not None and found > VERSION:
