@@ -55,12 +55,12 @@ def bind(tx: Connection, own: Own, stages: Sequence[stage.Stage], number: int = 
     `number` tells several of one transaction apart. Raises ConfigError for what is not one SELECT, does not read each of the
     stages, or reads something else of the target; Drift for a name that is not there. Nothing of it has been executed then.
     """
+    for one in stages:
+        if not one.named and (own.transform is not None or one.columns):
+            tx.execute(sql.SQL("CREATE TEMP VIEW {} AS {}").format(sql.Identifier(one.name), one.as_seen))
     if own.transform is None:
-        relation = stages[0].table
+        relation = stage.table(stages[0].name) if stages[0].columns else stages[0].table
     else:
-        for one in stages:
-            if not one.temporary:
-                tx.execute(sql.SQL("CREATE TEMP VIEW {} AS SELECT * FROM {}").format(sql.Identifier(one.name), one.table))
         relation = stage.table(f"usersync_transform_{number}")
         _view(tx, own, relation)
         _refuse_other_tables(tx, own, stages, relation)

@@ -70,7 +70,7 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
     part = sql.SQL("(SELECT {names} FROM (SELECT o.*, {at} FROM {ordered} AS o WHERE {between} OFFSET 0) AS o) AS part").format(
         names=names, at=_AT, ordered=ORDERED, between=_BETWEEN
     )
-    parts = [Stage(one.name, sql.Composed([part]), temporary=False) if one is first else one for one in stages]
+    parts = [replace(one, table=sql.Composed([part]), temporary=False) if one is first else one for one in stages]
     tried = replace(merge, transform=stage.over(text, parts)).everything
     every = sql.SQL("PERFORM pg_catalog.count(ROW(w.*)) FROM ({}) AS w;").format(tried)
     failures = _halve(tx, every, allowed(rows), _BY_INDEX if indexed else "")

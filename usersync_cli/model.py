@@ -40,6 +40,7 @@ class Column:
 
     name: str
     type: str
+    wire: str = ""  # the type to stage it as, where servers mean different things by the bytes of `type`; "": as it is
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Stream:
     name: str
     table: str | None = None
     query: str | None = None
+    as_text: bool = False  # of a SQL source: another way than a run's, so that a mistake on that way does not hide itself
     # Of documents, the keys that an interrupted complete listing had, page by page, when `since` goes on with it.
     listed: Callable[[], Iterable[Sequence[str]]] = field(default=tuple, repr=False, compare=False)
 
@@ -76,11 +78,12 @@ class Documents:
 
 @dataclass(frozen=True)
 class Copy:
-    """A whole table on its way: blocks of PostgreSQL's binary COPY format. `blocks` is lazy and can be read once."""
+    """A whole table on its way: blocks of one of PostgreSQL's COPY formats. `blocks` is lazy and can be read once."""
 
     stream: str
     columns: Sequence[Column]
     blocks: Iterable[bytes | bytearray | memoryview] = field(repr=False)
+    format: Literal["binary", "text"] = "binary"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,18 @@ class Stage:
     name: str
     table: sql.Composed
     temporary: bool
+    columns: Sequence[Column] = ()  # where some of them are staged as another type than the transform sees
+
+    @property
+    def named(self) -> bool:
+        """Whether its table is just what transforms call it; otherwise that is a view of it."""
+        return self.temporary and not self.columns
+
+    @property
+    def as_seen(self) -> sql.Composed:
+        """What the transform sees of it."""
+        seen = [sql.SQL("{0}::{1} AS {0}" if one.wire else "{0}").format(identifier(one.name), type_sql(one.type)) for one in self.columns]
+        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(seen) if seen else sql.SQL("*"), self.table)
 
 
 def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 0) -> Stage:
@@ -47,13 +59,17 @@ def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 
     for column in columns:
         if OURS.fullmatch(column.name):
             raise Drift(f"extract {name}: {used_by_us(column.name)}", hint="name it otherwise with AS, in a query")
-    definitions = sql.SQL(", ").join(sql.SQL("{} {}").format(identifier(column.name), type_sql(column.type)) for column in columns)
+    definitions = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(identifier(column.name), type_sql(column.wire or column.type)) for column in columns
+    )
+    seen = tuple(columns) if any(column.wire for column in columns) else ()
     if rows >= BIG and _may_create(tx):
         unlogged = sql.SQL("usersync.{}").format(identifier(f"stage_{tx.info.backend_pid}_{name}"[:63]))
         tx.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(unlogged, definitions))
-        return Stage(name, unlogged, temporary=False)
-    tx.execute(sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(table(name), definitions))
-    return Stage(name, table(name), temporary=True)
+        return Stage(name, unlogged, temporary=False, columns=seen)
+    temporary = table(f"usersync_stage_{name}"[:63] if seen else name)
+    tx.execute(sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(temporary, definitions))
+    return Stage(name, temporary, temporary=True, columns=seen)
 
 
 def _may_create(tx: Connection) -> bool:
@@ -74,10 +90,10 @@ def table(name: str) -> sql.Composed:
 def over(transform: str | None, parts: Sequence[Stage]) -> sql.Composed:
     """A transform that was bound before (`binding`), over other rows: its text, with what is not a temp table as a WITH query."""
     if transform is None:
-        return sql.SQL("SELECT * FROM {}").format(parts[0].table)
+        return parts[0].as_seen
     text = sql.SQL("\n{}\n").format(sql.SQL(bare(transform)))
-    query = sql.SQL("{} AS NOT MATERIALIZED (SELECT * FROM {})")
-    named = [query.format(identifier(part.name), part.table) for part in parts if not part.temporary]
+    query = sql.SQL("{} AS NOT MATERIALIZED ({})")
+    named = [query.format(identifier(part.name), part.as_seen) for part in parts if not part.temporary]
     if not named:
         return text
     return sql.SQL("WITH {} SELECT * FROM ({}) AS transform").format(sql.SQL(", ").join(named), text)
@@ -121,7 +137,7 @@ def type_sql(type_: str) -> sql.SQL:
 def copy(tx: Connection, into: sql.Composable, content: Copy, moved: Callable[[int], None], *, freeze: bool = False) -> int:
     """Pass the blocks on, as they come; returns the number of rows. `moved` hears of each block's bytes and may raise."""
     names = sql.SQL(", ").join(identifier(column.name) for column in content.columns)
-    options = sql.SQL("FORMAT BINARY, FREEZE" if freeze else "FORMAT BINARY")
+    options = sql.SQL(f"FORMAT {content.format}{', FREEZE' if freeze else ''}")
     cursor = tx.cursor()
     with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN ({})").format(into, names, options)) as sink:
         for block in content.blocks:

@@ -61,17 +61,19 @@ def _moved(world: World, lease: Lease | None, extract: str, size: int) -> None:
     world.progress(extract, size)
 
 
-def open_sources(step: Step, world: World, closing: ExitStack) -> list[Reader]:
+def open_sources(step: Step, world: World, closing: ExitStack, *, as_text: bool = False) -> list[Reader]:
     """A reader for each source of the step, in the order in which the step names them."""
-    return [Reader(name, world, step, closing) for name in dict.fromkeys(extract.source for extract in step.extract.values())]
+    return [
+        Reader(name, world, step, closing, as_text=as_text) for name in dict.fromkeys(extract.source for extract in step.extract.values())
+    ]
 
 
 class Reader:
     """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
 
-    def __init__(self, source: str, world: World, step: Step, closing: ExitStack) -> None:
+    def __init__(self, source: str, world: World, step: Step, closing: ExitStack, *, as_text: bool = False) -> None:
         self.source, self._step = source, step.name
-        self.streams = [Stream(name, e.table, e.query) for name, e in step.extract.items() if e.source == source]
+        self.streams = [Stream(name, e.table, e.query, as_text) for name, e in step.extract.items() if e.source == source]
         self.cursors: dict[str, Cursor] = {}
         self._stack = closing.enter_context(ExitStack())
         self.session = cast(TabularSession, self._stack.enter_context(world.sources[source].open(world.tools)))

@@ -31,11 +31,8 @@ from usersync_cli.steps import StepResult, World, is_outward, reads_streams
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Reader, open_sources
 
-# How values are written as text, so that reading them again gives the same value; and nothing hidden by a policy.
-SETTINGS = {
-    "jit": "off", "row_security": "off", "bytea_output": "hex", "IntervalStyle": "postgres", "extra_float_digits": "1",
-    "cursor_tuple_fraction": "1",
-}  # fmt: skip
+# Nothing hidden by a policy; how values are written as text, every transaction sets (`connections.begin`).
+SETTINGS = {"jit": "off", "row_security": "off", "cursor_tuple_fraction": "1"}
 # A source of documents may let us wait for a page: its rate limits are minutes long.
 PATIENT = {"idle_in_transaction_session_timeout": "1h"}
 
@@ -141,7 +138,7 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
     job = world.tools.job
     table, rejects = _table(tx, step.load.table, job), _rejects(tx, job, step.name)
     with ExitStack() as closing:
-        readers = open_sources(step, world, closing)
+        readers = open_sources(step, world, closing, as_text=True)
         stages = {stream.name: stage.create(tx, stream.name, reader.columns(stream)) for reader in readers for stream in reader.streams}
         desired = Desired(bind(tx, Own.of(step), list(stages.values())), 0)
         shape = shape_of(desired, step.load, table, tx, job)

@@ -257,9 +257,9 @@ def refusing(state: str, said: str) -> Iterator[str]:
         ("22023", "ungültiger Wert für Parameter »client_encoding«: »unsinn«", ConfigError),
         ("08P01", "unsupported startup parameter: options", ConfigError),  # of a pooler
         ("53300", "tut mir leid, schon zu viele Verbindungen", Unavailable),
-        ("57P03", "das Datenbanksystem startet", Unavailable),
+        ("57P03", "das Datenbanksystem wird hochgefahren", Unavailable),
         ("57P01", "die Datenbank wurde beendet", Unavailable),
-        ("08P01", "das Datenbanksystem startet", Unavailable),  # passed on by a pooler
+        ("08P01", "das Datenbanksystem wird hochgefahren", Unavailable),  # passed on by a pooler
         ("99999", "database, role, password, SSL: does not exist", Unavailable),
         ("", "", Unavailable),  # hangs up without a word
     ],

@@ -99,13 +99,8 @@ class Session:
                 raise Drift(f"{self._database.name}: {_what(stream)} has two columns named {twice[0]}", hint="name one of them with AS")
             oids, typmods = [found.ftype(i) for i in range(found.nfields)], [found.fmod(i) for i in range(found.nfields)]
             types = self._connection.execute(_TYPES, (oids, typmods)).fetchall()
-        self._casts[stream.name] = sql.SQL(", ").join(
-            sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(type_name(type_)))
-            if cast
-            else sql.SQL("q.{}").format(sql.Identifier(name))
-            for name, (type_, cast) in zip(names, types, strict=True)
-        )
-        return [Column(name, type_) for name, (type_, _) in zip(names, types, strict=True)]
+        self._casts[stream.name] = sql.SQL(", ").join(_cast(name, cast, wire) for name, (_, cast, wire) in zip(names, types, strict=True))
+        return [Column(name, type_, wire) for name, (type_, _, wire) in zip(names, types, strict=True)]
 
     @contextmanager
     def _one_select(self, stream: Stream, before: int) -> Iterator[None]:
@@ -136,12 +131,14 @@ class Session:
         with translated(self._database, "reading"), transaction(self._connection, long=True, snapshot=True, **settings):
             (read_at,) = self._connection.execute("SELECT now()").fetchone() or (None,)
             for stream in streams:
-                content = Copy(stream.name, described[stream.name], self._blocks(stream))
+                how: Literal["binary", "text"] = "text" if stream.as_text else "binary"
+                content = Copy(stream.name, described[stream.name], self._blocks(stream, how), how)
                 yield Page(content, {"read_at": str(read_at and read_at.isoformat())}, complete=True)
 
-    def _blocks(self, stream: Stream) -> Generator[bytearray, None, None]:
-        """The stream in binary COPY format. Raises what the server reports in the middle; a short read is an error too."""
-        copy = sql.SQL("COPY (SELECT {} FROM ({}) AS q) TO STDOUT (FORMAT BINARY)").format(self._casts[stream.name], _select(stream))
+    def _blocks(self, stream: Stream, how: Literal["binary", "text"]) -> Generator[bytearray, None, None]:
+        """The stream in this COPY format. Raises what the server reports in the middle; a short read is an error too."""
+        columns, rows = self._casts[stream.name], _select(stream)
+        copy = sql.SQL("COPY (SELECT {} FROM ({}) AS q) TO STDOUT (FORMAT {})").format(columns, rows, sql.SQL(how))
         doing = f"reading {_what(stream)}"
         with translated(self._database, doing), as_user(self._connection), self._connection.cursor().copy(copy):
             # libpq's own call instead of Copy.read(): a third of the CPU (0.3 s for a million rows).
@@ -197,9 +194,29 @@ def _what(stream: Stream) -> str:
     return f"table {stream.table}" if stream.table is not None else f"the query of extract {stream.name}"
 
 
-# For each column: the type to stage it as, and whether it has to be cast to that. Built-in types keep theirs: their
-# numbers and binary formats are the same on every server. A domain becomes its base type, an enum or a type of an
-# extension text (arrays of them text[]).
+# What stood for the longest intervals before version 17 stands for infinity since: no server reads it as either.
+_LONGEST = (
+    "178956970 years 7 mons 2147483647 days 2562047788:00:54.775807",
+    "-178956970 years -8 mons -2147483648 days -2562047788:00:54.775808",
+)
+
+
+def _cast(name: str, to: str, wire: str) -> sql.Composable:
+    """One column of what is copied."""
+    column = sql.SQL("q.{}").format(sql.Identifier(name))
+    if not to:
+        return column
+    if wire:
+        for one in _LONGEST:
+            column = sql.SQL("pg_catalog.replace({}::pg_catalog.text, {}, 'out of range')").format(column, sql.Literal(one))
+    return sql.SQL("{}::{} AS {}").format(column, sql.SQL(type_name(to)), sql.Identifier(name))
+
+
+# For each column: its type, what the source casts it to ("" for nothing), and the type it is staged as where that is another.
+# Built-in types keep theirs: their numbers and binary formats are the same on every server. A domain becomes its base type,
+# an enum or a type of an extension text (arrays of them text[]). The bytes of money mean what lc_monetary says, so it is read
+# as numeric; those of interval mean another thing from version 17 on (infinity), so it is staged as text and an interval
+# again for whoever reads the stage, where a server that has no such value says so.
 _TYPES = """
     WITH RECURSIVE given AS (
         SELECT * FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS g(type, typmod, ord)
@@ -209,13 +226,16 @@ _TYPES = """
         SELECT b.ord, t.typbasetype, t.typtypmod, b.depth + 1 FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype = 'd'
     ), last AS (
         SELECT DISTINCT ON (ord) * FROM base ORDER BY ord, depth DESC
+    ), seen AS (
+        SELECT l.ord, l.depth > 0 AS domain, t.typname::text AS name, CASE WHEN t.typcategory = 'A' THEN '[]' ELSE '' END AS many,
+               pg_catalog.format_type(l.type, l.typmod) AS type,
+               t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0
+                   AND t.typname !~ '^_?(reg|pg_|aclitem|oidvector|int2vector|unknown|cstring|gtsvector)' AS portable
+          FROM last l JOIN pg_catalog.pg_type t ON t.oid = l.type
     )
-    SELECT CASE WHEN portable THEN pg_catalog.format_type(l.type, l.typmod) WHEN is_array THEN 'text[]' ELSE 'text' END,
-           NOT portable OR l.depth > 0
-      FROM last l JOIN pg_catalog.pg_type t ON t.oid = l.type
-      CROSS JOIN LATERAL (SELECT
-           t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0
-               AND t.typname !~ '^_?(reg|pg_|aclitem|oidvector|int2vector|unknown|cstring|gtsvector)' AS portable,
-           t.typcategory = 'A' AS is_array) AS is_
-     ORDER BY l.ord
+    SELECT CASE WHEN name IN ('money', '_money') THEN 'numeric' || many WHEN portable THEN type ELSE 'text' || many END,
+           CASE WHEN name IN ('money', '_money') THEN 'numeric' || many WHEN name IN ('interval', '_interval') OR NOT portable
+                THEN 'text' || many WHEN domain THEN type ELSE '' END,
+           CASE WHEN name IN ('interval', '_interval') THEN 'text' || many ELSE '' END
+      FROM seen ORDER BY ord
 """

@@ -23,16 +23,8 @@ from usersync_cli.sweep import Sweep
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
 # with 64 MB, a hash join of a million rows took 15 % longer than with the default 4 MB, whose pieces fit into the caches.
-# The others decide how values are written as text, in remembered keys too: a role or database may have set them otherwise.
-SETTINGS = {
-    "maintenance_work_mem": "256MB",
-    "jit": "off",
-    "row_security": "off",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "IntervalStyle": "postgres",
-    "lc_monetary": "C",
-}
+# lc_monetary stays the database's: it says what a number is in a column of type money.
+SETTINGS = {"maintenance_work_mem": "256MB", "jit": "off", "row_security": "off"}
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
 MARK = "deleted_at"  # set by on_missing: mark
@@ -248,7 +240,9 @@ class Target:
         not fit: nothing was written then, and the caller stages.
         """
         merge, table = self.fit(desired, tx)
-        if merge.helpers or (table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge))):
+        if merge.helpers or any(column.wire for column in content.columns):
+            return None
+        if table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge)):
             return None
         try:
             with tx.transaction():
