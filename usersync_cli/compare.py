@@ -56,7 +56,7 @@ class Report:
     extra: int = 0
     different: int = 0
     rejected: int = 0  # missing or different, because they were set aside
-    kept: int = 0  # not in the source, which on_missing: keep allows
+    kept: int = 0  # not in the source, which on_missing: keep allows; or left alone by it
     marked: int = 0  # not in the source, and said so
     columns: Counter[str] = field(default_factory=Counter)
     found: list[Difference] = field(default_factory=list, repr=False)
@@ -101,6 +101,7 @@ class Comparison:
         self._loaded = 0  # records that the transform could take
         self._distinct = 0
         self._without = 0  # records that can't be loaded
+        self._left_alone: Collection[str] = ()
 
     def begin(self) -> None:
         """Make the temp tables, while the transaction may still make any."""
@@ -125,6 +126,10 @@ class Comparison:
         number = self._tx.execute(statement.format(self._left_out), (list(keys),)).rowcount if keys else 0
         self._without += number
         return number
+
+    def leave_alone(self, keys: Collection[str]) -> None:
+        """Rows with these keys are not the source's business: they count as kept."""
+        self._left_alone = set(keys)
 
     def run(self, *, keyless: int = 0) -> None:
         """Fill the report. So many rejects are of rows for which the transform gives no key."""
@@ -242,7 +247,7 @@ class Comparison:
         return equal
 
     def _judge_extra(self, key: str, row: Mapping[str, str | None]) -> None:
-        if self._shape.load.on_missing == "keep":
+        if self._shape.load.on_missing == "keep" or key in self._left_alone:
             self._report.kept += 1
         elif self._shape.load.on_missing == "mark" and row[MARK] is not None:
             self._report.marked += 1

@@ -36,6 +36,9 @@ def read(source: str, session: Any, listings: Sequence[Listing]) -> None:
             for one, records in _of_page(source, page, listings):
                 one.take(records)
             complete |= set(page.streams) if page.complete else set()
+    if (kept_out := getattr(session, "kept_out", None)) is not None:
+        for one in listings:
+            one.left_alone = [key for key, reason in kept_out(one.into.name).items() if reason == "excluded"]
     if missing := [one.into.name for one in listings if one.into.name not in complete]:
         raise Unavailable(
             f"source {source} ended before the listing of {', '.join(missing)} was complete", hint="nothing was compared; verify once more"
@@ -64,6 +67,7 @@ class Listing:
     moved: Callable[[int], None]  # told of bytes; may raise
     number: int = 0  # among those of one transaction
     records: int = 0  # staged
+    left_alone: Sequence[str] = ()  # keys of records that the source has and does not give: their rows stay as they are
     _comparison: Comparison = field(init=False)
     _spelling: Spelling = field(init=False)
 
@@ -177,6 +181,7 @@ class Listing:
         aside = self.tx.execute(sql.SQL("DELETE FROM {} WHERE aside RETURNING row_key").format(self._table)).fetchall()
         self._leave_out([key for (key,) in aside])
         self._put(1, self.records)
+        self._comparison.leave_alone(self._rows(self.left_alone).values())
         self._comparison.run()
 
     def _put(self, first: int, last: int, bad: int = 0) -> int:

@@ -311,6 +311,20 @@ def test_technical_users_are_left_alone_by_default(bank: Bank, reader: str, left
         assert dict.fromkeys(left_alone, "excluded") == session.kept_out("users")
 
 
+def test_a_row_that_is_left_alone_is_no_difference(bank: Bank, usersync: Command) -> None:
+    """
+    To `verify` it is kept, while that of a self-service user is extra until a run has marked it.
+    """
+    bank.ok()
+    bank.server.change(4, isSelfServiceUser=True)
+    written(usersync, bank, exclude=["mifos", "system", "INTEROPUSER"])
+
+    verified = clean(usersync("verify", "--job", "fineract"))
+    assert (8, True) == (verified.status, "0 missing, 1 extra, 0 different, 1 kept" in verified.stdout)
+    assert 0 == clean(usersync("run", "--job", "fineract")).status
+    assert 0 == clean(usersync("verify", "--job", "fineract")).status
+
+
 # self-service users
 
 

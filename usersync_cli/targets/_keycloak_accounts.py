@@ -155,9 +155,11 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
         if own.notify == "email":
             realm.send_actions(account, actions, own.link_lifespan)
     except UsersyncError as error:
+        hints = [f"usersync keycloak status {account}", error.hint]
+        if own.notify == "email":
+            hints.append(f"usersync keycloak reset-password {account}: mails a link, which nothing else does for this account")
         raise PartialError(
-            f"{realm.name}: the account was made, but not all of it: {error.message}",
-            hint=f"usersync keycloak status {account}\n{error.hint}".rstrip(),
+            f"{realm.name}: the account was made, but not all of it: {error.message}", hint="\n".join(filter(None, hints))
         ) from error
     return Made(_verified(realm, account, actions, name, path), first.value)
 
