@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,28 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
 
     migrations.upgrade(database)
     assert migrations.VERSION == migrations.current(connection)
+
+
+def test_mails_that_earlier_versions_did_not_send_are_owed(database: Database, connection: psycopg.Connection) -> None:
+    """
+    But one that may have been sent is not sent again, and where none failed nothing is owed.
+    """
+    ready(database)
+    migration = importlib.import_module("usersync_cli.migrations.versions.0008_owed_mails")
+    connection.execute("ALTER TABLE usersync.accounts DROP COLUMN mail")
+    connection.execute(
+        "INSERT INTO usersync.accounts (job, step, target, key, account) SELECT 'j', 's', 't', k, k FROM unnest('{a,b,c,d}'::text[]) AS k"
+    )
+    connection.execute(
+        "INSERT INTO usersync.rejects (job, step, stream, key, reason, detail, hash, run_id) VALUES"
+        " ('j', 's', '', 'a', 'mail_failed', 'the mail server took none', '', 1), ('j', 's', '', 'c', 'extra_role', '', '', 1),"
+        " ('j', 's', '', 'b', 'mail_failed', 'no answer: it may have been sent', '', 1), ('j', 'x', '', 'd', 'mail_failed', '', '', 1)"
+    )
+    for statement in migration.UP:
+        connection.execute(statement)
+
+    expected = [("a", "owed"), ("b", "sending"), ("c", None), ("d", None)]
+    assert expected == connection.execute("SELECT key, mail FROM usersync.accounts ORDER BY key").fetchall()
 
 
 def test_a_failed_upgrade_leaves_nothing(database: Database, connection: psycopg.Connection) -> None:
