@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, state, tokens
+from usersync_cli import log, rejects, state, sweep, tokens
 from usersync_cli.catalog import describe
 from usersync_cli.connections import Connection, begin, connect, rollback, transaction, translated
 from usersync_cli.errors import (
     Drift,
     Fenced,
+    GuardRefused,
     PartialError,
     Stopped,
     Unavailable,
@@ -33,7 +34,7 @@ from usersync_cli.leaving import Leavers, had_row, listed_before
 from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader
 from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
-from usersync_cli.seen import NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
+from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options, StepResult, World, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
@@ -97,6 +98,7 @@ class Reading:
         numbered = getattr(self._session, "numbered", ())
         for name in chosen:
             into = self._into(name, self._session.account, numbered=name in numbered)
+            self._leavers.measure(into)
             into.stored = stored.get(name)
             into.cursor_version = into.stored.version if into.stored else 0
             into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0, job=self._world.tools.job)
@@ -156,13 +158,18 @@ class Reading:
                 self._log.warning("stream failed", stream=group[0].name, error=error.message)
                 if self._connection:
                     rollback(self._connection)
-        return _worst([*failed, *self._refusals, *self._waiting()])
+        return _worst([*failed, *self._refusals, *self._kept(), *self._waiting()])
 
     def _check(self) -> None:
         """The place where a signal, --max-runtime or a lost lease ends the reading: between two pages."""
         self._world.tools.stop.check()
         if self._lease:
             self._lease.check()
+
+    def _kept(self) -> list[GuardRefused]:
+        """What the guard said of the step's streams that were not read now, as long as that holds."""
+        judged = [into.name for into in self._intos if into.removes]
+        return sweep.standing(self._tx, self._world.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
         """What the step's end says while rejects wait, be they of an earlier run."""
@@ -370,7 +377,7 @@ class Reading:
     def _leave(self, work: Work, item: Item) -> None:
         """Leave it as it is."""
         counts, met = work.counts, item.before
-        if met.missing:
+        if met.missing and met.held != NO_ROW:
             work.back.append(item.record.key)
         if met.held == REJECTED:
             counts.rejected += 1
@@ -378,19 +385,24 @@ class Reading:
             work.dropped += met.reject == "dropped"
         elif met.held == NO_ROW:
             counts.read -= 1
+            if met.missing and not self._lease:
+                work.into.told[item.known_as or item.record.key] = LEFT_OUT
         else:
             counts.unchanged += 1
             counts.not_compared += 1
 
     def _told(self, work: Work, item: Item) -> None:
         """The source says that it is gone."""
+        met = item.before
+        going = work.into.removes and met.known and met.held != REMOVED and met.missing != TOLD
+        if not going and item.version is not None:
+            work.buried.append(item)
         if not work.into.removes:
             work.counts.unchanged += 1
             work.counts.not_compared += 1
             return
         work.counts.read -= 1  # it is no record any more, and what becomes of its row is counted where it goes
-        met = item.before
-        if met.known and met.held != REMOVED and met.missing != TOLD:
+        if going:
             work.told.append(item)
 
     def _fetch(self, work: Work) -> None:
@@ -461,9 +473,8 @@ class Reading:
                 into.came.add(item.record.key, item.hash)
             for key in work.present:
                 into.came.add(key)
-            into.told |= {item.known_as or item.record.key for item in work.told} | {
-                item.known_as or item.record.key for item in loader.left_out if had_row(item.before)
-            }
+            into.told |= {item.known_as or item.record.key: TOLD for item in work.told}
+            into.told |= {item.known_as or item.record.key: LEFT_OUT for item in loader.left_out if had_row(item.before)}
             into.records += work.counts.distinct if page.sweep else 0
         if page.complete and page.sweep:
             if self._lease and into.passed:
@@ -531,13 +542,21 @@ class Reading:
             seen.back(tx, work.back)
         if work.owed:
             seen.owe(tx, work.owed)
-        told = [*work.told, *(item for item in loader.left_out if had_row(item.before) and work.into.removes)]
-        if told:
-            seen.told(tx, [item.record.key for item in told], [item.version for item in told])
+        self._remember_gone(seen, work, loader)
         rejects.resolve(tx, scope.job, scope.step, scope.stream, [item.record.key for item in loader.loaded])
         rejects.store(tx, scope.job, scope.step, scope.stream, self._run_id, [*work.bad, *loader.rejects])
         if work.met_again:
             rejects.touch(tx, scope.job, scope.step, scope.stream, self._run_id, work.met_again)
+
+    def _remember_gone(self, seen: Seen, work: Work, loader: Loader) -> None:
+        """Who the source says is gone, and whom the transform leaves out by now."""
+        tx = self._tx
+        if work.told:
+            seen.told(tx, [item.record.key for item in work.told], [item.version for item in work.told])
+        if work.buried:
+            seen.bury(tx, [item.record.key for item in work.buried], [item.version for item in work.buried])
+        if left_out := [item for item in loader.left_out if had_row(item.before) and work.into.removes]:
+            seen.told(tx, [item.record.key for item in left_out], [item.version for item in left_out], LEFT_OUT)
 
     @property
     def _run_id(self) -> int:

@@ -216,6 +216,7 @@ class Load(Model):
     key: list[ColumnName]
     on_missing: Annotated[OnMissing, BeforeValidator(_on_missing)] = "keep"
     max_missing: Share = 0.05  # of the rows seen before; more go only with --approve-deletes (10 rows always may, half never)
+    missing_window: Duration = timedelta(days=7)  # in it, three times as many may go as in one run; 0s: each run by itself
     adopt_existing: bool = False  # rows that were there before us may go too, once, behind the same guard
     create: bool = False  # make the table when it does not exist
     order_by: Sql | None = None  # over the transform's columns: of several rows with one key, the first wins
@@ -243,6 +244,7 @@ class Outward(Model):
     target: str  # a name under `targets:`
     on_missing: Annotated[Literal["keep", "disable"], BeforeValidator(_on_missing_there)] = "disable"
     max_missing: Share = 0.05  # of the accounts that are ours; more are disabled only with --approve-deletes
+    missing_window: Duration = timedelta(days=7)  # in it, three times as many may be disabled as in one run; 0s: each run by itself
     order_by: Sql | None = None  # over the transform's columns: of several rows with one id, the first wins
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from psycopg import sql
@@ -17,7 +16,7 @@ from usersync_cli.lease import Lease
 from usersync_cli.merge import Merge, Outcome, key_text
 from usersync_cli.model import Page
 from usersync_cli.pages import fit
-from usersync_cli.seen import CANDIDATES, KEPT, NO_ROW, REMOVED, TOLD, Met, Open, Seen
+from usersync_cli.seen import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, Open, Seen
 from usersync_cli.steps import Options
 from usersync_cli.stream import Into, Leaving, Work
 from usersync_cli.sweep import Sweep
@@ -30,6 +29,14 @@ class Leavers:
     def __init__(self, connection: Callable[[], Connection], session: Any, step: str, options: Options, lease: Lease | None) -> None:
         self._connection, self._session, self._step, self._options, self._lease = connection, session, step, options, lease
 
+    def measure(self, into: Into) -> None:
+        """Every row of a table that is taken over counts as known before, and those that come with the reading do not."""
+        seen = into.seen
+        if into.load.adopt_existing and not seen.memory.adopted and (table := describe(self._connection(), into.load.table)):
+            query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table.name, _there(into))
+            ((rows,),) = self._connection().execute(query).fetchall()
+            seen.known_before = max(seen.known_before, rows)
+
     def look(self, work: Work, page: Page) -> Leaving:
         """Whom the listing that ends with this page lacks, and who of them is surely gone."""
         into = work.into
@@ -37,20 +44,26 @@ class Leavers:
         open_ = seen.sweep if seen.sweep and seen.sweep.name == page.sweep else None
         if open_ and not open_.keyed:
             return Leaving()
-        of_dry_run = None if self._lease else self._lacking(into, work.present, open_)
-        lacking = seen.lacking(self._connection(), work.present, open_) if of_dry_run is None else len(of_dry_run)
+        met = [*work.present, *(item.known_as or item.record.key for item in work.told)]  # of these the source says it itself
+        of_dry_run = None if self._lease else self._lacking(into, met, open_)
+        lacking = seen.lacking(self._connection(), met, open_) if of_dry_run is None else len(of_dry_run)
         adopted = self._to_adopt(work, open_) if load.adopt_existing and not seen.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
-        known = max(seen.known(page.sweep), len(adopted))
         total = listed_before(work.into, page) + work.counts.distinct
-        reason = sweep.judge(Sweep(seen.scope, load, seen.memory, total, candidates=max(lacking, len(adopted))), known)
+        found = Sweep(seen.scope, load, seen.memory, total, candidates=max(lacking, len(adopted)))
+        reason = sweep.judge(found, seen.known(page.sweep)) or self._kept(into, met, open_, found, adopted | (of_dry_run or {}))
         approved = self._options.approve_deletes
         listed = seen.listed_keys(self._connection(), approved) if approved is not None else set()
         if reason and not listed:
             return Leaving(list(adopted | (of_dry_run or {})) or None, reason)
-        lack = adopted | (seen.lacking_keys(self._connection(), work.present, open_) if of_dry_run is None else of_dry_run)
+        lack = adopted | (seen.lacking_keys(self._connection(), met, open_) if of_dry_run is None else of_dry_run)
         return self._confirmed(into, {key: times for key, times in lack.items() if not listed or key in listed})
+
+    def _kept(self, into: Into, met: Collection[str], open_: Open | None, found: Sweep, keys: Collection[str]) -> str:
+        """Why an earlier refusal still holds: then nobody is asked who is gone."""
+        reason = sweep.kept(self._connection(), found, sql.SQL("SELECT unnest(%(keys)s::text[])"), {"keys": texts(keys)}) if keys else ""
+        return reason or (into.seen.kept(self._connection(), found, met, open_) if self._lease else "")
 
     def _lacking(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
         """The same in a dry run, whose earlier pages are written down nowhere."""
@@ -73,22 +86,20 @@ class Leavers:
         table = describe(self._connection(), into.load.table)
         if table is None:
             return {}
-        there = sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
         query = sql.SQL("""
             SELECT t.key, 1 FROM (SELECT {key} AS key FROM {table} AS t WHERE {there}) AS t
               FULL JOIN (SELECT key COLLATE "C" FROM unnest(%s::text[]) AS m(key) {swept} {rows}) AS present ON present.key = t.key
              WHERE present.key IS NULL
-        """).format(key=key_text(into.load.key), table=table.name, there=there, swept=_swept(open_), rows=_rows(into.seen))
+        """).format(key=key_text(into.load.key), table=table.name, there=_there(into), swept=_swept(open_), rows=_rows(into.seen))
         found = self._connection().execute(query, (texts(met),))
         return {key: times for key, times in found if self._lease or key not in into.came}
 
     def told(self, into: Into) -> bool:
-        """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing."""
+        """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing;
+        or whom the guard has kept."""
         if not into.removes or (not into.seen.memory.id and not into.told):
             return False
-        waiting = "SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %s AND missing = ANY(%s))"
-        kinds = [TOLD] if self._options.approve_deletes is None else [TOLD, KEPT]
-        return bool(into.told) or self._connection().execute(waiting, (into.seen.memory.id, kinds)).fetchone() == (True,)
+        return bool(into.told) or into.seen.waits(self._connection())
 
     def end(self, work: Work, seen: Seen) -> Seen:
         """Remove who left, if the guard agrees; close the sweep, if there is one."""
@@ -106,7 +117,7 @@ class Leavers:
         if lease and ends:
             outcome = "approved" if found.approval is not None else "refused" if found.refusal else "ok"
             self._resolve_unmet(seen, lease)
-            seen = seen.close_sweep(tx, outcome, found.candidates, found.removable, adopted=adopted and found.refusal is None)
+            seen = seen.close_sweep(tx, outcome, found.candidates, found.removable, adopted=adopted and outcome != "refused")
         if found.looked:
             tx.execute("DROP TABLE pg_temp.usersync_gone, pg_temp.usersync_candidates")
         work.counts.gone += found.removable
@@ -117,27 +128,26 @@ class Leavers:
         into, tx, leaving = work.into, self._connection(), work.leaving or Leaving()
         complete = work.leaving is not None
         approved = self._options.approve_deletes
-        seen.candidates(tx, leaving.keys, work.present, approved, into.told)
+        found = Sweep(seen.scope, into.load, seen.memory, 0, complete=complete, looked=True)
+        free = into.load.on_missing == "mark" and not found.edited
+        seen.candidates(tx, leaving.keys, work.present, approved, into.told, free=free, complete=complete)
         if not self._lease:
             self._leave_out_who_came(into)
-        found = Sweep(seen.scope, into.load, seen.memory, 0, looked=True)
-        found.candidates = found.removable = seen.with_rows(tx, merge)
-        known = max(seen.known(work.sweep), found.candidates)
-        if complete:
-            found.records = self._records(work, seen)
-        else:
-            found.records, found.memory = max(known, 1), replace(seen.memory, previous=None)
-        found.reason = (leaving.reason or sweep.judge(found, known)) if found.candidates else ""  # rejects may have no row
-        if not found.reason and found.candidates and complete and not hasattr(self._session, "gone") and seen.without_key(tx):
-            found.reason = f"{found.candidates:,} rows would go, and they may be records that were set aside without a key"
+        found.candidates, found.free = seen.with_rows(tx, merge)
+        found.records = self._records(work, seen) if complete else 0
+        guarded = found.candidates > found.free  # rejects may have no row
+        found.reason = (leaving.reason or sweep.judge(found, seen.known(work.sweep))) if guarded else ""
+        if not found.reason and guarded and complete and not hasattr(self._session, "gone") and seen.without_key(tx):
+            number = found.candidates - found.free
+            found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         sweep.decide(tx, found, approved)
         plan = Plan(merge, Outcome(0, 0, 0, 0), table, found)
         if self._lease:
             into.target.apply(plan, tx)
-            seen.forget(tx, approval=found.approval, refused=found.refusal is not None, complete=complete)
+            seen.forget(tx, found.goes, complete=complete)
             if leaving.first and not found.refusal:
                 seen.missed(tx, leaving.first)
-            sweep.settle(tx, found, withdraw=complete)
+            sweep.settle(tx, found)
         elif self._options.diff:
             with closing(into.target.changes(plan, self._step, tx)) as changes:
                 all(self._options.diff(change) for change in changes)
@@ -170,7 +180,13 @@ class Leavers:
 
 
 def had_row(met: Met) -> bool:
-    return met.known and met.held not in {NO_ROW, REMOVED}
+    """Its row is in the target, or waits to go because the transform has left it out since."""
+    return met.known and (met.held not in {NO_ROW, REMOVED} or met.missing == LEFT_OUT)
+
+
+def _there(into: Into) -> sql.Composable:
+    """Of t, a row of its table: nobody has marked it as gone."""
+    return sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if into.load.on_missing == "mark" else sql.SQL("true")
 
 
 def _swept(open_: Open | None) -> sql.Composable:

@@ -175,6 +175,11 @@ class DocumentSource(Source, Protocol):
         are those of the SELECT. Asked for by name."""
         ...
 
+    def reads(self, stream: str) -> str:
+        """What in the source's settings decides which records a stream has, and their keys. When it is edited, nobody goes
+        without a person because records are missing then. Asked for by name."""
+        ...
+
 
 @dataclass
 class Counts:
@@ -342,6 +347,8 @@ class Load(Protocol):
     def on_missing(self) -> str: ...
     @property
     def max_missing(self) -> float: ...
+    @property
+    def missing_window(self) -> timedelta: ...
     @property
     def adopt_existing(self) -> bool: ...
 

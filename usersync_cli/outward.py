@@ -7,6 +7,7 @@ run does the same up to the COMMIT, and rolls back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -22,7 +23,7 @@ from usersync_cli.intents import Scope, Use
 from usersync_cli.lease import Lease
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, Record, Step, Stream
 from usersync_cli.rejects import Reject
-from usersync_cli.steps import Options, StepResult, World, reads_streams, refuse_other_account, streams
+from usersync_cli.steps import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.sweep import Sweep
 from usersync_cli.tabular import open_sources
 from usersync_cli.targets.postgres import SETTINGS
@@ -70,6 +71,7 @@ class Reading:
         self.bad: list[Reject] = []
         self.session: Any = None
         self.stream = ""
+        self.transform = step.transform  # or the source's own
 
     @property
     def account(self) -> str:
@@ -113,12 +115,12 @@ class Reading:
         ((name, extract),) = self._step.extract.items()
         source: Any = self._world.sources[extract.source]
         (self.stream,) = extract.streams
-        transform = self._step.transform or transform_of(source, extract.source, self.stream)
+        self.transform = self._step.transform or transform_of(source, extract.source, self.stream)
         self.session = self._stack.enter_context(source.open(self._world.tools))
         before = [self.stored[self.stream]] if self.stream in self.stored else []
         refuse_other_account(extract.source, self.session.account, before, self._options)
         staged = stage.create(self._tx, name if self._step.transform else "records", COLUMNS)
-        bound = bind(self._tx, Own.of(self._step, transform), [staged])
+        bound = bind(self._tx, Own.of(self._step, self.transform), [staged])
         rows, complete, cursor = 0, False, {}
         pages = self.session.pages([Stream(self.stream)], {})
         with closing(pages) if hasattr(pages, "close") else nullcontext():
@@ -284,20 +286,20 @@ class Planning:
         found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
         self._swept = found
         if candidates:
-            found.reason = sweep.judge(found, known) or self._anonymous()
+            found.reason = (
+                sweep.judge(found, known)
+                or sweep.kept(self._tx, found, sql.SQL("SELECT key FROM pg_temp.usersync_leaving"))
+                or self._anonymous()
+            )
             keys = self._proved() if not found.reason or self._options.approve_deletes is not None else None
             self._gone(keys)
             found.candidates = found.removable = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
         else:
             self._gone(())
         sweep.decide(self._tx, found, self._options.approve_deletes)
-        if not found.removable:
-            self._tx.execute("TRUNCATE pg_temp.usersync_gone")
-        elif found.approval is not None:
-            self._tx.execute(
-                "DELETE FROM pg_temp.usersync_gone WHERE key NOT IN (SELECT key FROM usersync.approval_keys WHERE approval_id = %s)",
-                (found.approval,),
-            )
+        if self._lease:
+            sweep.settle(self._tx, found)
+        self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(sweep.GONE, found.goes))
         target.disable(self._tx, plan)
         plan.counts.gone = found.removable
 
@@ -308,11 +310,13 @@ class Planning:
 
     def _gone(self, keys: Collection[str] | None) -> None:
         """The candidates as `sweep` wants them; None: all of them."""
-        self._tx.execute("CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT key FROM pg_temp.usersync_leaving WHERE false")
+        self._tx.execute(
+            "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT key, false AS free FROM pg_temp.usersync_leaving WHERE false"
+        )
         if keys is None:
-            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT key FROM pg_temp.usersync_leaving")
+            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT key, false FROM pg_temp.usersync_leaving")
         elif keys:
-            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT unnest(%s::text[])", (list(keys),))
+            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT unnest(%s::text[]), false", (list(keys),))
 
     def _proved(self) -> Collection[str] | None:
         """Of the candidates, those whom the source itself calls gone, where it can be asked; None: it can't, but one moment was read."""
@@ -338,14 +342,17 @@ class Planning:
 
     def _memory(self, plan: Any) -> sweep.Scope:
         scope = plan.scope
+        text = repr((sorted(self._step.extract.items()), self._reading.transform, self._step.load.target))
         return sweep.Scope(
             job=scope.job,
             step=scope.step,
             run_id=scope.run_id,
             target=scope.target,
-            fingerprint="",
+            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=self._reading.account,
             stream=scope.stream,
+            reads=reads(self._step, self._world.sources, scope.stream),
+            window=self._step.load.missing_window,
         )
 
     # what is told and written down
@@ -366,7 +373,6 @@ class Planning:
             version = self._reading.stored[stream].version if stream in self._reading.stored else 0
             state.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
         if self._swept:
-            sweep.settle(self._tx, self._swept)
             sweep.note(self._tx, self._swept)
         intents.prune(self._tx, job)
 

@@ -48,14 +48,14 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
-        _check_approval(job, world, options)
+        _lists(job, world, options, None)
         _run_steps(steps, world, options, None, result)
         result.seconds = time.monotonic() - began
         return result
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
         world.began()
-        _check_approval(job, world, options)
+        _lists(job, world, options, lease)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
         _run_steps(steps, world, options, lease, result)
@@ -86,10 +86,15 @@ def _chosen(job: Job, options: Options) -> Sequence[Step]:
     return [step for step in steps if set(streams(step)) & set(options.streams)]
 
 
-def _check_approval(job: Job, world: World, options: Options) -> None:
-    """A list that can't be approved is said before anything is read."""
-    if options.approve_deletes is not None:
-        with connect(world.target, job=job.name, stop=world.tools.stop) as connection, translated(world.target, "looking for the list"):
+def _lists(job: Job, world: World, options: Options, lease: Lease | None) -> None:
+    """A list that can't be approved is reported before anything is read; one from whose table the job removes nobody now is withdrawn."""
+    if options.approve_deletes is None and lease is None:
+        return
+    swept = {(step.name, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]}
+    with connect(world.target, job=job.name, stop=world.tools.stop) as connection, translated(world.target, "looking for lists"):
+        if lease:
+            sweep.withdraw_others(connection, job.name, swept, lease.run_id)
+        if options.approve_deletes is not None:
             sweep.check_approval(connection, job.name, options.approve_deletes)
 
 

@@ -9,28 +9,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import state
+from usersync_cli import state, sweep
 from usersync_cli.arrays import Blobs, texts
 from usersync_cli.connections import Connection
 from usersync_cli.merge import Merge, key_text
-from usersync_cli.sweep import GONE, Memory, Scope
+from usersync_cli.sweep import GONE, Memory, Scope, Sweep, kept
 
 # What `held` says of the target: the hash of the document that its row came from, or one of these; NULL: to be written again.
 REJECTED = b"\x00"
 REMOVED = b"\x01"  # the source said that it is gone; kept for its version, so that older news does not bring it back
 NO_ROW = b""  # the transform leaves it out
 # What `missing` says, beside how many complete listings lacked it.
-TOLD = -1  # the source said that it is gone, or the transform leaves it out now; its row is still there
+TOLD = -1  # the source said that it is gone; its row is still there
 KEPT = -2  # a complete listing lacked it, and the guard kept its row
-CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean
+LEFT_OUT = -3  # the transform leaves it out now; its row is still there
+CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean, free boolean: the guard has no say
 LONGEST_FINGERPRINT = 64
 LACKING_PAGE = 10_000
 PASSED = 100  # documents that are remembered as passed over, of one key
+BURIED = timedelta(days=30)  # how long the version of a record that is gone is kept, where complete listings do not have it
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,15 @@ class Seen:
         if state.current(connection) != state.VERSION:
             return
         self.there = True
-        found = connection.execute(_RECALL, vars(self.scope)).fetchone()
+        found = sweep.recall(connection, self.scope)
         if found is None or found[1] != self.scope.target:
+            self.memory = Memory(accepted=None if found is None else "")
             return
-        self.memory, self.fingerprint = Memory(found[0], adopted=found[3], previous=found[4]), found[2]
-        self.others = found[5]
-        self.respelt = connection.execute(_RESPELT, (found[0],)).fetchone() == (True,)
-        ((self.known_before, self.held),) = connection.execute(_KNOWN_AND_HELD, (found[0],)).fetchall()
-        row = connection.execute(_OPEN, (found[0],)).fetchone()
+        self.memory, _, self.fingerprint = found
+        self.others = self.memory.others
+        self.respelt = connection.execute(_RESPELT, (self.memory.id,)).fetchone() == (True,)
+        ((self.known_before, self.held),) = connection.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
+        row = connection.execute(_OPEN, (self.memory.id,)).fetchone()
         self.sweep = Open(*row) if row else None
 
     @property
@@ -103,9 +107,7 @@ class Seen:
         """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
         memory = self.memory
         if not memory.id:
-            tx.execute(_FORGET_STREAM, vars(self.scope))
-            ((id_,),) = tx.execute(_BEGIN, vars(self.scope)).fetchall()
-            memory = Memory(id_)
+            memory = sweep.begin(tx, self.scope, instead=memory.accepted is not None)
         elif self.fingerprint != self.scope.fingerprint:
             tx.execute("UPDATE usersync.seen_streams SET fingerprint = %s WHERE id = %s", (self.scope.fingerprint, memory.id))
         if fresh:
@@ -196,9 +198,14 @@ class Seen:
         """The documents of these could not be had: whatever is listed of them next time is not what was listed before."""
         tx.execute("UPDATE usersync.seen SET listed = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
-    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
-        """The source says that these are gone, or the transform leaves them out: their rows may go when the guard agrees."""
-        tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": TOLD})
+    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None], how: int = TOLD) -> None:
+        """The source says that these are gone, or the transform leaves them out (`how`): their rows may go when the guard agrees."""
+        tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": how})
+
+    def bury(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
+        """The source says that these are gone, and there is no row that could go now: older news of them does not make one."""
+        values = {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "removed": REMOVED, "long": BURIED}
+        tx.execute(self._typed(_BURY), values)
 
     def look_again(self, tx: Connection, keys: Collection[str]) -> None:
         """Of these, the listing had only records that it had passed over before: the next one decides anew."""
@@ -209,11 +216,10 @@ class Seen:
         """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
         if self.sweep and self.sweep.name == name:
             return self
-        ((known,),) = tx.execute(_KNOWN, (self.memory.id,)).fetchall()
         values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
         tx.execute(_ABANDON, values)
-        ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": known}).fetchall()
-        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, known))
+        ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": self.known_before}).fetchall()
+        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, self.known_before))
 
     def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Seen:
         """One more page of the sweep under way."""
@@ -236,6 +242,16 @@ class Seen:
         """How many of those that are known the sweep and this page of it lack."""
         ((number,),) = connection.execute(_COUNT_LACKING, self._lack(met, sweep)).fetchall()
         return int(number)
+
+    def kept(self, connection: Connection, found: Sweep, met: Collection[str], sweep: Open | None) -> str:
+        """`sweep.kept` of those that the sweep and this page of it lack."""
+        values = {**self._lack(met, sweep), "stream": self.scope.stream, "stream_id": self.memory.id}
+        return kept(connection, found, _LACKING_ROWS, values)
+
+    def waits(self, connection: Connection) -> bool:
+        """Whether there is somebody whom no complete listing has to lack: told to be gone, left out, or on a list that waits."""
+        values = {**vars(self.scope), "id": self.memory.id, "kinds": [TOLD, LEFT_OUT]}
+        return connection.execute(_WAITS, values).fetchone() == (True,)
 
     def lacking_keys(self, connection: Connection, met: Collection[str], sweep: Open | None) -> dict[str, int]:
         """Their keys, and how many sweeps before lacked them too."""
@@ -260,21 +276,33 @@ class Seen:
         """How many are or were in the target, as of the beginning of the sweep of this name, or of this reading."""
         return self.sweep.known if self.sweep and self.sweep.name == sweep else self.known_before
 
-    def candidates(
-        self, tx: Connection, keys: Collection[str] | None, met: Collection[str], approved: int | None, told: Collection[str] = ()
+    def candidates(  # noqa: PLR0913  who may go, and why
+        self,
+        tx: Connection,
+        keys: Collection[str] | None,
+        met: Collection[str],
+        approved: int | None,
+        told: Mapping[str, int],
+        *,
+        free: bool,
+        complete: bool,
     ) -> None:
         """Put into CANDIDATES whoever was told to be gone, and these keys; with None, all that the sweep lacks.
 
-        With an approved list, also those of it that the guard kept in an earlier run. `told` were told, but not noted.
+        Those of lists that wait for approval are among them, unless they are back; with a complete listing, `keys` has those of
+        the `approved` list. `told` were told, or are left out, but not noted. With `free`, the guard has no say about those of
+        whom the source itself says that they are gone.
         """
+        values = {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved, "free": free, "told": TOLD}
+        values |= {"keys": texts(told), "how": list(told.values()), "left_out": LEFT_OUT, "complete": complete}
         tx.execute(
-            'CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean, row text COLLATE "C") ON COMMIT DROP'
+            'CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean, free boolean DEFAULT false,'
+            ' row text COLLATE "C") ON COMMIT DROP'
         )
         if told:
-            statement = "INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, true FROM unnest(%s::text[]) AS g(key)"
-            tx.execute(statement, (texts(told),))
+            tx.execute(_TOLD_NOW, values)
         if self.memory.id:
-            tx.execute(_TOLD_CANDIDATES, {"stream": self.memory.id, "told": TOLD})
+            tx.execute(_TOLD_CANDIDATES, values)
         if keys is None:
             tx.execute(_LACKING_CANDIDATES, self._lack(met, self.sweep))
         else:
@@ -283,37 +311,33 @@ class Seen:
                 " ON CONFLICT DO NOTHING",
                 (texts(keys),),
             )
-        if approved is not None and self.memory.id:
-            tx.execute(_KEPT_CANDIDATES, {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved})
+        if self.memory.id:
+            tx.execute(_KEPT_CANDIDATES.replace("<row>", "COALESCE(s.row_key, s.key)" if self.respelt else "s.key"), values)
         if self.respelt:
             tx.execute(_ROWS_OF_CANDIDATES, (self.memory.id,))
         tx.execute(sql.SQL("ANALYZE {}").format(CANDIDATES))
 
-    def with_rows(self, tx: Connection, merge: Merge) -> int:
-        """Put into sweep.GONE those candidates that have a row which is not marked yet; how many."""
+    def with_rows(self, tx: Connection, merge: Merge) -> tuple[int, int]:
+        """Put into sweep.GONE those candidates that have a row which is not marked yet; how many, and how many of them are free."""
         there = sql.SQL("WHERE t.{} IS NULL").format(sql.Identifier(merge.marks[0])) if merge.marks else sql.SQL("")
         tx.execute(
             sql.SQL(
                 "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS"
-                " SELECT DISTINCT COALESCE(c.row, c.key) AS key FROM {} AS c JOIN {} AS t ON {} = COALESCE(c.row, c.key) {}"
+                " SELECT COALESCE(c.row, c.key) AS key, bool_or(c.free) AS free"
+                " FROM {} AS c JOIN {} AS t ON {} = COALESCE(c.row, c.key) {} GROUP BY 1"
             ).format(CANDIDATES, merge.table, key_text(merge.key), there)
         )
         tx.execute(sql.SQL("ANALYZE {}").format(GONE))
-        ((number,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(GONE)).fetchall()
-        return int(number)
+        ((number, free),) = tx.execute(sql.SQL("SELECT count(*), count(*) FILTER (WHERE free) FROM {}").format(GONE)).fetchall()
+        return int(number), int(free)
 
-    def forget(self, tx: Connection, *, approval: int | None, refused: bool, complete: bool) -> None:
-        """After the rows went: the candidates that have none any more. Those that the guard kept are remembered as such."""
-        stays = "false"
-        if refused:
-            stays = "true"
-        elif approval is not None:
-            stays = "NOT EXISTS (SELECT FROM usersync.approval_keys a WHERE a.approval_id = %(approval)s AND a.key = g.key)"
-        values = {"stream": self.memory.id, "approval": approval, "removed": REMOVED, "no_row": NO_ROW, "kept": KEPT}
-        if complete:  # whoever it does not have need not be remembered as removed any more
+    def forget(self, tx: Connection, goes: sql.Composable, *, complete: bool) -> None:
+        """After the rows of GONE that go went: the candidates that have none any more. Those that stay are remembered as such."""
+        values = {"stream": self.memory.id, "removed": REMOVED, "no_row": NO_ROW, "kept": KEPT, "long": BURIED}
+        if complete:  # whoever it does not have need not be remembered as removed for ever
             tx.execute(_PURGE, values)
         for statement in _FORGET:
-            tx.execute(statement.replace("<stays>", stays), values)
+            tx.execute(sql.SQL(statement).format(goes=goes), values)
 
     def missed(self, tx: Connection, keys: Collection[str]) -> None:
         """A complete listing lacked them for the first time, and once is not enough."""
@@ -357,6 +381,8 @@ class Seen:
         }  # fmt: skip
         for statement in _CLOSE:
             tx.execute(statement, values)
+        if outcome != "refused":
+            sweep.accept(tx, self.scope, self.memory.id)
         previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
         return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
 
@@ -367,19 +393,8 @@ def _keyed(fingerprint: str) -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16, key=fingerprint.encode()[:LONGEST_FINGERPRINT])
 
 
-_RECALL = """
-SELECT id, target, fingerprint, adopted,
-       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1),
-       others
-  FROM usersync.seen_streams s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
-"""
 _OPEN = """
 SELECT id, name, keyed, records, run_id, known FROM usersync.sweeps WHERE stream_id = %s AND outcome = 'open' ORDER BY id DESC LIMIT 1
-"""
-_FORGET_STREAM = "DELETE FROM usersync.seen_streams WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s"
-_BEGIN = """
-INSERT INTO usersync.seen_streams (job, step, stream, target, fingerprint)
-VALUES (%(job)s, %(step)s, %(stream)s, %(target)s, %(fingerprint)s) RETURNING id
 """
 _ABANDON = """
 WITH old AS (
@@ -450,6 +465,16 @@ UPDATE usersync.seen AS s SET missing = %(told)s, {version} = COALESCE(g.version
   FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
 """
+# Said again, nothing is written, but for a sign of life from time to time.
+_BURY = """
+INSERT INTO usersync.seen AS s (stream_id, key, held, removed_at, {version})
+SELECT %(stream)s, g.key, %(removed)s, clock_timestamp(), g.version
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+  LEFT JOIN usersync.seen AS b ON b.stream_id = %(stream)s AND b.key = g.key COLLATE "C"
+ WHERE b.key IS NULL OR b.{version} < g.version OR b.removed_at < clock_timestamp() - %(long)s / 2
+ ORDER BY g.key COLLATE "C"
+ON CONFLICT (stream_id, key) DO UPDATE SET {version} = GREATEST(s.{version}, excluded.{version}), removed_at = excluded.removed_at
+"""
 # FULL JOIN, because what was never analysed may look small: for NOT EXISTS the planner then compares each key with each other.
 # OFFSET 0 keeps it one where its result is joined once more.
 _LACKING = """
@@ -461,6 +486,13 @@ SELECT s.key, s.missing
              UNION ALL SELECT key COLLATE "C" FROM unnest(%(met)s::text[]) AS m(key)) AS present ON present.key = s.key
  WHERE present.key IS NULL
 """
+# By the keys of their rows, as lists have them.
+_LACKING_ROWS = sql.SQL(
+    f"""
+    SELECT COALESCE(r.row_key, l.key) FROM ({_LACKING.replace("%(stream)s", "%(stream_id)s")}) AS l
+      JOIN usersync.seen AS r ON r.stream_id = %(stream_id)s AND r.key = l.key
+    """  # noqa: S608  our own text
+)
 _LACKING_PAGE = f"SELECT key, missing FROM ({_LACKING}) AS l ORDER BY key LIMIT %(most)s"  # noqa: S608  our own text
 _COUNT_LACKING = f"SELECT count(*) FROM ({_LACKING}) AS l"  # noqa: S608  our own text
 _LACKING_CANDIDATES = f"""
@@ -481,23 +513,39 @@ SELECT h.key
   FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND length(held) > 1) AS h
   FULL JOIN (SELECT {key} AS key FROM {table} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0
 """
+_WAITS = """
+SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %(id)s AND missing = ANY(%(kinds)s))
+    OR EXISTS (SELECT FROM usersync.approvals WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND status = 'waiting')
+"""
+# Whom this reading told of, where it notes nothing down; and whom it or an earlier one has noted.
+_TOLD_NOW = """
+INSERT INTO pg_temp.usersync_candidates
+SELECT key, true, %(free)s AND how = %(told)s FROM unnest(%(keys)s::text[], %(how)s::int[]) AS g(key, how)
+"""
 _TOLD_CANDIDATES = """
-INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, true FROM usersync.seen WHERE stream_id = %(stream)s AND missing = %(told)s
+INSERT INTO pg_temp.usersync_candidates SELECT key, true, %(free)s AND missing = %(told)s FROM usersync.seen
+ WHERE stream_id = %(id)s AND missing IN (%(told)s, %(left_out)s) ON CONFLICT DO NOTHING
+"""
+# Of the lists that wait: those that the guard kept, and those of a table that was taken over, which were never seen at the
+# source. What is approved now has been looked up in a complete listing already.
+_KEPT_CANDIDATES = """
+INSERT INTO pg_temp.usersync_candidates (key, told)
+SELECT COALESCE(s.key, k.key), false FROM usersync.approvals AS a JOIN usersync.approval_keys AS k ON k.approval_id = a.id
+  LEFT JOIN usersync.seen AS s ON s.stream_id = %(id)s AND <row> = k.key
+ WHERE a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting' AND a.target = %(target)s
+   AND (s.key IS NULL OR s.missing = %(kept)s)
+   AND NOT (%(complete)s AND EXISTS (SELECT FROM usersync.approval_keys AS k2 JOIN usersync.approvals AS a2 ON a2.id = k2.approval_id
+            WHERE a2.run_id = %(approved)s AND a2.job = a.job AND a2.step = a.step AND a2.stream = a.stream AND k2.key = k.key))
 ON CONFLICT DO NOTHING
 """
-_KEPT_CANDIDATES = f"""
-INSERT INTO pg_temp.usersync_candidates (key, told)
-SELECT s.key, false FROM usersync.seen AS s JOIN ({_LISTED}) AS l ON l.key = COALESCE(s.row_key, s.key)
- WHERE s.stream_id = %(id)s AND s.missing = %(kept)s
-ON CONFLICT DO NOTHING
-"""  # noqa: S608  our own text
 _ROWS_OF_CANDIDATES = """
 UPDATE pg_temp.usersync_candidates AS c SET row = s.row_key FROM usersync.seen AS s
  WHERE s.stream_id = %s AND s.key = c.key AND s.row_key IS NOT NULL
 """
-_STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = COALESCE(c.row, c.key) AND <stays>)"
+_STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = COALESCE(c.row, c.key) AND NOT {goes})"
 _PURGE = """
 DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.held = %(removed)s AND s.missing = 0
+   AND (s.removed_at > clock_timestamp() - %(long)s) IS NOT TRUE
    AND NOT EXISTS (SELECT FROM pg_temp.usersync_candidates AS c WHERE c.key = s.key)
 """
 _FORGET = (
@@ -508,7 +556,7 @@ _FORGET = (
     f"""
     UPDATE usersync.seen AS s
        SET missing = 0, listed = CASE WHEN s.held = %(no_row)s THEN s.listed END,
-           held = CASE WHEN s.held = %(no_row)s THEN s.held ELSE %(removed)s END
+           held = CASE WHEN s.held = %(no_row)s THEN s.held ELSE %(removed)s END, removed_at = clock_timestamp()
       FROM pg_temp.usersync_candidates AS c
      WHERE s.stream_id = %(stream)s AND s.key = c.key AND c.told AND NOT {_STILL}
     """,  # noqa: S608  our own text

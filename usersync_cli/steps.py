@@ -76,6 +76,12 @@ def reads_streams(step: Step) -> bool:
     return bool(streams(step))
 
 
+def reads(step: Step, sources: Mapping[str, object], stream: str = "") -> str:
+    """What the settings of the step's sources say of which records there are (of a stream): `DocumentSource.reads`."""
+    asked = (getattr(sources[name], "reads", None) for name in sorted({extract.source for extract in step.extract.values()}))
+    return " ".join(str(ask(stream)) for ask in asked if ask)
+
+
 def read_of(source: str, steps: Sequence[Step]) -> set[tuple[str, str]]:
     """Step and stream of all that is read of a source of documents."""
     return {(step.name, stream) for step in steps for one in step.extract.values() if one.source == source for stream in one.streams}

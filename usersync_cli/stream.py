@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,7 @@ from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import Met, Seen
 from usersync_cli.spelling import Spelling, spelling_of
 from usersync_cli.state import StoredCursor
+from usersync_cli.steps import reads
 from usersync_cli.sweep import Scope
 from usersync_cli.targets.postgres import Target
 
@@ -45,6 +46,7 @@ class StreamLoad:
     on_missing: str
     max_missing: float
     adopt_existing: bool
+    missing_window: timedelta
     target: str = "target"
 
 
@@ -90,6 +92,7 @@ class Into:
             load.on_missing,
             load.max_missing,
             load.adopt_existing,
+            load.missing_window,
         )
         self.target = Target(self.load, definition_of(step, source, stream))
         self.transform = transform_of(step, source, stream)
@@ -99,7 +102,10 @@ class Into:
         text = repr((extract.source, stream, self.transform, self.load.table, list(self.load.key)))
         into = named(self.load.table, self.load.key)
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.seen = Seen(Scope(**scope, stream=stream, target=into, fingerprint=fingerprint), numbered)
+        read = reads(step, {extract.source: source}, stream)
+        self.seen = Seen(
+            Scope(**scope, stream=stream, target=into, fingerprint=fingerprint, reads=read, window=load.missing_window), numbered
+        )
         self.fitted: tuple[Merge, Table] | None = None
         self._spelling: Spelling | None = None
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
@@ -109,7 +115,7 @@ class Into:
         self.limits = Limits(step.name)
         self.waiting = 0  # rejects that came in this run, without those that are dropped
         self.came = Came()  # of a dry run: what came so far
-        self.told: set[str] = set()
+        self.told: dict[str, int] = {}  # of a dry run: who was told to be gone, or left out
         self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
         self.others: int | None = None  # rows of the table that are not ours, where that has changed
         self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
@@ -150,6 +156,7 @@ class Work:
     items: list[Item] = field(default_factory=list)  # to be loaded
     relisted: list[Item] = field(default_factory=list)  # the same document as before, listed otherwise
     told: list[Item] = field(default_factory=list)  # said to be gone
+    buried: list[Item] = field(default_factory=list)  # said to be gone, and without a row
     bad: list[Reject] = field(default_factory=list)  # no use to anybody
     met_again: list[str] = field(default_factory=list)  # rejects, unchanged
     dropped: int = 0  # of these, those that a person has dropped

@@ -1,12 +1,16 @@
 """Who has left the source: candidates from a complete reading, the guard, approvals, and the memory of who was seen.
 
 A row is a candidate only when this step has seen its key at the source before, and a complete reading lacks it now. The
-guard looks at the numbers; what it stops waits as a list that a person approves whole, once.
+guard looks at the numbers; what it stops waits as a list that a person approves whole, once. As long as a row of such a list
+is missing, nobody else goes either, whatever the numbers say by then (docs/decisions/0009-the-guard-has-a-memory.md).
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from psycopg import sql
@@ -17,9 +21,10 @@ from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, Verific
 from usersync_cli.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
 
-GONE = sql.SQL("pg_temp.usersync_gone")  # key text: the candidates
+GONE = sql.SQL("pg_temp.usersync_gone")  # key text: the candidates; free boolean: the guard does not concern itself with it
 _PRESENT = sql.SQL("pg_temp.usersync_present")
 ALWAYS = 10  # rows that may go without a question, as long as they are not more than half
+RUNS = 3  # within the window, as many rows may go as in so many runs
 KEPT_LISTS = 3  # waiting lists of a step; older ones are withdrawn
 KEPT_SWEEPS = 100
 
@@ -35,6 +40,13 @@ class Scope:
     fingerprint: str
     account: str
     stream: str = ""
+    reads: str = ""  # what the sources' own settings say of which records there are
+    window: timedelta = timedelta(0)  # how far back the guard looks; 0: it judges each run by itself
+
+    @property
+    def edition(self) -> str:
+        """The step and what its source is told to read: another one may lack people who are still at the source."""
+        return hashlib.sha256(f"{self.fingerprint} {self.reads}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,15 @@ class Memory:
     checksum: int = 0
     adopted: bool = False
     previous: int | None = None  # records of the last sweep that was accepted
+    accepted: str | None = None  # the step's edition in that sweep; None: nobody knows
+    lately: int = 0  # rows that went within the window, without a person
+    before: int = 0  # rows that were known when the first of these went
+    others: int | None = None  # of documents: rows of the table that are not ours
 
 
 @dataclass
 class Sweep:
-    """The end of one complete reading. `candidates` rows stand in GONE; `refusal` says why they stay."""
+    """The end of one reading. `candidates` rows are in GONE; `refusal` says why they stay."""
 
     scope: Scope
     load: Load
@@ -58,11 +74,53 @@ class Sweep:
     records: int
     inserted: int = 0
     candidates: int = 0
+    free: int = 0  # of them, those that go whatever the guard says
     removable: int = 0  # of them, those that go in this run
+    known: int = 0  # what the guard measured them by
+    complete: bool = True  # the source was read whole, so that `records` means something
     approval: int | None = None  # the list that allows it
     refusal: GuardRefused | None = None
     looked: bool = field(default=False, repr=False)  # GONE exists
     reason: str = ""
+
+    @property
+    def edited(self) -> bool:
+        """The step is another one than when the guard last let a reading pass."""
+        return self.memory.accepted not in {None, self.scope.edition}
+
+    @property
+    def where(self) -> str:
+        """What messages begin with."""
+        stream = f"stream {self.scope.stream}, " if self.scope.stream else ""
+        kind = "table" if self.load.target == "target" else "target"
+        return f"step {self.scope.step}: {stream}{kind} {self.load.table}"
+
+    @property
+    def goes(self) -> sql.Composable:
+        """Of g, a row of GONE: it goes in this run. Also for statements that run with a person's search path."""
+        if self.approval is not None:
+            return sql.SQL(
+                "(g.free OR EXISTS (SELECT FROM usersync.approval_keys AS a"
+                " WHERE a.approval_id OPERATOR(pg_catalog.=) {} AND a.key OPERATOR(pg_catalog.=) g.key))"
+            ).format(sql.Literal(self.approval))
+        return sql.SQL("g.free" if self.refusal else "true")
+
+
+def recall(connection: Connection, scope: Scope) -> tuple[Memory, str, str] | None:
+    """What is known of this step, of which table and key, and the fingerprint under which it was noted; None when it never ran."""
+    found = connection.execute(_LOOK, vars(scope)).fetchone()
+    if found is None:
+        return None
+    target, fingerprint, id_, keys, checksum, adopted, *rest = found
+    return Memory(id_, keys, int(checksum), adopted, *rest), target, fingerprint
+
+
+def begin(tx: Connection, scope: Scope, *, instead: bool) -> Memory:
+    """Nothing is known yet. `instead`: something was, of another table or key; then the step counts as edited."""
+    if instead:
+        tx.execute("DELETE FROM usersync.seen_streams WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s", vars(scope))
+    ((id_,),) = tx.execute(_BEGIN, {**vars(scope), "accepted": "" if instead else None}).fetchall()
+    return Memory(id_, accepted="" if instead else None)
 
 
 def remember(tx: Connection, scope: Scope) -> Memory:
@@ -70,16 +128,10 @@ def remember(tx: Connection, scope: Scope) -> Memory:
     write = scope.run_id is not None
     if not write and state.current(tx) != state.VERSION:
         return Memory()
-    values = vars(scope)
-    found = tx.execute(_LOOK, values).fetchone()
-    if found is None or found[4] != scope.target:
-        if not write:
-            return Memory()
-        if found is not None:
-            tx.execute("DELETE FROM usersync.seen_streams WHERE id = %s", (found[0],))
-        ((id_,),) = tx.execute(_BEGIN, values).fetchall()
-        return Memory(id_)
-    return Memory(found[0], found[1], int(found[2]), found[3], found[5])
+    found = recall(tx, scope)
+    if found is not None and found[1] == scope.target:
+        return found[0]
+    return begin(tx, scope, instead=found is not None) if write else Memory(accepted=None if found is None else "")
 
 
 def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcome, *, unknown: int = 0) -> Sweep:  # noqa: PLR0913  and what was set aside
@@ -102,7 +154,7 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
     there = sql.SQL("AND t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("")
     statement = sql.SQL("""
         CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
-        SELECT {key} AS key FROM {table} AS t
+        SELECT {key} AS key, false AS free FROM {table} AS t
          WHERE NOT {present} AND {seen} {there}
     """).format(key=key_text(load.key), table=merge.table, present=merge.present, seen=seen, there=there)
     with as_user(tx):
@@ -119,47 +171,120 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
 
 
 def judge(found: Sweep, known: int) -> str:
-    """Why these may not go without a person; "" when they may."""
-    allowed = min(max(ALWAYS, int(found.load.max_missing * known)), known // 2)
-    if not found.records:
+    """Why these may not go without a person; "" when they may. `known` rows are known in the target.
+
+    They are measured by what was there when a reading was last accepted, if that is less: what a refused or broken reading
+    has brought since does not make more of the others go.
+    """
+    memory, number = found.memory, found.candidates - found.free
+    found.known = known if memory.previous is None else min(known, memory.previous)
+    allowed = allowance(found.load, found.known)
+    if not number:
+        return ""
+    if found.complete and not found.records:
         return "the source is empty"
-    if found.memory.previous is not None and found.records * 2 < found.memory.previous:
-        return f"the source has {found.records:,} records, less than half of the {found.memory.previous:,} before"
-    if found.candidates > allowed:
-        return f"{found.candidates:,} of {known:,} rows would go, and {allowed:,} may without a person"
-    return ""
+    if found.complete and memory.previous is not None and found.records * 2 < memory.previous:
+        return f"the source has {found.records:,} records, less than half of the {memory.previous:,} before"
+    if number > allowed:
+        return f"{number:,} of {found.known:,} rows would go, and {allowed:,} may without a person"
+    if found.edited:
+        return f"{_rows(number)} of {found.known:,} would go, and the step or its source was edited since a reading was last accepted"
+    return _slow(found, number)
+
+
+def allowance(load: Load, known: int) -> int:
+    """How many of so many rows one run may remove."""
+    return min(max(ALWAYS, int(load.max_missing * known)), known // 2)
+
+
+def _slow(found: Sweep, number: int) -> str:
+    """A few in each run are many in a week."""
+    memory = found.memory
+    if not memory.lately:
+        return ""
+    most = min(RUNS * max(ALWAYS, int(found.load.max_missing * memory.before)), memory.before // 2)
+    if memory.lately + number <= most:
+        return ""
+    return (
+        f"{_rows(number)} would go after {memory.lately:,} in the last {_time(found.scope.window)},"
+        f" and {most:,} of {memory.before:,} may in that time without a person"
+    )
 
 
 def decide(tx: Connection, found: Sweep, approved: int | None) -> None:
     """What of the candidates goes: all of them, those on the approved list, or none, and then `refusal` says why.
 
-    An approved list lets exactly its own rows go, as far as they are still candidates; the others wait for the next run.
+    An approved list lets exactly its own rows go, as far as they are still candidates. Others wait for the next run, and
+    where another list has them, for a person.
     """
+    found.removable = found.candidates
     if approved is not None and (row := _waiting(tx, found, approved)) is not None:
         found.approval = row
-        if found.looked:
-            listed = sql.SQL("SELECT key FROM usersync.approval_keys WHERE approval_id = {}").format(sql.Literal(row))
-            found.removable = _number(tx, sql.SQL("SELECT count(*) FROM {} WHERE key IN ({})").format(GONE, listed))
-        else:
-            found.removable = 0
-    elif found.reason:
-        found.removable = 0
-        listed_by = _list_for_approval(tx, found)
-        job = found.scope.job
-        found.refusal = GuardRefused(
-            f"{found.reason}; nobody was removed",
-            hint=f"usersync approvals show {listed_by} lists them; if they may go:"
-            f" usersync run --job {job} --approve-deletes {listed_by}{'' if found.records else ' --allow-empty'}"
-            if listed_by
-            else "a run makes the list that can be approved",
+        found.removable = _number(tx, sql.SQL("SELECT count(*) FROM {} AS g WHERE {}").format(GONE, found.goes)) if found.looked else 0
+        if reason := kept(tx, found):
+            found.refusal = _refusal(found, reason, _newest(tx, found))
+    elif reason := found.reason or kept(tx, found):
+        found.reason, found.removable = reason, found.free
+        found.refusal = _refusal(found, reason, _list_for_approval(tx, found))
+
+
+def _refusal(found: Sweep, reason: str, run_id: int | None) -> GuardRefused:
+    more = "" if found.records or not found.complete else " --allow-empty"
+    hint = _approve(found.scope.job, run_id, more) if run_id else "a run makes the list that can be approved"
+    nobody = "nobody else was removed" if found.removable else "nobody was removed"
+    return GuardRefused(f"{found.where}: {reason}; {nobody}", hint=hint)
+
+
+def kept(tx: Connection, found: Sweep, missing: sql.Composable | None = None, values: Mapping[str, Any] | None = None) -> str:
+    """Why the refusal of an earlier run still holds: rows of its list are still missing. "" when there is none, or all are back.
+
+    `missing` selects the keys of the rows that are missing; without it they are in GONE.
+    """
+    if not found.memory.id or not (found.looked or missing) or _newest(tx, found) is None:
+        return ""
+    query = sql.SQL(_KEPT).format(missing=missing or _missing(found))
+    row = tx.execute(query, {**vars(found.scope), "approval": found.approval, **(values or {})}).fetchone()
+    number, run_id = row or (0, None)
+    if not number:
+        return ""
+    return f"{_rows(number)} that run {run_id} kept {'is' if number == 1 else 'are'} still missing at the source"
+
+
+def _missing(found: Sweep) -> sql.Composable:
+    return sql.SQL("SELECT key FROM {} WHERE NOT free").format(GONE) if found.looked else sql.SQL("SELECT ''::text WHERE false")
+
+
+def standing(connection: Connection, job: str, step: str, streams: Collection[str] = ()) -> list[GuardRefused]:
+    """What lists of this step that wait say of their own, but for those of these streams: the run did not look at what they hold."""
+    found = [one for one in approvals(connection, job=job, waiting=True) if one.step == step and one.stream not in streams]
+    newest = {one.stream: one for one in reversed(found)}
+    return [
+        GuardRefused(
+            f"step {step}: {f'stream {one.stream}, ' if one.stream else ''}table {one.table}: {one.reason}; nobody was removed",
+            hint=_approve(job, one.run_id),
         )
+        for one in newest.values()
+    ]
+
+
+def _approve(job: str, run_id: int, more: str = "") -> str:
+    return f"usersync approvals show {run_id} lists them; if they may go: usersync run --job {job} --approve-deletes {run_id}{more}"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
+
+
+def _time(window: timedelta) -> str:
+    hours = window.total_seconds() / 3600
+    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} h"
 
 
 def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Delete or mark those that may go. Raises VerificationFailed when a trigger or rule keeps them."""
     if not found.removable:
         return
-    here = sql.SQL("{} OPERATOR(pg_catalog.=) g.key {}").format(key_text(found.load.key), _listed(found))
+    here = sql.SQL("{} OPERATOR(pg_catalog.=) g.key AND {}").format(key_text(found.load.key), found.goes)
     if merge.marks:
         column, value = merge.marks
         statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS g WHERE {}").format(
@@ -181,31 +306,21 @@ def stays(found: Sweep) -> sql.Composable:
     """Of t, a row of the table: `remove` does not take it."""
     if not found.removable:
         return sql.SQL("true")
-    return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key = {} {})").format(GONE, key_text(found.load.key), _listed(found))
+    return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key = {} AND {})").format(GONE, key_text(found.load.key), found.goes)
 
 
 def leaving(found: Sweep, merge: Merge) -> sql.Composed:
     """Key and loaded values, as arrays of text, of each row that `remove` takes; by key."""
     keys = [identifier(name) for name in merge.key]
-    return sql.SQL("SELECT {}, {} FROM {} AS t JOIN {} AS g ON g.key = {} {} ORDER BY {}").format(
+    return sql.SQL("SELECT {}, {} FROM {} AS t JOIN {} AS g ON g.key = {} AND {} ORDER BY {}").format(
         texts("t", keys),
         texts("t", [f.column for f in merge.fields]),
         merge.table,
         GONE,
         key_text(merge.key),
-        _listed(found),
+        found.goes,
         sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in keys),
     )
-
-
-def _listed(found: Sweep) -> sql.Composable:
-    """And g is on the list that was approved, if there is one."""
-    if found.approval is None:
-        return sql.SQL("")
-    return sql.SQL(
-        "AND EXISTS (SELECT FROM usersync.approval_keys AS a"
-        " WHERE a.approval_id OPERATOR(pg_catalog.=) {} AND a.key OPERATOR(pg_catalog.=) g.key)"
-    ).format(sql.Literal(found.approval))
 
 
 def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
@@ -220,12 +335,7 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
         with as_user(tx):
             tx.execute(statement)
         if found.looked and found.removable < found.candidates:
-            stays: sql.Composable = sql.SQL("")
-            if found.approval is not None:
-                stays = sql.SQL("WHERE g.key NOT IN (SELECT key FROM usersync.approval_keys WHERE approval_id = {})").format(
-                    sql.Literal(found.approval)
-                )
-            tx.execute(sql.SQL("INSERT INTO {} SELECT g.key FROM {} AS g {}").format(_PRESENT, GONE, stays))
+            tx.execute(sql.SQL("INSERT INTO {} SELECT g.key FROM {} AS g WHERE NOT {}").format(_PRESENT, GONE, found.goes))
         _equal_seen(tx, id_, found)
         tx.execute(sql.SQL("DROP TABLE {}").format(_PRESENT))
     if found.removable and not merge.marks:
@@ -234,12 +344,21 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
     note(tx, found)
 
 
-def settle(tx: Connection, found: Sweep, *, withdraw: bool = True) -> None:
-    """The list that was approved is used now; one that nobody needs any more is withdrawn."""
+def settle(tx: Connection, found: Sweep) -> None:
+    """The list that was approved is used now, and others that wait lack its rows; a refusal that does not hold is withdrawn.
+
+    What went without a person counts for the next days, until a person approves something.
+    """
+    values = {**vars(found.scope), "id": found.memory.id, "run": found.scope.run_id, "approval": found.approval, "keep": 0}
     if found.approval is not None:
-        tx.execute(_USED, {"id": found.approval, "run": found.scope.run_id, "removed": found.removable})
-    elif found.refusal is None and withdraw:
-        tx.execute(_WITHDRAW, {**vars(found.scope), "keep": 0})
+        tx.execute(_USED, {**values, "removed": found.removable})
+        for statement in _SHORTEN:
+            tx.execute(sql.SQL(statement).format(missing=_missing(found)), values)
+        tx.execute("DELETE FROM usersync.removals WHERE stream_id = %(id)s", values)
+    elif found.refusal is None:
+        tx.execute(_WITHDRAW, values)
+        if number := found.removable - found.free:
+            tx.execute(_REMOVED, {**values, "rows": number, "known": found.known})
 
 
 def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:
@@ -312,6 +431,20 @@ def note(tx: Connection, found: Sweep) -> None:
                  "candidates": found.candidates, "removed": found.removable},
     )  # fmt: skip
     tx.execute(_FORGET, {"id": found.memory.id, "keep": KEPT_SWEEPS})
+    if outcome != "refused":
+        accept(tx, found.scope, found.memory.id)
+
+
+def accept(tx: Connection, scope: Scope, id_: int) -> None:
+    """A complete reading of the step as it is now has passed the guard."""
+    statement = "UPDATE usersync.seen_streams SET accepted = %s WHERE id = %s AND accepted IS DISTINCT FROM %s"
+    tx.execute(statement, (scope.edition, id_, scope.edition))
+
+
+def withdraw_others(connection: state.Connection, job: str, swept: Collection[tuple[str, str]], run_id: int) -> None:
+    """Lists of steps and streams that the job has no more, or from which it removes nobody now: nobody could approve them."""
+    for one in {(one.step, one.stream) for one in approvals(connection, job=job, waiting=True)} - set(swept):
+        connection.execute(_WITHDRAW, {"job": job, "step": one[0], "stream": one[1], "keep": 0, "run_id": run_id})
 
 
 # approvals
@@ -331,6 +464,12 @@ class Approval:
     keys: int
     created_at: Any
     ended_by: int | None
+    target: str = ""
+
+    @property
+    def table(self) -> str:
+        """Whose rows they are."""
+        return self.target.rpartition(" (")[0] or self.target
 
 
 def approvals(connection: state.Connection, *, job: str | None = None, run_id: int | None = None, waiting: bool = False) -> list[Approval]:
@@ -380,19 +519,25 @@ def _list_for_approval(tx: Connection, found: Sweep) -> int | None:
     scope = found.scope
     if scope.run_id is None and not found.memory.id:
         return None
-    sums = tx.execute(sql.SQL("SELECT count(*), COALESCE(sum(hashtextextended(key, 0)), 0) FROM {}").format(GONE)).fetchone()
-    keys, checksum = sums or (0, 0)
+    listed = sql.SQL("SELECT count(*), COALESCE(sum(hashtextextended(key, 0)), 0) FROM {} WHERE NOT free")
+    keys, checksum = tx.execute(listed.format(GONE)).fetchone() or (0, 0)
     same = tx.execute(_SAME, {**vars(scope), "keys": keys, "checksum": checksum}).fetchone()
     if same or scope.run_id is None:
         return int(same[0]) if same else None
     tx.execute(_WITHDRAW, {**vars(scope), "keep": KEPT_LISTS - 1})
     ((id_,),) = tx.execute(_LIST, {**vars(scope), "reason": found.reason, "keys": keys, "checksum": checksum}).fetchall()
     tx.execute(
-        sql.SQL("INSERT INTO usersync.approval_keys (approval_id, key) SELECT DISTINCT {}::bigint, key FROM {}").format(
+        sql.SQL("INSERT INTO usersync.approval_keys (approval_id, key) SELECT DISTINCT {}::bigint, key FROM {} WHERE NOT free").format(
             sql.Literal(id_), GONE
         )
     )
     return scope.run_id
+
+
+def _newest(tx: Connection, found: Sweep) -> int | None:
+    """The run whose list waits beside the one that is approved."""
+    row = tx.execute(_NEWEST, {**vars(found.scope), "approval": found.approval}).fetchone()
+    return int(row[0]) if row else None
 
 
 def _number(tx: Connection, query: sql.Composed) -> int:
@@ -401,13 +546,17 @@ def _number(tx: Connection, query: sql.Composed) -> int:
 
 
 _LOOK = """
-SELECT id, keys, checksum, adopted, target,
-       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1)
-  FROM usersync.seen_streams s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
+SELECT target, fingerprint, id, keys, checksum, adopted,
+       (SELECT records FROM usersync.sweeps w WHERE w.stream_id = s.id AND w.outcome IN ('ok', 'approved') ORDER BY w.id DESC LIMIT 1),
+       accepted, COALESCE(r.rows, 0), COALESCE(r.before, 0), others
+  FROM usersync.seen_streams s
+  LEFT JOIN LATERAL (SELECT sum(rows)::bigint AS rows, (array_agg(known ORDER BY removed_at))[1] AS before FROM usersync.removals r
+                      WHERE r.stream_id = s.id AND r.removed_at > clock_timestamp() - %(window)s) AS r ON true
+ WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s
 """
 _BEGIN = """
-INSERT INTO usersync.seen_streams (job, step, stream, target, fingerprint)
-VALUES (%(job)s, %(step)s, %(stream)s, %(target)s, %(fingerprint)s) RETURNING id
+INSERT INTO usersync.seen_streams (job, step, stream, target, fingerprint, accepted)
+VALUES (%(job)s, %(step)s, %(stream)s, %(target)s, %(fingerprint)s, %(accepted)s) RETURNING id
 """
 _SWEPT = """
 INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, records, candidates, removed, finished_at)
@@ -419,7 +568,7 @@ DELETE FROM usersync.sweeps WHERE stream_id = %(id)s
    AND id <> (SELECT max(id) FROM usersync.sweeps WHERE stream_id = %(id)s AND outcome IN ('ok', 'approved'))
 """
 _APPROVALS = """
-SELECT id, run_id, job, step, stream, status, reason, keys, created_at, ended_by FROM usersync.approvals
+SELECT id, run_id, job, step, stream, status, reason, keys, created_at, ended_by, target FROM usersync.approvals
  WHERE (%(job)s::text IS NULL OR job = %(job)s) AND (%(run)s::bigint IS NULL OR run_id = %(run)s)
    AND (NOT %(waiting)s OR status = 'waiting')
  ORDER BY run_id DESC, step, stream
@@ -436,6 +585,42 @@ SELECT run_id FROM (SELECT * FROM usersync.approvals WHERE job = %(job)s AND ste
 _LIST = """
 INSERT INTO usersync.approvals (run_id, job, step, stream, status, target, reason, keys, checksum)
 VALUES (%(run_id)s, %(job)s, %(step)s, %(stream)s, 'waiting', %(target)s, %(reason)s, %(keys)s, %(checksum)s) RETURNING id
+"""
+_OTHERS = """
+SELECT id, run_id FROM usersync.approvals
+ WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND status = 'waiting' AND target = %(target)s
+   AND id IS DISTINCT FROM %(approval)s::bigint
+"""
+_NEWEST = f"SELECT run_id FROM ({_OTHERS}) AS o ORDER BY id DESC LIMIT 1"  # noqa: S608  our own text
+# Of the rows that are missing, those that a list has which waits, and that are not on the one that is approved.
+_KEPT = f"""
+SELECT count(DISTINCT k.key), max(o.run_id) FROM ({_OTHERS}) AS o JOIN usersync.approval_keys AS k ON k.approval_id = o.id
+ WHERE k.key IN ({{missing}})
+   AND NOT EXISTS (SELECT FROM usersync.approval_keys AS a WHERE a.approval_id = %(approval)s::bigint AND a.key = k.key)
+"""  # noqa: S608  our own text
+_SHORTEN = (
+    f"""
+    DELETE FROM usersync.approval_keys AS k USING ({_OTHERS}) AS o
+     WHERE k.approval_id = o.id
+       AND (k.key NOT IN ({{missing}})
+            OR EXISTS (SELECT FROM usersync.approval_keys AS a WHERE a.approval_id = %(approval)s AND a.key = k.key))
+    """,  # noqa: S608  our own text
+    f"""
+    UPDATE usersync.approvals AS p SET (keys, checksum) =
+           (SELECT count(*), COALESCE(sum(hashtextextended(key, 0)), 0) FROM usersync.approval_keys AS k WHERE k.approval_id = p.id)
+     WHERE id IN (SELECT id FROM ({_OTHERS}) AS o)
+    """,  # noqa: S608  our own text
+    f"""
+    UPDATE usersync.approvals SET status = 'withdrawn', ended_at = clock_timestamp(), ended_by = %(run)s
+     WHERE keys = 0 AND id IN (SELECT id FROM ({_OTHERS}) AS o)
+    """,  # noqa: S608  our own text
+)
+# Older ones are of no use: they are beyond any window that makes sense.
+_REMOVED = """
+WITH old AS (
+    DELETE FROM usersync.removals WHERE stream_id = %(id)s AND removed_at < clock_timestamp() - GREATEST(%(window)s, interval '30 days')
+)
+INSERT INTO usersync.removals (stream_id, run_id, rows, known) VALUES (%(id)s, %(run)s, %(rows)s, %(known)s)
 """
 _USED = """
 UPDATE usersync.approvals SET status = 'used', ended_at = clock_timestamp(), ended_by = %(run)s, removed = %(removed)s WHERE id = %(id)s

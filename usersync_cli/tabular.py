@@ -265,7 +265,7 @@ class Loading:
     def _scope(self, lease: Lease | None) -> sweep.Scope:
         """What the memory of this step is filed under, and what makes it another step."""
         load = self._step.load
-        text = repr((self._step.extract, self._step.transform, load))
+        text = repr((sorted(self._step.extract.items()), self._step.transform, load.table, list(load.key)))
         return sweep.Scope(
             job=self._job,
             step=self._step.name,
@@ -273,6 +273,7 @@ class Loading:
             target=f"{load.table} ({', '.join(load.key)})",
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=", ".join(reader.session.account for reader in self._readers),
+            window=load.missing_window,
         )
 
     def left_out(self, lease: Lease | None) -> PartialError | None:

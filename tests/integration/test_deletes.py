@@ -157,14 +157,16 @@ def test_seen_never_hides_drift(job: Job) -> None:
 
 def test_a_changed_step_rewrites_what_it_must(job: Job) -> None:
     """
-    Another transform: every row is compared with the table itself, and who is filtered out now has left.
+    Another transform: every row is compared with the table itself; rows that it leaves out now go when a person has agreed.
     """
     first_run(job)
     job.write(transform="SELECT id, name || ' the same' AS name FROM records WHERE id > 4", load={"on_missing": "delete"})
 
-    done = job.sync().steps[0].counts
+    edited = job.sync()
 
-    assert (0, 96, 4) == (done.inserted, done.updated, done.gone)
+    assert (6, 96, 0) == (edited.exit_status, edited.steps[0].counts.updated, edited.steps[0].counts.gone)
+    approved = job.sync(approve_deletes=edited.run_id)
+    assert (0, 96, 4) == (approved.exit_status, approved.steps[0].counts.unchanged, approved.steps[0].counts.gone)
 
 
 # twelve broken sources, and some more

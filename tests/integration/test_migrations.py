@@ -70,7 +70,7 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
 
     ready(database)
     state = {"job_locks", "runs", "run_steps", "cursors"}
-    people = {"seen_streams", "seen", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
+    people = {"seen_streams", "seen", "removals", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
     tokens = {"tokens", "authorizations"}
     outside = {"accounts", "intents"}
     assert {"alembic_version", *state, *people, *tokens, *outside} == tables(connection)

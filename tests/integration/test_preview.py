@@ -456,7 +456,7 @@ def test_a_guard_that_trips(job: Job) -> None:
     changes, refused = told(job)
     assert (["7"], ["3"], []) == (ids(changes, "insert"), ids(changes, "update"), ids(changes, "delete"))
     assert isinstance(refused.error, GuardRefused)
-    assert "4 of 6 rows would go, and 3 may without a person; nobody was removed" == refused.error.message
+    assert "step people: table people: 4 of 6 rows would go, and 3 may without a person; nobody was removed" == refused.error.message
     made = job.sync()
     assert (6, refused.error.message) == (made.exit_status, str(made.steps[0].error))
     job.at_source("INSERT INTO people_at_source VALUES (1, 'name 1'); DELETE FROM people_at_source WHERE id = 6")

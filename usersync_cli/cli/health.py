@@ -75,7 +75,30 @@ class Verdict:
 
 
 def judge(job: JobStatus, at: datetime) -> Verdict:
-    """One job at this moment."""
+    """One job at this moment. Rows that the guard kept are told also after runs that had nothing to do with them."""
+    from usersync_cli.errors import worst
+
+    verdict, kept = _judged(job, at), _kept(job, at)
+    return kept if kept and worst([verdict.status, kept.status]) != verdict.status else verdict
+
+
+def _kept(job: JobStatus, at: datetime) -> Verdict | None:
+    from usersync_cli.errors import GuardRefused
+
+    if not job.approvals:
+        return None
+    newest = max(job.approvals, key=lambda one: one.run_id)
+    stream = f"stream {newest.stream}, " if newest.stream else ""
+    others = len({(one.step, one.stream) for one in job.approvals}) - 1
+    what = (
+        f"the guard kept {plural(newest.keys, 'row')} of step {newest.step}, {stream}table {newest.table},"
+        f" since {when(newest.created_at, at)}: {newest.reason}" + (f"; and {plural(others, 'other list')}" if others else "")
+    )
+    return Verdict(job.name, GuardRefused.status, what, f"usersync approvals show {newest.run_id}; if they may go: "
+                   f"usersync run --job {job.name} --approve-deletes {newest.run_id}")  # fmt: skip
+
+
+def _judged(job: JobStatus, at: datetime) -> Verdict:
     from usersync_cli.errors import LoginRequired
     from usersync_cli.tokens import authorise
 

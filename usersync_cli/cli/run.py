@@ -225,7 +225,8 @@ def _mail(result: RunResult, *, kept: int) -> None:
 
 
 def _what(result: RunResult, step: StepResult) -> str:
-    return f"{result.job}: step {step.name}: {step.error.message}" if step.error else ""
+    named = f"step {step.name}: "
+    return f"{result.job}: {named}{step.error.message.removeprefix(named)}" if step.error else ""
 
 
 def document(result: RunResult) -> dict[str, Any]:

@@ -126,6 +126,10 @@ class Source:
         self.name = name
         self._streams = settings.streams
 
+    def reads(self, stream: str) -> str:
+        """Which files, and which of their fields say who it is and whether they are gone."""
+        return repr(self._streams[stream])
+
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
         """The file that is being read is closed with the session."""
