@@ -306,7 +306,9 @@ def stays(found: Sweep) -> sql.Composable:
     """Of t, a row of the table: `remove` does not take it."""
     if not found.removable:
         return sql.SQL("true")
-    return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key = {} AND {})").format(GONE, key_text(found.load.key), found.goes)
+    return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key OPERATOR(pg_catalog.=) {} AND {})").format(
+        GONE, key_text(found.load.key), found.goes
+    )
 
 
 def leaving(found: Sweep, merge: Merge) -> sql.Composed:
