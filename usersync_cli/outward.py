@@ -284,6 +284,7 @@ class Planning:
         memory = sweep.remember(self._tx, memory_scope)
         load: Any = self._step.load
         found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
+        found.free = _one(self._tx, _DECIDED)
         self._swept = found
         if candidates:
             found.reason = (
@@ -293,7 +294,9 @@ class Planning:
             )
             keys = self._proved() if not found.reason or self._options.approve_deletes is not None else None
             self._gone(keys)
-            found.candidates = found.removable = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
+            self._tx.execute(_FREE)
+            found.candidates = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
+            found.free = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone WHERE free")
         else:
             self._gone(())
         sweep.decide(self._tx, found, self._options.approve_deletes)
@@ -409,6 +412,11 @@ def _one(tx: Connection, query: str) -> int:
     return int(number)
 
 
+# An earlier run has decided on these, and its calls did not come to their end: the guard has let them go already.
+_DECIDED = """
+SELECT count(*) FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_accounts AS a ON a.key = l.key WHERE a.disabled
+"""
+_FREE = "UPDATE pg_temp.usersync_gone AS g SET free = true FROM pg_temp.usersync_accounts AS a WHERE a.key = g.key AND a.disabled"
 _CONFLICTS = """
     SELECT filed AS key, (array_agg(reason ORDER BY NOT whole, reason))[1] AS reason,
            CASE WHEN count(*) = 1 THEN max(detail)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -91,7 +92,8 @@ def _lists(job: Job, world: World, options: Options, lease: Lease | None) -> Non
     if options.approve_deletes is None and lease is None:
         return
     swept = {(step.name, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]}
-    with connect(world.target, job=job.name, stop=world.tools.stop) as connection, translated(world.target, "looking for lists"):
+    connection = connect(world.target, job=job.name, stop=world.tools.stop)
+    with closing(connection), translated(world.target, "looking for lists"):
         if lease:
             sweep.withdraw_others(connection, job.name, swept, lease.run_id)
         if options.approve_deletes is not None:

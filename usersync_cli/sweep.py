@@ -625,7 +625,8 @@ WITH old AS (
 INSERT INTO usersync.removals (stream_id, run_id, rows, known) VALUES (%(id)s, %(run)s, %(rows)s, %(known)s)
 """
 _USED = """
-UPDATE usersync.approvals SET status = 'used', ended_at = clock_timestamp(), ended_by = %(run)s, removed = %(removed)s WHERE id = %(id)s
+UPDATE usersync.approvals SET status = 'used', ended_at = clock_timestamp(), ended_by = %(run)s, removed = %(removed)s
+ WHERE id = %(approval)s
 """
 _WITHDRAW = """
 WITH old AS (

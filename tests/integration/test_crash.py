@@ -101,7 +101,7 @@ class Life:
         self.repair()
 
     def prepare(self) -> None:
-        self.job.write(load={"on_missing": "delete"})
+        self.job.write(load={"on_missing": "delete", "missing_window": "0s"})
 
     def write(self) -> None:
         """Let the source hold `people`."""
@@ -228,7 +228,7 @@ class WithRejects(Life):
     def prepare(self) -> None:
         self.job.at_source("ALTER TABLE people_at_source ADD age text")
         self.job.at_target("CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, age int)")
-        self.job.write(transform=TRANSFORM, load={"on_missing": "delete"})
+        self.job.write(transform=TRANSFORM, load={"on_missing": "delete", "missing_window": "0s"})
 
     def write(self) -> None:
         rows = [(id_, written(one)) for id_, one in self.people.items()]
@@ -253,7 +253,7 @@ class OfDocuments(WithRejects):
 
     def prepare(self) -> None:
         self.job.at_target("CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, age int)")
-        self.job.write(extract={"streams": ["people"]}, transform=OF_DOCUMENTS, load={"on_missing": "delete"})
+        self.job.write(extract={"streams": ["people"]}, transform=OF_DOCUMENTS, load={"on_missing": "delete", "missing_window": "0s"})
         stream = {"path": "people.jsonl", "key": "id", "version": "at", "version_type": "number", "deleted": "gone"}
         self.job.document["sources"] = {"crm": {"type": "file", "streams": {"people": stream}}}
         self.job.save()

@@ -185,6 +185,7 @@ def test_who_leaves_meanwhile_waits_too(nightly: Nightly) -> None:
     assert list(range(41, 101)) == nightly.there()
     newer = nightly.run(approve_deletes=3)
     assert (0, 2) == (newer.exit_status, newer.steps[0].counts.gone)
+    assert [("used", 40), ("used", 2)] == nightly.ask("SELECT status, removed FROM usersync.approvals ORDER BY run_id")
     assert 0 == nightly.run().exit_status
 
 
