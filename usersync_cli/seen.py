@@ -503,7 +503,6 @@ SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k
  WHERE a.run_id = %(approved)s AND a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting'
 """
 _IS_KNOWN = "held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)"
-_KNOWN = f"SELECT count(*) FROM usersync.seen WHERE stream_id = %s AND {_IS_KNOWN}"  # noqa: S608  our own text
 _KNOWN_AND_HELD = f"""
 SELECT count(*) FILTER (WHERE {_IS_KNOWN}), count(*) FILTER (WHERE length(held) > 1) FROM usersync.seen WHERE stream_id = %s
 """  # noqa: S608  our own text

@@ -61,7 +61,7 @@ class Memory:
     accepted: str | None = None  # the step's edition in that sweep; None: nobody knows
     lately: int = 0  # rows that went within the window, without a person
     before: int = 0  # rows that were known when the first of these went
-    others: int | None = None  # of documents: rows of the table that are not ours
+    others: int = 0  # of documents: rows of the table that are not among them
 
 
 @dataclass
