@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,11 +87,16 @@ def read_of(source: str, steps: Sequence[Step]) -> set[tuple[str, str]]:
     return {(step.name, stream) for step in steps for one in step.extract.values() if one.source == source for stream in one.streams}
 
 
-def refuse_other_account(source: str, account: str, stored: Sequence[StoredCursor], options: Options) -> None:
-    """The people of another database or account are not loaded over those of this one."""
+def refuse_other_account(
+    source: str, account: str, stored: Sequence[StoredCursor], options: Options, formerly: Collection[str] = ()
+) -> None:
+    """The people of another database or account are not loaded over those of this one. `formerly` are names that it had, too."""
     for before in stored:
-        if before.account != account and not options.accept_account:
-            raise Drift(
-                f"source {source} is {account} now; the rows in the target came from {before.account}",
-                hint="mend the source's settings; if the move is meant, run once with --accept-account",
-            )
+        if before.account not in {account, *formerly} and not options.accept_account:
+            hint = "mend the source's settings; if the move is meant, run once with --accept-account"
+            if before.account.startswith(f"{account} on server "):
+                hint = (
+                    "this role may not ask which server it is: GRANT EXECUTE ON FUNCTION pg_control_system() TO it, at the source. Or "
+                    + hint
+                )
+            raise Drift(f"source {source} is {account} now; the rows in the target came from {before.account}", hint=hint)

@@ -82,7 +82,7 @@ class Reader:
     def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
         """The people of another database are not loaded over those of this one."""
         before = [stored[stream.name] for stream in self.streams if stream.name in stored]
-        refuse_other_account(self.source, self.session.account, before, options)
+        refuse_other_account(self.source, self.session.account, before, options, getattr(self.session, "formerly", ()))
 
     def columns(self, stream: Stream) -> Sequence[Column]:
         """Of one extract. What is wrong with it says in which step."""

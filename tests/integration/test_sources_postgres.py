@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import psycopg
@@ -407,6 +408,82 @@ def test_another_database(job: Job, new_database: NewDatabase) -> None:
 
     assert 1 == loads(job, "--accept-account")["updated"]
     assert 1 == loads(job)["unchanged"]
+
+
+def test_another_server_with_a_database_of_the_same_name(job: Job, postgres15: servers.Server, server: servers.Server) -> None:
+    """
+    A dump that was restored elsewhere is another source, whatever its database is called: run, dry run, and check end with 7.
+    """
+    job.people("One", "Two")
+    loads(job)
+    (name,) = job.at_source("SELECT current_database()")[0]
+    there = postgres15.execute(f"SELECT FROM pg_database WHERE datname = '{name}'")
+    if not there:  # or another test has it
+        postgres15.execute(f"CREATE DATABASE {name}")
+    execute(postgres15.url(name), "CREATE TABLE people_at_source AS SELECT 1 AS id, 'Test User X' AS name")
+    try:
+        job.write(source=postgres15.url(name))
+        drifts(job, f"source crm is {name} on server ", f"the rows in the target came from {name} on server ", "--accept-account")
+        dry, check = job.run("--dry-run"), job.usersync("check")
+        accepted = job.sync(accept_account=True)
+    finally:
+        execute(postgres15.url(name), "DROP TABLE people_at_source")
+        if not there:
+            postgres15.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    assert (7, 7, 0) == (dry.status, check.status, accepted.exit_status)
+
+
+def test_a_standby_is_the_same_source(job: Job, standby: servers.Server, server: servers.Server, pgbouncer: servers.Server) -> None:
+    """
+    A standby, and a pooler before either, read the same people: no account is to be accepted.
+    """
+    job.people("One")
+    loads(job)
+    (name,) = job.at_source("SELECT current_database()")[0]
+    standby.catch_up(server)
+    statuses = []
+    for url in (standby.url(name), pgbouncer.url(name)):
+        job.write(source=url)
+        statuses.append(job.sync().exit_status)
+
+    assert [0, 0] == statuses
+
+
+def test_an_account_from_before_servers_were_told_apart(job: Job) -> None:
+    """
+    Where only the database's name was written down, it is accepted, and replaced by what it is called now.
+    """
+    job.people("One")
+    loads(job)
+    (now,) = job.at_target("SELECT account FROM usersync.cursors")[0]
+    (name,) = job.at_source("SELECT current_database()")[0]
+    job.at_target(f"UPDATE usersync.cursors SET account = '{name}'")
+    upgraded = job.sync()
+    after = job.at_target("SELECT account FROM usersync.cursors")
+    job.at_target("UPDATE usersync.cursors SET account = 'elsewhere'")
+
+    assert (0, [(now,)], 7) == (upgraded.exit_status, after, job.sync().exit_status)
+    assert re.fullmatch(f"{name} on server [0-9]+", now)
+
+
+def test_a_service_that_does_not_say_which_server_it_is(job: Job) -> None:
+    """
+    Where a role may not ask, the database's name has to do; a right that is taken away later is an unknown server, told with the GRANT.
+    """
+    job.people("One")
+    job.at_source("CREATE ROLE kept_out LOGIN; GRANT SELECT ON people_at_source TO kept_out")
+    job.write(source=job.source.url.replace("postgres@", "kept_out@"))
+    known = job.sync()
+    job.at_source("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    try:
+        taken = job.run()
+        accepted, again = job.sync(accept_account=True), job.sync()
+    finally:
+        job.at_source("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC; DROP OWNED BY kept_out; DROP ROLE kept_out")
+
+    assert [0, 7, 0, 0] == [known.exit_status, taken.status, accepted.exit_status, again.exit_status]
+    assert "GRANT EXECUTE ON FUNCTION pg_control_system()" in taken.stderr
 
 
 def test_check_writes_nothing_to_a_source(job: Job) -> None:

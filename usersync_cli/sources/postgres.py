@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -21,6 +21,7 @@ from usersync_cli.connections import (
     Connection,
     as_user,
     connect,
+    passes,
     readable,
     relation,
     transaction,
@@ -62,7 +63,9 @@ class Source:
         database = tools.database(self._url, f"source {self.name}")
         connection = connect(database, job=tools.job, stop=tools.stop)
         try:
-            yield Session(connection, database)
+            with translated(database, "asking which server it is"):
+                session = Session(connection, database)
+            yield session
         finally:
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                 connection.abandon()
@@ -76,7 +79,7 @@ class Session:
         self._connection = self.connection = connection
         self._database = database
         self._casts: dict[str, sql.Composed] = {}
-        self.account = connection.info.dbname
+        self.account, self.formerly = _identity(connection)
 
     def columns(self, stream: Stream) -> Sequence[Column]:
         """The columns as they will be staged: types that the target may not have (enums, domains, extensions) become text
@@ -168,6 +171,22 @@ class Session:
             raise failed
         if pgconn.status != psycopg.pq.ConnStatus.OK:
             raise Unavailable(f"{self._database.name}: the connection was lost in the middle of the rows", hint="the next run tries again")
+
+
+def _identity(connection: Connection) -> tuple[str, Collection[str]]:
+    """Which database of which server this is, and what it was called before servers were told apart.
+
+    The number is made with the cluster: its standbys share it, a dump that was restored elsewhere does not. Where a service
+    keeps it to itself, the name has to do.
+    """
+    ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
+    try:
+        ((server,),) = connection.execute("SELECT system_identifier FROM pg_catalog.pg_control_system()").fetchall()
+    except psycopg.Error as error:
+        if passes(error):
+            raise
+        return name, ()
+    return f"{name} on server {server}", (name, connection.info.dbname)  # a pooler may have a name of its own for it
 
 
 def _select(stream: Stream) -> sql.Composable:
