@@ -104,6 +104,20 @@ def _doubled(query: sql.Composed, connection: psycopg.Connection[Any]) -> sql.Co
     return sql.Composed(parts)
 
 
+def codec(connection: psycopg.Connection[Any]) -> str | None:
+    """Python's name of the encoding in which the server keeps text; None where it holds any."""
+    name = connection.info.parameter_status("server_encoding") or "UTF8"
+    return None if name in {"UTF8", "SQL_ASCII"} else _PYTHONS.get(name, name)
+
+
+_PYTHONS = {
+    **{f"LATIN{i}": f"iso8859-{number}" for i, number in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)},
+    **{f"WIN{number}": f"cp{number}" for number in (866, 874, *range(1250, 1259))},
+    **{f"ISO_8859_{number}": f"iso8859-{number}" for number in range(5, 9)},
+    "KOI8R": "koi8-r", "KOI8U": "koi8-u", "MULE_INTERNAL": "utf-8", "EUC_TW": "utf-8", "EUC_JIS_2004": "euc-jis-2004",
+}  # fmt: skip
+
+
 def _begins(query: Query) -> bool:
     text = query if isinstance(query, bytes) else query.encode() if isinstance(query, str) else b""
     return text.startswith(b"BEGIN")

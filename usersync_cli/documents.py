@@ -16,7 +16,7 @@ from typing import Any
 
 from usersync_cli import log, rejects, state, sweep, tokens
 from usersync_cli.catalog import describe
-from usersync_cli.connections import Connection, begin, connect, rollback, transaction, translated
+from usersync_cli.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (
     Drift,
     Fenced,
@@ -36,7 +36,7 @@ from usersync_cli.pages import Item, Loader
 from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
 from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import StoredCursor
-from usersync_cli.steps import Options, StepResult, World, read_of, refuse_other_account
+from usersync_cli.steps import Options, StepResult, World, loading, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
 from usersync_cli.targets.postgres import SETTINGS
@@ -48,7 +48,7 @@ UNCHANGED = Met(listed=True, held=b"...", known=True)  # of whom `look_up` says 
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
     """Every stream that is chosen, each by itself: one that fails leaves the others done. What went wrong is in `done.error`."""
-    with ExitStack() as stack, translated(world.target, f"loading {step.load.table}"):
+    with ExitStack() as stack, translated(world.target, loading(step)):
         reading = Reading(step, world, options, lease, done)
         stack.callback(reading.close)
         reading.open(stack)
@@ -125,6 +125,7 @@ class Reading:
         scope = {"job": self._world.tools.job, "step": self._step.name, "run_id": run_id, "account": account}
         into = Into(self._step, self._world.sources[self._extract.source], stream, scope, numbered=numbered)
         into.seen.recall(self._tx)
+        into.codec = codec(self._tx)
         return into
 
     @property

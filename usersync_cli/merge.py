@@ -361,13 +361,9 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
         )
     )
     shown = _list(sql.SQL("{}::pg_catalog.text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
-    return _first_keys(tx, sql.SQL("SELECT {} FROM {}").format(shown, _DUPLICATES), len(merge.key))
-
-
-def _first_keys(tx: Connection, query: sql.Composed, columns: int) -> list[str]:
-    """Some of these, to be shown."""
-    order = _list(sql.SQL(str(i + 1)) for i in range(columns))
-    return [",".join(row) for row in tx.execute(query + sql.SQL(" ORDER BY {} LIMIT {}").format(order, sql.Literal(SHOWN_KEYS))).fetchall()]
+    places = _list(sql.SQL(str(i + 1)) for i in range(len(merge.key)))
+    query = sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT {}").format(shown, _DUPLICATES, places, sql.Literal(SHOWN_KEYS))
+    return [",".join(row) for row in tx.execute(query).fetchall()]
 
 
 def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = False) -> None:
@@ -440,11 +436,10 @@ def _look_again(tx: Connection, merge: Merge) -> None:
     )
     count = _number(tx, sql.SQL("SELECT pg_catalog.count(*) ") + left)
     if count:
-        shown = _list(sql.SQL("w.{}::pg_catalog.text").format(identifier(name)) for name in merge.key)
-        keys = _first_keys(tx, sql.SQL("SELECT {} ").format(shown) + left, len(merge.key))
         raise VerificationFailed(
-            f"{count} rows were written to {merge.table.as_string(tx)} but are not there: keys {', '.join(keys)}",
-            hint="a trigger or rule of that table swallows them; nothing was committed",
+            f"{count} rows were written to {merge.table.as_string(tx)} but are not there",
+            hint="a trigger or rule of that table swallows them; nothing was committed. `usersync run --dry-run --diff` shows which"
+            " would be written",
         )
 
 

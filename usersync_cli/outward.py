@@ -17,7 +17,7 @@ from psycopg import sql
 
 from usersync_cli import intents, log, rejects, stage, state, sweep
 from usersync_cli.binding import Own, bind
-from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.intents import Scope, Use
 from usersync_cli.lease import Lease
@@ -152,11 +152,11 @@ class Reading:
 
     def _put(self, staged: stage.Stage, records: Sequence[Record], at: int) -> int:
         """A page, without what can't be read; gives how many came."""
-        good = []
+        good, held = [], codec(self._tx) or "utf-8"
         for record in records:
             if record.deleted:
                 continue
-            if record.problem or not record.key or not _is_json(record.data):
+            if record.problem or not record.key or not _is_json(record.data, held):
                 self.bad.append(Reject(None, record.problem or (rejects.NOT_JSON if record.key else rejects.NO_KEY), document=record.data))
             else:
                 good.append(record)
@@ -188,11 +188,11 @@ def try_transform(step: Step, tx: Connection, sources: Mapping[str, Any], sessio
     bind(tx, Own.of(step, transform), stages)
 
 
-def _is_json(data: bytes) -> bool:
-    """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates."""
+def _is_json(data: bytes, held: str) -> bool:
+    """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates, nothing that its encoding lacks."""
     try:
         found = json.loads(data)
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(found, ensure_ascii=False).encode(held)
     except (ValueError, RecursionError):
         return False
     return b"\\u0000" not in data or not _has_nul(found)

@@ -30,6 +30,7 @@ from usersync_cli.spelling import Spelling
 from usersync_cli.targets.postgres import Plan, Target
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
+DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it
 PAIRS = 16  # records that fail alone, and may still fit together
 _FROM_PAGE = sql.SQL("SELECT * FROM pg_temp.usersync_page")  # what the transform gave
 _SENT = sql.SQL(
@@ -350,7 +351,7 @@ class Loader:
         return {
             items[number - 1].record.key: (
                 state if state in {NO_KEY, KEY_DIFFERS} else condition(state),
-                detail(column, constraint, table),
+                DOCUMENT if column == "" else detail(column, constraint, table),
             )
             for number, state, column, constraint, table in found
         }
@@ -457,6 +458,9 @@ BEGIN
   IF usersync_which OPERATOR(pg_catalog.=) 0 THEN
     PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
   END IF;
+  IF usersync_which OPERATOR(pg_catalog.=) -2 THEN
+    PERFORM pg_catalog.count(g.data::pg_catalog.jsonb) FROM unnest(usersync_data) AS g(data);
+  END IF;
   IF usersync_which OPERATOR(pg_catalog.=) -1 THEN
     SELECT pg_catalog.count(*) FILTER (WHERE {without}),
            pg_catalog.count(*) FILTER (
@@ -552,8 +556,17 @@ BEGIN
     IF usersync_lo = usersync_guess THEN
       usersync_right := usersync_right + 1;
     END IF;
+    -- whether it is the document itself, which every column reads: then ''
+    usersync_column := NULLIF(usersync_column, '');
+    BEGIN
+      PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
+                                   usersync_versions[usersync_lo:usersync_hi], usersync_lo, -2{parts});
+    EXCEPTION WHEN {bad} THEN
+      usersync_column := '';
+    END;
     -- which column it is: first the one that it was the last time
     FOR usersync_i IN 0 .. {last} LOOP
+      EXIT WHEN usersync_column = '';
       usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
       BEGIN
         PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],

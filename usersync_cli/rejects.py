@@ -25,6 +25,7 @@ from usersync_cli.migrations import current
 NO_KEY = "no_key"
 NOT_JSON = "not_json"
 NOT_AN_OBJECT = "not_an_object"
+UNTRANSLATABLE = "untranslatable_character"  # as PostgreSQL calls what an encoding does not have
 PAGE_RECORDS, PAGE_BYTES = 1000, 4_000_000  # that are tried again at once
 KEPT = timedelta(days=30)  # a document, after its record was last met; its row stays
 # Of a run's records: more than both of these, or half of them from the third on, and it is not the records that are wrong.

@@ -21,7 +21,7 @@ from usersync_cli.model import Job, Record, Step
 from usersync_cli.pages import Item
 from usersync_cli.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
 from usersync_cli.seen import REMOVED, TOLD, Met
-from usersync_cli.steps import Options, StepResult, World, streams
+from usersync_cli.steps import Options, StepResult, World, loading, streams
 from usersync_cli.stream import BAD_VERSION, Into, Work
 from usersync_cli.stream import item as item_of
 
@@ -59,7 +59,7 @@ def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
     """Those of `options.retry` that are of this step of documents. What waits afterwards is in `done.error`."""
-    with ExitStack() as stack, translated(world.target, f"loading {step.load.table}"):
+    with ExitStack() as stack, translated(world.target, loading(step)):
         retrying = Retrying(step, world, options, lease, done)
         stack.callback(retrying.close)
         done.error = retrying.retry()

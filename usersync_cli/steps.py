@@ -66,6 +66,11 @@ def streams(step: Step) -> list[str]:
     return [stream for extract in step.extract.values() for stream in extract.streams]
 
 
+def loading(step: Step) -> str:
+    """What is being done, in messages of the target that are of no single stream."""
+    return f"loading step {step.name}" if "{stream}" in step.load.table else f"loading {step.load.table}"
+
+
 def is_outward(step: Step) -> bool:
     """Whether it writes to a target outside Postgres."""
     return step.load.target != "target"

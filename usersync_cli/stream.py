@@ -117,6 +117,7 @@ class Into:
         self.came = Came()  # of a dry run: what came so far
         self.told: dict[str, int] = {}  # of a dry run: who was told to be gone, or left out
         self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
+        self.codec: str | None = None  # in which the target keeps text, where it does not hold any
         self.others: int | None = None  # rows of the table that are not ours, where that has changed
         self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
         self.records = 0  # of a dry run: so many records of the sweep
@@ -196,7 +197,7 @@ def _spelling(tx: Connection, into: Into) -> Spelling:
 
 def item(into: Into, record: Record) -> Item | Reject:
     """The record with its hash and its version as PostgreSQL reads it; a reject, if it can't be one."""
-    key = record.key if _is_text(record.key) else None
+    key = record.key if _is_text(record.key, into.codec) else None
     if record.problem or key is None:
         return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
     if len(key.encode()) > LONGEST_KEY:
@@ -204,6 +205,8 @@ def item(into: Into, record: Record) -> Item | Reject:
     document = b"{}" if record.deleted else record.data
     if not _is_utf8(document):
         return Reject(key, rejects.NOT_JSON, document=record.data)
+    if not _can_be_held(document, into.codec):
+        return Reject(key, rejects.UNTRANSLATABLE, document=record.data)
     version = _version(record.version, numbered=into.seen.numbered)
     if version == "":
         return Reject(key, BAD_VERSION, document=record.data)
@@ -219,14 +222,25 @@ def _is_utf8(document: bytes) -> bool:
         return False
 
 
-def _is_text(key: str) -> bool:
+def _can_be_held(document: bytes, codec: str | None) -> bool:
+    """Whether the target's encoding has all of its characters."""
+    if codec is None or document.isascii():
+        return True
+    try:
+        document.decode().encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_text(key: str, codec: str | None) -> bool:
     """Whether PostgreSQL can hold it."""
     if not key or "\0" in key:
         return False
     if key.isascii():
         return True
     try:
-        key.encode()
+        key.encode(codec or "utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -299,8 +299,8 @@ class Loading:
     def warn(self) -> None:
         """What went well enough, and should be looked at by day."""
         logger = log.get(job=self._job, step=self._step.name)
-        if keys := self._done.duplicate_keys:
+        if self._done.duplicate_keys:
             kept = self._step.load.order_by or "any"
-            logger.warning("key occurred more than once", records=self._done.counts.duplicates, first_keys=list(keys), kept=kept)
+            logger.warning("key occurred more than once", records=self._done.counts.duplicates, kept=kept)
         if self._normalised_again:
             logger.warning("a trigger of the target changes what is written, so these rows change in every run", rows=self._normalised)

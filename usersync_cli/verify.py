@@ -21,7 +21,7 @@ from usersync_cli import listing, log, outward, stage
 from usersync_cli.binding import Own, bind
 from usersync_cli.catalog import Table, describe
 from usersync_cli.compare import Comparison, Difference, Report
-from usersync_cli.connections import Connection, as_user, begin, connect, rollback, translated
+from usersync_cli.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step
@@ -265,6 +265,7 @@ def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     job, stream = world.tools.job, report.stream
     scope = {"job": job, "step": step.name, "run_id": None, "account": session.account}
     into = Into(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    into.codec = codec(tx)
     table, rejects = _table(tx, into.load.table, job), _rejects(tx, job, step.name, stream)
     details = partial(session.details, stream) if stream in getattr(session, "detailed", ()) else None
     found = Listing(tx, into, extract.source, details, rejects, report, partial(_moved, world, stream), number)

@@ -205,7 +205,8 @@ def test_the_picture_rule(usersync: Command, new_database: NewDatabase, type_: s
 
 def test_two_profiles_of_one_account(auroville: Auroville) -> None:
     """
-    The newest wins and the other is reported, by its key; the winner stays the winner, so the next run writes nothing.
+    The newest wins and the other is reported; only a preview says which key it is. The winner stays the winner, so the next run writes
+    nothing.
     """
     auroville.account(1)
     auroville.account(2)
@@ -219,10 +220,12 @@ def test_two_profiles_of_one_account(auroville: Auroville) -> None:
     third, fourth = auroville.step(), auroville.step()
 
     assert first.stdout.startswith("auroville: 2 members: 2 new, 0 changed, 0 the same, 0 gone, 1 duplicate passed over")
-    assert (0, "key occurred more than once", [uuid(1)]) == (first.status, warning["event"], warning["first_keys"])
-    assert (3, 1, 0, 2, [uuid(1)]) == tuple(second[name] for name in ("read", "duplicates", "updated", "unchanged", "duplicate_keys"))
+    assert (0, "key occurred more than once") == (first.status, warning["event"])
+    assert uuid(1) not in first.stdout + first.stderr
+    assert (3, 1, 0, 2, []) == tuple(second[name] for name in ("read", "duplicates", "updated", "unchanged", "duplicate_keys"))
     assert (1, 0) == (third["updated"], fourth["updated"])
-    assert [uuid(1), uuid(2)] == fourth["duplicate_keys"]
+    preview = auroville.run("--dry-run", "--diff")
+    assert f"more than once in step users: {uuid(1)}, {uuid(2)}\n" in preview.stdout
     assert [("Test User Newest",), ("Test User Newer",)] == auroville.users("display_name")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import servers
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from usersync_cli import migrations, seen
+from usersync_cli import migrations, seen, verify
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
 from usersync_cli.run import line
@@ -733,6 +734,46 @@ def test_all_that_a_source_has_is_no_small_sample(sync: Sync, size: int) -> None
     assert [7, 7] == [sync.run().exit_status for _ in range(2)]
     sync.ask("UPDATE usersync.rejects SET status = 'dropped'")
     assert (7 if size == 12 else 0) == sync.run().exit_status
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "EUC_JP"])
+def test_what_the_target_can_not_write(server: servers.Server, encoding: str) -> None:
+    """
+    A target of another encoding lacks characters: whoever has one, also as an escape or in the key, is one reject, and verify agrees.
+    """
+    name = f"test_{encoding.lower()}"
+    server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        target = Database(server.url(name), "target")
+        servers.migrate(target)
+        sync = Sync(ListSource({"people": people(*range(1, 11))}, size=20), target)
+        sync.transform = "SELECT key AS id, data ->> 'name' AS name FROM records"
+        sync.source.streams["people"] += [
+            {"id": 11, "_raw": '{"name": "Test User 😀"}'.encode()}, {"id": 12, "_raw": b'{"name": "\\ud83d\\ude00"}'},
+            {"id": "13😀", "_raw": b"{}"}, {"id": 14, "_raw": b'{"name": "\\u0000"}'},
+        ]  # fmt: skip
+        for expected in ("10 0 0 0 rejected 4", "0 0 10 0 rejected 4"):
+            result = sync.run()
+            assert (3, expected) == (result.exit_status, counts(result)), result.steps[0].error
+        assert [("no_key", 1), ("untranslatable_character", 3)] == sync.ask(
+            "SELECT reason, count(*) FROM usersync.rejects GROUP BY 1 ORDER BY 1"
+        )
+        (report,) = verify.verify(sync.job, sync.world, verify.Options())
+        assert (None, 0, 0, 0) == (report.error, report.missing, report.extra, report.different)
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_reason_names_the_right_column(sync: Sync) -> None:
+    """
+    What no column is to blame for is said of the document; which table a step loads is said of the stream that fails.
+    """
+    sync.source.streams["people"][2:4] = [{"id": 3, "_raw": b'{"name": "\\u0000"}'}, person(4, age="x")]
+    sync.run()
+
+    assert [("untranslatable_character", "the document itself"), ("invalid_text_representation", "column age")] == sync.ask(
+        "SELECT reason, detail FROM usersync.rejects ORDER BY key"
+    )
 
 
 # a dry run

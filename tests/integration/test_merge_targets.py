@@ -209,7 +209,7 @@ def test_a_trigger_that_swallows_rows_is_found_out(tx: Connection, sync: Sync) -
         CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 2 THEN RETURN NULL; END IF; RETURN new; END $$;
         CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION swallow()""")
 
-    with pytest.raises(VerificationFailed, match=r"1 rows were written .* but are not there: keys 2"):
+    with pytest.raises(VerificationFailed, match=r"1 rows were written .* but are not there$"):
         sync([(1, "a"), (2, "b")])
 
     assert [] == rows_of(tx, "SELECT * FROM people")
@@ -430,7 +430,7 @@ def test_a_trigger_of_one_partition_that_swallows_rows_is_found_out(tx: Connecti
         CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 2 THEN RETURN NULL; END IF; RETURN new; END $$;
         CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON people_0 FOR EACH ROW EXECUTE FUNCTION swallow()""")
 
-    with pytest.raises(VerificationFailed, match=r"1 rows were written .* but are not there: keys 2"):
+    with pytest.raises(VerificationFailed, match=r"1 rows were written .* but are not there$"):
         load_rows(tx, COLUMNS, [(1, "a"), (2, "b")], LOAD, direct=direct)
 
     assert [] == rows_of(tx, "SELECT * FROM people")

@@ -63,6 +63,9 @@ class Lines:
         more = sum(c.inserted + c.updated + c.gone + c.rejected for c in counts) - self._shown
         if self._full() and more > 0:
             self._write(f"... and {more:,} more; --diff-limit 0 or --output json shows all")
+        for step in result.steps:
+            if step.duplicate_keys:
+                self._write(f"more than once in step {step.name}: {', '.join(map(quoted, step.duplicate_keys))}")
         self._out.flush()
 
     def _full(self) -> bool:

@@ -245,7 +245,7 @@ def document(result: RunResult) -> dict[str, Any]:
                 "left_out": {what.replace(" ", "_").replace("-", "_"): number for what, number in step.left_out.items()},
                 "bytes": step.bytes,
                 "seconds": round(step.seconds, 3),
-                "duplicate_keys": list(step.duplicate_keys),
+                "duplicate_keys": list(step.duplicate_keys) if result.dry_run else [],  # they may be names: only who asks sees them
                 "error": step.error and {"message": step.error.message, "hint": step.error.hint},
             }
             for step in result.steps
