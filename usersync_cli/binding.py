@@ -31,7 +31,6 @@ WRONG = ("42601", "42P02", "0A000", "42P16")
 class Own:
     """What of a step a person wrote. `reads` are tables of the target that the transform may read, beside its extracts."""
 
-    step: str
     transform: str | None  # the step's own or its source's; None where an extract is loaded as it is
     order_by: str | None = None
     reads: Sequence[str] = ()
@@ -41,7 +40,7 @@ class Own:
     def of(cls, step: Step, transform: str | None = None) -> Own:
         """With the source's transform, where the step has none."""
         own = step.transform
-        return cls(step.name, own if transform is None else transform, step.load.order_by, step.reads, theirs=own is not None)
+        return cls(own if transform is None else transform, step.load.order_by, step.reads, theirs=own is not None)
 
     @property
     def path(self) -> Callable[[Connection], AbstractContextManager[None]]:
@@ -79,16 +78,16 @@ def _view(tx: Connection, own: Own, name: sql.Composed) -> None:
         try:
             names = parse(tx, text)
             before = len(start)
-            _refuse_twice(own, names)
+            _refuse_twice(names)
             tx.execute((start + text).encode())
         except psycopg.Error as error:
-            _complain(own, "transform", text, error, before)
+            _complain("transform", text, error, before)
 
 
-def _refuse_twice(own: Own, names: Sequence[str]) -> None:
+def _refuse_twice(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise Drift(f"step {own.step}: the transform has two columns named {name}", hint="name one of them with AS, or leave it out")
+            raise Drift(f"the transform has two columns named {name}", hint="name one of them with AS, or leave it out")
 
 
 def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
@@ -106,7 +105,7 @@ def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
             try:
                 parse(tx, start + text + end)
             except psycopg.Error as error:
-                _complain(own, "load.order_by", text, error, len(start))
+                _complain("load.order_by", text, error, len(start))
 
 
 def parse(tx: Connection, statement: str) -> list[str]:
@@ -136,11 +135,18 @@ def place(text: str, error: psycopg.Error, before: int = 0) -> str:
     return f" (line {until.count(chr(10)) + 1}, column {len(until) - until.rfind(chr(10))})"
 
 
-def _complain(own: Own, what: str, text: str, error: psycopg.Error, before: int) -> NoReturn:
+def wrong(error: psycopg.Error) -> str:
+    """What is wrong with a statement, which is a person's own text. Of several at once PostgreSQL says where no mistake is."""
+    if error.sqlstate == "42601" and not error.diag.statement_position:
+        return "several statements, where one SELECT is expected"
+    return error.diag.message_primary or "it cannot be parsed"
+
+
+def _complain(what: str, text: str, error: psycopg.Error, before: int) -> NoReturn:
     """The statement's text is the person's own, so it may be said."""
     if passes(error):
         raise error
-    said = f"step {own.step}: {what}{place(text, error, before)}: {error.diag.message_primary or 'it cannot be parsed'}"
+    said = f"{what}{place(text, error, before)}: {wrong(error)}"
     if (error.sqlstate or "") in WRONG:
         raise ConfigError(said, hint=error.diag.message_hint or _ONE_SELECT) from error
     kind: type[UsersyncError] = ConfigError if what == "load.order_by" else Drift
@@ -164,18 +170,18 @@ def _refuse_other_tables(tx: Connection, own: Own, stages: Sequence[stage.Stage]
     if unread:
         instead = f"; it reads the target's own {_tables(others)} instead" if others else ""
         raise ConfigError(
-            f"step {own.step}: the transform does not read the extract {', '.join(unread)}{instead}",
+            f"the transform does not read the extract {', '.join(unread)}{instead}",
             hint=f"its extracts: {extracts}. Write FROM {unread[0]}, outside of WITH queries that nothing uses;"
             " an extract that is not needed can be left out of the step",
         )
     if any(whose[0] == OWN for whose in found.values()):
         raise ConfigError(
-            f"step {own.step}: the transform reads {_tables(others)}, and the schema {OWN} is usersync's own",
+            f"the transform reads {_tables(others)}, and the schema {OWN} is usersync's own",
             hint=f"its extracts: {extracts}. To move a table of yours out of it: ALTER TABLE {OWN}.name SET SCHEMA public;",
         )
     if others:
         raise ConfigError(
-            f"step {own.step}: the transform reads the target's own {_tables(others)}, which the step does not name",
+            f"the transform reads the target's own {_tables(others)}, which the step does not name",
             hint=f"its extracts: {extracts}. If this is intentional, add to the step: reads: [{', '.join(others)}]",
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -35,6 +35,7 @@ class Finding:
     what: str
     error: UsersyncError | None = None
     advice: str = ""
+    step: str = ""
 
 
 def check(job: Job, world: World) -> Iterator[Finding]:
@@ -48,7 +49,7 @@ def check(job: Job, world: World) -> Iterator[Finding]:
         yield from _target(tx, world)
         for step in job.steps:
             look = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
-            yield from look(step, tx, world)
+            yield from (replace(finding, step=step.name) for finding in look(step, tx, world))
     finally:
         rollback(tx)
         tx.close()
@@ -107,7 +108,7 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 reader = Reader(source, world, step, stack)
                 reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
-                    columns = reader.columns(stream)
+                    columns = reader.session.columns(stream)
                     yield Finding(f"step {step.name}: extract {stream.name} from source {source}: {len(columns)} columns")
                 if (connection := getattr(reader.session, "connection", None)) is not None:
                     yield from (Finding(*one) for one in _others(f"step {step.name}: source {source}", connection))

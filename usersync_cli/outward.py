@@ -102,7 +102,7 @@ class Reading:
         for reader in open_sources(self._step, self._world, self._stack):
             reader.refuse_other_account(self.stored, self._options)
             for stream in reader.streams:
-                stages[stream.name] = stage.create(self._tx, stream.name, reader.columns(stream))
+                stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream))
             for content in reader.pages():
                 rows = stage.copy(self._tx, stages[content.stream].table, content, check, freeze=True)
                 self.cursors[content.stream] = ({}, reader.session.account, rows)

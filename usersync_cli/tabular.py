@@ -16,10 +16,10 @@ from usersync_cli import log, stage, state, sweep
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import ConfigError, Drift, GuardRefused, PartialError, VerificationFailed
+from usersync_cli.errors import Drift, GuardRefused, PartialError, VerificationFailed
 from usersync_cli.lease import Lease
 from usersync_cli.merge import WithoutKey
-from usersync_cli.model import Column, Copy, Cursor, Desired, Step, Stream, TabularSession
+from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
 from usersync_cli.rejects import is_about_data
 from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account
@@ -72,7 +72,7 @@ class Reader:
     """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
 
     def __init__(self, source: str, world: World, step: Step, closing: ExitStack, *, as_text: bool = False) -> None:
-        self.source, self._step = source, step.name
+        self.source = source
         self.streams = [Stream(name, e.table, e.query, as_text) for name, e in step.extract.items() if e.source == source]
         self.cursors: dict[str, Cursor] = {}
         self._stack = closing.enter_context(ExitStack())
@@ -83,13 +83,6 @@ class Reader:
         """The people of another database are not loaded over those of this one."""
         before = [stored[stream.name] for stream in self.streams if stream.name in stored]
         refuse_other_account(self.source, self.session.account, before, options, getattr(self.session, "formerly", ()))
-
-    def columns(self, stream: Stream) -> Sequence[Column]:
-        """Of one extract. What is wrong with it says in which step."""
-        try:
-            return self.session.columns(stream)
-        except (ConfigError, Drift) as error:
-            raise type(error)(f"step {self._step}: {error.message}", hint=error.hint) from error
 
     def pages(self) -> Iterator[Copy]:
         """Each stream's content, in turn; its cursor counts once the content was taken up."""
@@ -163,7 +156,7 @@ class Loading:
         for reader in self._readers:
             for stream in reader.streams:
                 before = self._stored[stream.name].rows if stream.name in self._stored else 0
-                self._stages[stream.name] = stage.create(self._tx, stream.name, reader.columns(stream), rows=before)
+                self._stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream), rows=before)
         self._bound = bind(self._tx, Own.of(self._step), list(self._stages.values()))
         merge, table = self._target.fit(self.desired, self._tx)
         name = merge.table.as_string(self._tx)

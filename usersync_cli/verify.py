@@ -139,7 +139,9 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
     table, rejects = _table(tx, step.load.table, job), _rejects(tx, job, step.name)
     with ExitStack() as closing:
         readers = open_sources(step, world, closing, as_text=True)
-        stages = {stream.name: stage.create(tx, stream.name, reader.columns(stream)) for reader in readers for stream in reader.streams}
+        stages = {
+            stream.name: stage.create(tx, stream.name, reader.session.columns(stream)) for reader in readers for stream in reader.streams
+        }
         desired = Desired(bind(tx, Own.of(step), list(stages.values())), 0)
         shape = shape_of(desired, step.load, table, tx, job)
         comparison = Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values)

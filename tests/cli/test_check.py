@@ -116,7 +116,7 @@ def test_what_cannot_be_reached(job: Job) -> None:
 
     assert (4, 4) == (source.status, target.status)
     assert "ok   copy: target: PostgreSQL" in source.stdout
-    assert "FAIL copy: source crm: connecting: " in source.stdout
+    assert "FAIL copy: step people: source crm: connecting: " in source.stdout
     assert ["FAIL copy: target: connecting:"] == [line[:30] for line in target.stdout.splitlines() if line.startswith(("ok", "FAIL"))]
 
 
@@ -232,10 +232,10 @@ def test_streams_that_will_not_work(job: Job) -> None:
 
     told = lines(result)
     assert (7, 2) == (result.status, len(told)), result
-    assert told[0].startswith("FAIL copy: source export, stream people: there is no file ")
+    assert told[0].startswith("FAIL copy: step all: source export, stream people: there is no file ")
     assert 'ALTER TABLE "companies" ADD COLUMN "name" text;' in result.stdout
     where = 'FAIL copy: step all: transform (line 1, column 24): column "nam" does not exist'
-    assert (7, 2) == (mistake.status, mistake.stdout.count(where))
+    assert (7, 2) == (mistake.status, mistake.stdout.count(where)), mistake
 
 
 def test_another_account_of_streams(job: Job) -> None:

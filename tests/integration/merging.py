@@ -35,7 +35,7 @@ def load_rows(
             tx.cursor().executemany(
                 sql.SQL("INSERT INTO pg_temp.records VALUES ({})").format(sql.SQL(", ").join([sql.Placeholder()] * len(columns))), rows
             )
-        desired = Desired(bind(tx, Own("people", transform, load.get("order_by")), [staged]), len(rows))
+        desired = Desired(bind(tx, Own(transform, load.get("order_by")), [staged]), len(rows))
         target.fit(desired, tx)
         if direct and (filled := target.fill_empty(desired, tx)):
             tx.execute("COMMIT")

@@ -35,7 +35,7 @@ def load(tx: Connection, transform: str, staged: dict[str, list[tuple[int, str]]
         stages.append(stage.create(tx, name, COLUMNS, rows=rows))
         tx.cursor().executemany(sql.SQL("INSERT INTO {} VALUES (%s, %s)").format(stages[-1].table), content)
     target = Target(Load(table="people", key=["id"], create=True))
-    plan = target.plan(Desired(bind(tx, Own("people", transform), stages), 2), tx)
+    plan = target.plan(Desired(bind(tx, Own(transform), stages), 2), tx)
     counts = target.apply(plan, tx)
     stage.drop(tx, stages)
     return counts

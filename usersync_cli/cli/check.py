@@ -64,6 +64,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
                 "findings": [
                     {
                         "job": job_name,
+                        "step": f.step or None,
                         "what": f.what,
                         "ok": f.error is None,
                         "error": f.error and f.error.message,
@@ -79,7 +80,8 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
 
 def _print(job: str, finding: Finding) -> None:
     word = "FAIL" if finding.error else "warn" if finding.advice else "ok  "
-    click.echo(f"{word} {job}: {finding.error.message if finding.error else finding.what}")
+    where = f"step {finding.step}: " if finding.step else ""
+    click.echo(f"{word} {job}: {where + finding.error.message if finding.error else finding.what}")
     for hint in (finding.error.hint if finding.error else finding.advice).splitlines():
         click.echo(f"       {hint}")
 

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
-from usersync_cli.binding import WRONG, parse, place
+from usersync_cli.binding import WRONG, parse, place, wrong
 from usersync_cli.connections import (
     Connection,
     as_user,
@@ -114,8 +114,9 @@ class Session:
             if (error.sqlstate or "") not in WRONG:
                 raise
             at = place(bare(stream.query or ""), error, before)
-            said = f"{self._database.name}: {_what(stream)}{at}: {error.diag.message_primary}"
-            raise ConfigError(said, hint="the query of an extract is one SELECT that writes nothing") from error
+            said = f"{self._database.name}: {_what(stream)}{at}: {wrong(error)}"
+            hint = "mend the SQL in the config file: the query of an extract is one SELECT that writes nothing"
+            raise ConfigError(said, hint=hint) from error
 
     @contextmanager
     def _permitted(self, doing: str, stream: Stream) -> Iterator[None]:
