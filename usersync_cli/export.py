@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +18,7 @@ from psycopg import errors, sql
 
 from usersync_cli import spreadsheets
 from usersync_cli.catalog import Table, describe, path
-from usersync_cli.connections import Connection, connect, relation, transaction, translate, translated
+from usersync_cli.connections import Connection, as_ours, as_user, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.mistakes import closest
 from usersync_cli.model import Database, Job
@@ -88,6 +88,12 @@ class _View:
     table: Table
     select: sql.Composed
     columns: Mapping[str, bool]  # name: whether it is a number
+    plain: bool = False  # the table or view itself: functions of a view look names up along the role's path
+
+    @property
+    def path(self) -> Callable[[Connection], AbstractContextManager[None]]:
+        """The search path with which its rows are read."""
+        return as_user if self.plain else as_ours
 
     @property
     def mark(self) -> bool:
@@ -96,8 +102,9 @@ class _View:
 
     def marked(self, tx: Connection) -> int:
         """How many are."""
-        query = sql.SQL("SELECT count(*) FROM {} WHERE {} IS NOT NULL").format(self.table.name, sql.Identifier(_MARK))
-        (number,) = tx.execute(query).fetchone() or (0,)
+        query = sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE {} IS NOT NULL").format(self.table.name, sql.Identifier(_MARK))
+        with self.path(tx):
+            (number,) = tx.execute(query).fetchone() or (0,)
         return int(number)
 
     def rows(self, tx: Connection, *, everything: bool) -> sql.Composed:
@@ -125,7 +132,7 @@ def _view(tx: Connection, jobs: Mapping[str, Job], what: str, options: Options) 
     if plain.kind not in _TABLES:
         raise NotFound(f"{what} is no table or view")
     numbers = {column.name: column.base in _NUMBERS for column in plain.columns.values()}
-    return _View(what, plain, sql.SQL("SELECT t.* FROM {} AS t").format(plain.name), numbers)
+    return _View(what, plain, sql.SQL("SELECT t.* FROM {} AS t").format(plain.name), numbers, plain=True)
 
 
 def _contacts(tx: Connection, jobs: Mapping[str, Job]) -> tuple[str, Table] | None:
@@ -190,7 +197,8 @@ _KNOWN = """
 def _blocks(connection: Connection, stop: Stop, view: _View, options: Options, made: Export) -> Iterator[bytes]:
     block = bytearray(_head(view, options))
     end = b"\r\n" if options.format == "csv" else b"\n"
-    with connection.cursor().copy(_copy(view.rows(connection, everything=options.everything), view, options)) as copy:
+    statement = _copy(view.rows(connection, everything=options.everything), view, options)
+    with view.path(connection), connection.cursor().copy(statement) as copy:
         for row in copy:  # PostgreSQL sends one message for each row, and ends it with \n
             block += row
             block[-1:] = end
@@ -219,15 +227,15 @@ def _copy(rows: sql.Composed, view: _View, options: Options) -> sql.Composed:
     # White space between the parts of a `json` value is kept, and is all that could break a line. Without control
     # characters, nothing has to be quoted in this CSV: JSON comes through as it is.
     return sql.SQL(
-        r"COPY (SELECT translate(row_to_json(q.*)::text, E'\t\n\r', '   ') FROM ({}) AS q) TO STDOUT"
+        r"COPY (SELECT pg_catalog.translate(pg_catalog.row_to_json(q.*)::pg_catalog.text, E'\t\n\r', '   ') FROM ({}) AS q) TO STDOUT"
         r" (FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01', ENCODING 'UTF8')"
     ).format(rows)
 
 
 def _cell(name: str, *, guarded: bool) -> sql.Composed:
-    cell = sql.SQL("q.{}::text").format(sql.Identifier(name))
+    cell = sql.SQL("q.{}::pg_catalog.text").format(sql.Identifier(name))
     # What a spreadsheet would take for a formula begins with ' (OWASP, "CSV Injection").
-    return sql.SQL(r"regexp_replace({}, E'^(?=[-=+@\t\r\n])', '''')").format(cell) if guarded else cell
+    return sql.SQL(r"pg_catalog.regexp_replace({}, E'^(?=[-=+@\t\r\n])', '''')").format(cell) if guarded else cell
 
 
 # rights

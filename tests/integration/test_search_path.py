@@ -150,6 +150,31 @@ def test_documents_are_read_too(database: Database) -> None:
     assert [] == sync.rows()
 
 
+def test_functions_of_theirs_find_their_names(job: Job) -> None:
+    """
+    What a trigger, a CHECK, a transform or a view calls looks names up along the role's own path, as it does for any client.
+    """
+    job.at_target(
+        "CREATE TABLE audit (id int);"
+        " CREATE FUNCTION loud(text) RETURNS text LANGUAGE sql AS 'SELECT upper($1)';"
+        " CREATE FUNCTION shout(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN loud($1); END';"
+        " CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NEW; END';"
+        " CREATE TABLE people (id int PRIMARY KEY, name text CHECK (shout(name) = name));"
+        " CREATE TRIGGER note AFTER INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION note();"
+        " CREATE VIEW loud_people AS SELECT id, shout(name) AS name FROM people"
+    )
+    job.write(transform="SELECT id, shout(name) AS name FROM records", load={"order_by": "shout(name)"})
+    first = job.sync()
+    job.people("One", "Three")
+    second = job.sync()
+    exported = job.usersync("export", "loud_people")
+
+    assert [0, 0] == [first.exit_status, second.exit_status], second.steps[0].error
+    assert [(1,), (2,), (2,)] == job.at_target("SELECT id FROM audit ORDER BY id")
+    assert "2;TEST USER THREE" in exported.stdout
+    assert 0 == job.usersync("verify", "--job", "copy").status
+
+
 # our schema is nobody's
 
 
