@@ -29,7 +29,7 @@ from usersync_cli.jobs import Extract, Job, Load, Outward, Step, duration
 from usersync_cli.mistakes import Mistake, Mistakes, suggestion
 from usersync_cli.mistakes import Path as Place
 from usersync_cli.model import Database
-from usersync_cli.variables import UNSET, read_text
+from usersync_cli.variables import UNSET, is_text, read_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -260,6 +260,10 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     """Reads a config file. Raises ConfigError with all its mistakes."""
     environ = os.environ if environ is None else environ
     file = path or default_path(environ)
+    if not is_text(str(file)):
+        raise ConfigError(
+            "the config file's name is not UTF-8 text", hint="rename it, or see to the encoding of --config or $USERSYNC_CONFIG"
+        )
     text = _text(file, is_default=path is None)
     reader = Reader(yaml_file.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
     return Config(file, *reader.read(), reader)

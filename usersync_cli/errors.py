@@ -25,6 +25,22 @@ STATUSES: dict[int, str] = {
     130: "stopped by Ctrl-C, state saved",
     143: "stopped by SIGTERM, state saved",
 }
+# What `--output json` calls them: stable, as the exit statuses are. A mistake on the command line is "usage" instead of
+# "config", and a signal "stopped".
+CODES: dict[int, str] = {
+    1: "bug",
+    2: "config",
+    3: "partial",
+    4: "temporary",
+    5: "login_required",
+    6: "guard_refused",
+    7: "drift",
+    8: "verification_failed",
+    9: "not_found",
+    10: "conflict",
+    75: "busy",
+    76: "fenced",
+}
 # The worst wins when steps end differently.
 _WORST_FIRST = (129, 130, 143, 1, 8, 7, 6, 5, 2, 76, 4, 3, 75, 10, 9, 0)
 

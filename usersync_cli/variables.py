@@ -77,7 +77,7 @@ class _Resolver:
             return default
         if given is None:
             return self.miss(path, f"{name} is not set (in the environment or in .env)")
-        if "\0" in given or not _is_text(given):
+        if "\0" in given or not is_text(given):
             return self.miss(path, f"{name} is not UTF-8 text")
         self.result.given.setdefault(path, []).append(name)
         return given
@@ -108,5 +108,5 @@ def read_text(file: FilePath) -> str:
     return text
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -47,8 +47,26 @@ Exit status: 0 ok, 1 bug, 2 usage or config, 3 partial, 4 temporary,
 129/130/143 stopped by a signal, state saved."""
 
 
+BIGINT = 2**63 - 1  # the largest number that the database has ids of
+
+
+class _Whole(click.IntRange):
+    """A whole number; click calls that an integer range."""
+
+    name = "whole number"
+
+
 class Commands(click.Group):
     """Imports a command's module when that command is called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses what is no text: neither the database nor a JSON document could hold it."""
+        for number, text in enumerate(args, 1):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise click.UsageError(f"argument {number} is not UTF-8 text. Is the terminal's encoding another one?", ctx)
+            if "\0" in text:
+                raise click.UsageError(f"argument {number} holds a NUL character.", ctx)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -58,11 +76,22 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"usersync_cli.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        _bound(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _bound(command: click.Command) -> None:
+    """Whole numbers end where those of the database do."""
+    for found in command.commands.values() if isinstance(command, click.Group) else ():
+        _bound(found)
+    for param in command.params:
+        kind = param.type
+        if isinstance(kind, click.types.IntParamType) and getattr(kind, "max", None) is None:
+            param.type = _Whole(getattr(kind, "min", None), BIGINT)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_STATUSES)
@@ -101,8 +130,35 @@ def output_option(command: F) -> F:
     )(command)
 
 
+_answered = False
+
+
 def write_json(kind: str, document: dict[str, Any]) -> None:
     """One document on stdout, one line: `{"version": 1, "kind": ..., ...}`."""
     import json
 
+    answered()
     click.echo(json.dumps({"version": 1, "kind": kind, **document}, default=str))
+
+
+def answered() -> None:
+    """The command's document is on stdout, or has begun to be: an error does not get one of its own any more."""
+    global _answered  # noqa: PLW0603  one process has one command
+    _answered = True
+
+
+def write_error(arguments: list[str], status: int, message: str, hint: str = "", *, usage: bool = False) -> None:
+    """Where JSON was asked for and no document is there yet: what went wrong, with a code that is stable."""
+    from usersync_cli.errors import CODES
+
+    if not _answered and wants_json(arguments):
+        code = "usage" if usage else CODES.get(status, "stopped")
+        write_json("error", {"code": code, "exit_status": status, "message": message, "hint": hint or None})
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether `--output json` is on the command line, which may be too wrong to be parsed."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    pairs = list(zip(options, [*options[1:], ""], strict=False))
+    given = [after if one == "--output" else one.partition("=")[2] for one, after in pairs if one.partition("=")[0] == "--output"]
+    return given[-1:] == ["json"]

@@ -58,7 +58,7 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
 
 
 @approvals.command(epilog=_EXIT_STATUSES)
-@click.argument("run_id", type=int, metavar="RUN")
+@click.argument("run_id", type=click.IntRange(min=1), metavar="RUN")
 @config_option
 @output_option
 def show(run_id: int, config_path: Path | None, output: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from usersync_cli import stdio
+from usersync_cli.cli import answered
 
 if TYPE_CHECKING:
     from usersync_cli.model import Change
@@ -139,6 +140,7 @@ class Document:
 
     def _head(self) -> str:
         self._begun = True
+        answered()
         return '{"version": 1, "kind": "run", "changes": [\n'
 
 

@@ -302,7 +302,7 @@ def _opened(where: _Where, kind: str) -> Iterator[_At]:
     """The realm that is meant. With JSON wanted, an error is told on stdout too, as the service before usersync told it."""
     from usersync_cli import log
     from usersync_cli.config import load
-    from usersync_cli.errors import UsersyncError
+    from usersync_cli.errors import CODES, UsersyncError, status_of
     from usersync_cli.targets import keycloak as target
 
     log.configure(quiet=True)
@@ -315,7 +315,7 @@ def _opened(where: _Where, kind: str) -> Iterator[_At]:
             yield _At(realm, settings)
     except UsersyncError as error:
         if where.in_json:
-            write_json(f"keycloak-{kind}", _failure(kind, error))
+            write_json(f"keycloak-{kind}", {"code": CODES.get(status_of(error), "stopped"), **_failure(kind, error)})
         raise
 
 

@@ -52,7 +52,7 @@ _NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
 @click.option("--allow-empty", is_flag=True, help="Accept, once, that an extract which had rows is empty now.")
 @click.option(
     "--approve-deletes",
-    type=int,
+    type=click.IntRange(min=1),
     metavar="RUN",
     help="Remove the rows of this run's list, which a guard kept (`usersync approvals show RUN`).",
 )
