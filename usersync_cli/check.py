@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from usersync_cli import state
+from usersync_cli import rivals, state
 from usersync_cli.catalog import others_may_create
 from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
@@ -48,6 +48,7 @@ def check(job: Job, world: World) -> Iterator[Finding]:
     try:
         yield from _target(tx, world)
         for step in job.steps:
+            yield from _rivals(step, tx, world)
             look = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
             yield from (replace(finding, step=step.name) for finding in look(step, tx, world))
     finally:
@@ -91,6 +92,15 @@ def _others(where: str, connection: Connection) -> Iterator[tuple[str, None, str
             None,
             f"transforms, queries and triggers that name something without its schema may run what is made there; {help_}",
         )
+
+
+def _rivals(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+    """Only what is wrong."""
+    try:
+        with translated(world.target, "looking for other steps of the same table"):
+            rivals.refuse(tx, world.tools.job, step.name, world.writers)
+    except UsersyncError as error:
+        yield Finding(f"step {step.name}: other steps", error)
 
 
 def _stored(step: Step, tx: Connection, world: World) -> dict[str, state.StoredCursor]:

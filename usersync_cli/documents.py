@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, state, sweep, tokens
+from usersync_cli import log, rejects, rivals, state, sweep, tokens
 from usersync_cli.catalog import describe
 from usersync_cli.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (
@@ -88,6 +88,7 @@ class Reading:
 
     def open(self, stack: ExitStack) -> None:
         """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
+        rivals.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
         everything = state.all_cursors(self._tx, self._world.tools.job)
         stored = {one.stream: one for one in everything if one.step == self._step.name}
         source = self._world.sources[self._extract.source]

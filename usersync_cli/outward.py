@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from usersync_cli import intents, log, rejects, stage, state, sweep
+from usersync_cli import intents, log, rejects, rivals, stage, state, sweep
 from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
@@ -48,6 +48,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
         with ExitStack() as stack, translated(world.target, f"planning for {step.load.target}"):
+            rivals.refuse(tx, world.tools.job, step.name, world.writers)
             reading = Reading(step, world, options, tx, done, stack)
             planned = Planning(step, world, options, lease, tx, done, reading)
             target = planned.open(stack)

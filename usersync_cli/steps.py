@@ -11,6 +11,7 @@ from typing import Any
 from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.intents import Use
 from usersync_cli.model import Change, Counts, Database, Source, Step, Tools
+from usersync_cli.rivals import Writer
 from usersync_cli.state import StoredCursor
 
 Progress = Callable[[str, int], None]  # extract, bytes
@@ -59,6 +60,7 @@ class World:
     began: Callable[[], None] = lambda: None  # told once the job is ours
     targets: Mapping[str, Open] = field(default_factory=dict)  # those outside Postgres, by name
     steps: Sequence[Step] = ()  # all of the job's, also those that this run leaves out
+    writers: Sequence[Writer] = ()  # all steps of all jobs of the config file that may run here
 
 
 def streams(step: Step) -> list[str]:

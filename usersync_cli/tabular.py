@@ -12,7 +12,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from usersync_cli import log, stage, state, sweep
+from usersync_cli import log, rivals, stage, state, sweep
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
@@ -31,6 +31,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
         with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
+            rivals.refuse(tx, world.tools.job, step.name, world.writers)
             stored = state.cursors(tx, world.tools.job, step.name)
             readers = open_sources(step, world, closing)
             for reader in readers:

@@ -384,7 +384,7 @@ def test_an_approval_that_can_not_be(job: Job) -> None:
     An unknown run, a run of another job, a list that was withdrawn: said before anything is read, and nothing changed.
     """
     first_run(job)
-    job.document["jobs"]["other"] = job.document["jobs"]["copy"]
+    job.document["jobs"]["other"] = {"steps": [{**job.document["jobs"]["copy"]["steps"][0], "load": {"table": "others", "key": ["id"]}}]}
     job.save()
     job.at_source("DELETE FROM people_at_source WHERE id <= 40")
     assert 6 == job.sync().exit_status

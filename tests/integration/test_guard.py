@@ -12,9 +12,10 @@ import pytest
 
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from tests.simple_job import PERSON, Job, clean
-from usersync_cli import config, migrations, run
+from tests.simple_job import PERSON, Job, clean, execute
+from usersync_cli import check, config, migrations, rivals, run
 from usersync_cli.cli.world import world
+from usersync_cli.connections import connect
 from usersync_cli.errors import UsersyncError
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
@@ -558,3 +559,132 @@ def test_a_table_that_is_taken_over_is_measured_by_its_rows(sync: Sync, there: i
         assert 6 == sync.run().exit_status
         assert gone == sync.run(approve_deletes=1).steps[0].counts.gone
     assert there - gone == len(sync.rows(where="id < 5000"))
+
+
+# two steps, one table
+
+FROM_FILE = {"source": "crm", "streams": ["people"]}
+ROWS = "SELECT key::int AS id, data ->> 'name' AS name FROM records"
+
+
+def step_into(table: str, how: str = "mark", name: str = "people") -> dict[str, Any]:
+    load = {"table": table, "key": ["id"], "create": True, "on_missing": how}
+    return {"name": name, "extract": FROM_FILE, "transform": ROWS, "load": load}
+
+
+def two(usersync: Command, target: str, one: dict[str, Any], other: dict[str, Any], **more: Any) -> config.Config:
+    """Jobs `copy` and `other`, of a step each."""
+    document = {
+        "environment": "test",
+        "target": target,
+        "sources": {"crm": {"type": "file", "streams": {"people": {"path": "people.jsonl", "key": "id"}}}},
+        "jobs": {"copy": {"steps": [one]}, "other": {"steps": [other], **more}},
+        "targets": {
+            name: {"type": "keycloak", "url": url, "realm": "bank", "client_id": "usersync", "client_secret": "-"}
+            for name, url in (
+                ("here", "https://sso.example.org"),
+                ("there", "https://SSO.example.org:443/"),
+                ("old", "https://sso.example.org/auth"),
+            )
+        },
+    }
+    (usersync.folder / "config.yaml").write_text(json.dumps(document))
+    write_file(usersync.folder, range(1, 3))
+    return config.load(usersync.folder / "config.yaml")
+
+
+def looked(settings: config.Config, name: str) -> list[UsersyncError]:
+    """What `check` finds wrong with a job."""
+    job = settings.job(name)
+    return [finding.error for finding in check.check(job, world(settings, job, Stop())) if finding.error]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["the table is there", "it is not made yet"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (step_into("people"), step_into("people")),
+        (step_into("people", "keep"), step_into("public.people", "delete", "crm")),
+        (step_into("{stream}", "delete"), step_into("public.people", "keep")),
+        (step_into("public.{stream}"), step_into("people")),
+    ],
+)
+def test_two_jobs_on_one_table(
+    usersync: Command, new_database: NewDatabase, one: dict[str, Any], other: dict[str, Any], *, there: bool
+) -> None:
+    """
+    Where one of them removes rows it would remove the other's: `check` and `run` refuse both, however the table is written.
+    """
+    target = new_database()
+    migrations.upgrade(target)
+    if there:
+        execute(target.url, "CREATE TABLE people (id int PRIMARY KEY, name text, deleted_at timestamptz)")
+    settings = two(usersync, target.url, one, other)
+
+    for name in ("copy", "other"):
+        job = settings.job(name)
+        done = run.run(job, world(settings, job, Stop()), Options())
+        assert 2 == done.exit_status
+        assert f"step {one['name']} of job copy" in str(done.steps[0].error)
+        assert f"step {other['name']} of job other" in str(done.steps[0].error)
+        assert any("both write table" in error.message for error in looked(settings, name))
+
+
+def test_steps_that_share_nothing(usersync: Command, new_database: NewDatabase) -> None:
+    """
+    Both keep everybody, another schema, another environment: nothing to refuse. A partition of the other's table is a part of it.
+    """
+    target = new_database()
+    migrations.upgrade(target)
+    execute(
+        target.url,
+        "CREATE SCHEMA crm; CREATE TABLE crm.people (id int PRIMARY KEY, name text, deleted_at timestamptz);"
+        "CREATE TABLE people (id int PRIMARY KEY, name text, deleted_at timestamptz) PARTITION BY RANGE (id);"
+        "CREATE TABLE people_a PARTITION OF people FOR VALUES FROM (1) TO (100);"
+        "CREATE TABLE people_b PARTITION OF people FOR VALUES FROM (100) TO (200)",
+    )
+    mine = step_into("people_a")
+    for other, more in (
+        (step_into("crm.people"), {}),
+        (step_into("people_b"), {}),
+        (step_into("people_a"), {"environments": ["production"]}),
+        (step_into("people_a"), {"noun": "${NOT_SET}"}),
+    ):
+        assert [] == looked(two(usersync, target.url, mine, other, **more), "copy"), (other, more)
+    assert [] == looked(two(usersync, target.url, step_into("people_a", "keep"), step_into("people", "keep")), "copy")
+    assert [
+        "both write table people_a" in str(error) for error in looked(two(usersync, target.url, mine, step_into("people")), "copy")
+    ] == [True]
+
+
+@pytest.mark.parametrize(("target", "load", "status"), [("there", {}, 2), ("here", {"on_missing": "keep"}, 2), ("old", {}, 4)])
+def test_two_steps_on_one_realm(usersync: Command, new_database: NewDatabase, target: str, load: dict[str, str], status: int) -> None:
+    """
+    Each would disable the other's accounts: refused before the realm is contacted, however its address is written.
+    """
+    database = new_database()
+    migrations.upgrade(database)
+    accounts = {"extract": FROM_FILE, "transform": "SELECT key AS id, key AS username FROM records"}
+    settings = two(
+        usersync,
+        database.url,
+        {"name": "staff", **accounts, "load": {"target": "here"}},
+        {"name": "members", **accounts, "load": {"target": target, **load}},
+    )
+    shared = [error.message for error in looked_at_rivals(settings)]
+
+    assert ([] if status == 4 else ["step staff of job copy and step members of job other both write realm bank of sso.example.org"]) == [
+        message.partition(", and ")[0] for message in shared
+    ]
+
+
+def looked_at_rivals(settings: config.Config) -> list[UsersyncError]:
+    """What is wrong with job copy, without asking its realm."""
+    job = settings.job("copy")
+    made = world(settings, job, Stop())
+    with connect(made.target, job="copy") as tx:
+        try:
+            rivals.refuse(tx, "copy", "staff", made.writers)
+        except UsersyncError as error:
+            return [error]
+    return []

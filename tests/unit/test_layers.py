@@ -19,7 +19,7 @@ LAYERS = [
     ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
         *("seen", "sweep", "intents", "applying", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
-        *("spelling", "binding", "tokens", "oauth", "authorisations"),
+        *("spelling", "binding", "rivals", "tokens", "oauth", "authorisations"),
     ],
     ["state", "lease", "rest", "answers", "rate_limit", "wire", "connections", "embedded", "migrations", "keys", "rescue"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.

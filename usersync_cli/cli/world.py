@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
-    from usersync_cli.model import Job, Source
+    from usersync_cli.model import Job, Source, Step
+    from usersync_cli.rivals import Writer
     from usersync_cli.signals import Stop
     from usersync_cli.steps import Open, Progress, World
     from usersync_cli.tokens import Tokens
@@ -22,7 +23,29 @@ def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _e
     sources = {name: source(settings, name) for name in sorted(names)}
     tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
     targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
-    return World(settings.target_database(), sources, tools, progress, targets=targets, steps=job.steps)
+    return World(settings.target_database(), sources, tools, progress, targets=targets, steps=job.steps, writers=writers(settings))
+
+
+def writers(settings: Config) -> list[Writer]:
+    """Where each step writes, of all jobs that may run in this environment. One whose variables are not set does not run here."""
+    jobs = [one for name, one in settings.jobs.items() if not settings.lacking(name)]
+    return [
+        _writer(settings, job.name, step) for job in jobs if settings.environment in (job.environments or [settings.environment])
+        for step in job.steps
+    ]  # fmt: skip
+
+
+def _writer(settings: Config, job: str, step: Step) -> Writer:
+    from usersync_cli.config import target_module
+    from usersync_cli.rivals import Writer
+    from usersync_cli.steps import is_outward, streams
+
+    removes = step.load.on_missing != "keep"
+    if is_outward(step):
+        found = settings.target(step.load.target)
+        module = target_module(str(getattr(found, "type")))  # noqa: B009  every Settings has it, BaseModel has not
+        return Writer(job, step.name, (), module.place(found), removes)
+    return Writer(job, step.name, [step.load.table.replace("{stream}", one) for one in streams(step) or [""]], "", removes)
 
 
 def tokens(settings: Config, stop: Stop, job: str) -> Tokens:

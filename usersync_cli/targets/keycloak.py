@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
@@ -153,6 +154,13 @@ def realm(name: str, settings: Settings, stop: Stop, deadline: timedelta = timed
 
     ca, own = Path(settings.ca) if settings.ca else None, (settings.client_id, settings.client_secret)
     return Realm(settings.url, settings.realm, *own, stop=stop, ca=ca, name=f"target {name}", deadline=deadline)
+
+
+def place(settings: Settings) -> str:
+    """What messages call the realm; the same for all ways to write its address."""
+    parts = urlsplit(settings.url.lower())
+    port = "" if parts.port in {None, {"http": 80, "https": 443}.get(parts.scheme)} else f":{parts.port}"
+    return f"realm {settings.realm} of {parts.hostname}{port}{parts.path.rstrip('/')}"
 
 
 @contextmanager
