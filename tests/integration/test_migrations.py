@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests import servers
 from tests.conftest import NewDatabase
 from usersync_cli import connections, embedded, migrations
-from usersync_cli.errors import ConfigError, Drift
+from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
+from usersync_cli.migrations import apart
 from usersync_cli.model import Database
+from usersync_cli.signals import Stop
 
 READIES = (
     "import sys; from usersync_cli import connections, migrations; from usersync_cli.model import Database;"
@@ -133,14 +142,13 @@ def test_processes_at_once_upgrade_once(database: Database) -> None:
         assert [migrations.VERSION] * 4 == list(pool.map(start, range(4)))
 
 
-def test_nothing_is_imported_when_nothing_is_to_do(database: Database) -> None:
+def test_a_run_imports_no_alembic(database: Database) -> None:
     """
-    A run on tables that are up to date imports neither Alembic nor SQLAlchemy.
+    A run imports neither Alembic nor SQLAlchemy: not on tables that are up to date, nor where it has them made.
     """
-    ready(database)
-    done = subprocess.run([sys.executable, "-c", READIES, database.url], capture_output=True, text=True, check=True)
-
-    assert f"{migrations.VERSION} False False\n" == done.stdout
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", READIES, database.url], capture_output=True, text=True, check=True)
+        assert f"{migrations.VERSION} False False\n" == done.stdout
 
 
 def test_newer_tables_are_not_touched(database: Database, connection: psycopg.Connection) -> None:
@@ -215,3 +223,75 @@ def test_through_a_pooler_and_on_postgres_15(
         ready(target)
         with connections.connect(target, job="test") as other:
             assert migrations.VERSION == migrations.current(other)
+
+
+@contextmanager
+def upgrading(connection: psycopg.Connection, stop: Stop) -> Iterator[tuple[int, list[BaseException]]]:
+    """The process that upgrades, which waits for a lock that we hold; and what its parent got in the end."""
+    secret = connection.info.dsn  # the test's own server asks for no password, so any will do
+    database = Database(f"postgresql:///{connection.info.dbname}?{urlencode(parse(secret))}&password=canary", "target")
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            apart.upgrade(database, "test", stop)
+        except UsersyncError as error:
+            raised.append(error)
+
+    with psycopg.connect(secret) as other:
+        other.execute(f"SELECT pg_advisory_xact_lock({migrations._LOCK})".encode())
+        thread = threading.Thread(target=work)
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        servers.until(lambda: connection.execute(waits).fetchone() == (1,))
+        (pid,) = [
+            int(one) for file in Path("/proc/self/task").glob("*/children") for one in file.read_text().split() if is_upgrade(int(one))
+        ]
+        yield pid, raised
+        thread.join(5)
+    assert not thread.is_alive()
+    assert migrations.current(connection) is None
+
+
+def parse(dsn: str) -> dict[str, str]:
+    return {name: str(value) for name, value in conninfo_to_dict(dsn).items() if name in {"host", "port", "user"}}
+
+
+def is_upgrade(pid: int) -> bool:
+    return b"migrations import apart" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_the_upgrade_has_its_own_process(connection: psycopg.Connection) -> None:
+    """
+    No password stands where others can read it. A signal ends that process, and the server rolls back.
+    """
+    stop = Stop()
+    with upgrading(connection, stop) as (pid, raised):
+        for file in ("cmdline", "environ"):
+            assert b"canary" not in Path(f"/proc/{pid}/{file}").read_bytes()
+        stop._note(signal.SIGTERM, None)
+        servers.until(lambda: raised)
+    assert isinstance(raised[0], Stopped)
+
+
+def test_an_upgrade_that_is_killed_is_temporary(connection: psycopg.Connection) -> None:
+    """
+    Memory was short, say: status 4, nothing changed.
+    """
+    with upgrading(connection, Stop()) as (pid, raised):
+        os.kill(pid, signal.SIGKILL)
+        servers.until(lambda: raised)
+    assert "ended with -9" in str(raised[0])
+
+
+def test_errors_of_the_upgrade_arrive_as_they_are(database: Database, connection: psycopg.Connection) -> None:
+    """
+    A missing right is told with its GRANT, by the class that has its exit status; where there is nothing to upgrade, nothing is said.
+    """
+    weak = as_role(database, connection)
+    with pytest.raises(ConfigError, match="no right to create the schema usersync") as error:
+        apart.upgrade(weak, "test", None)
+    assert "GRANT CREATE ON DATABASE" in error.value.hint
+    apart.upgrade(database, "test", None)
+    apart.upgrade(database, "test", None)
+    assert migrations.VERSION == migrations.current(connection)

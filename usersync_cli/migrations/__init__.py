@@ -1,11 +1,13 @@
 """Usersync's own tables, schema `usersync` in the target database: their version, and the way up and down.
 
-Alembic and SQLAlchemy take half a second to import, so they are imported only when there is something to do.
+Alembic and SQLAlchemy take half a second to import, and 20 MB: they are imported only when there is something to do, and then in
+a process of its own (`apart`).
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,7 +51,12 @@ def ready(connection: connections.Connection, database: Database, job: str) -> N
         return
     if found is not None and found > VERSION:
         raise newer(found)
-    upgrade(database, job)
+    if "alembic" in sys.modules:  # what a process of its own would save is spent
+        upgrade(database, job)
+        return
+    from usersync_cli.migrations import apart
+
+    apart.upgrade(database, job, connection.stop)
 
 
 def newer(found: str) -> Drift:

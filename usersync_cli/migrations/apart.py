@@ -1,0 +1,82 @@
+"""The upgrade in a process of its own: Alembic and SQLAlchemy take 20 MB, which a run would keep to its end.
+
+The database's URL, which may hold a password, goes through stdin: nobody finds it among the arguments or in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from usersync_cli import errors
+from usersync_cli.errors import Unavailable, UsersyncError
+from usersync_cli.model import Database
+from usersync_cli.signals import Stop
+
+# -P: nothing of the folder that somebody stands in is imported.
+_COMMAND = (sys.executable, "-P", "-c", "import sys; sys.path.append(sys.argv[1]); from usersync_cli.migrations import apart; apart.main()")
+_POLL_SECONDS = 0.1
+
+
+def upgrade(database: Database, job: str, stop: Stop | None) -> None:
+    """As `migrations.upgrade`, with its errors. A signal ends the process, and the server rolls back."""
+    given = {"url": database.url, "name": database.name, "embedded": database.embedded and str(database.embedded), "job": job}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen([*_COMMAND, str(Path(__file__).parents[2])], **pipes) as process:
+        said = _answer(process, json.dumps(given).encode(), stop)
+    if process.returncode or not said:
+        raise Unavailable(
+            f"{database.name}: the process that upgrades usersync's tables ended with {process.returncode}",
+            hint="nothing was changed. Too little memory? `usersync db upgrade` does the same",
+        )
+    _raise(json.loads(said))
+
+
+def _answer(process: subprocess.Popen[bytes], given: bytes, stop: Stop | None) -> bytes:
+    answers: list[bytes] = []
+    reader = threading.Thread(target=lambda: answers.append(process.communicate(given)[0]), daemon=True)
+    reader.start()
+    try:
+        while reader.is_alive():
+            reader.join(_POLL_SECONDS)
+            if stop:
+                stop.check()
+    except BaseException:
+        process.kill()
+        reader.join()
+        raise
+    return answers[0] if answers else b""
+
+
+def _raise(answer: dict[str, str]) -> None:
+    if "bug" in answer:
+        raise AssertionError(answer["bug"])
+    if "error" in answer:
+        kind = getattr(errors, answer["error"], None)
+        kind = kind if isinstance(kind, type) and issubclass(kind, UsersyncError) else UsersyncError
+        raise kind(answer["message"], hint=answer["hint"])
+
+
+def main() -> None:
+    """The process: what is to be done on stdin, how it went on stdout. Its own words are no foreign text."""
+    from usersync_cli import migrations
+
+    given = json.load(sys.stdin)
+    embedded = Path(given["embedded"]) if given["embedded"] else None
+    answer: dict[str, str] = {}
+    try:
+        migrations.upgrade(Database(given["url"], given["name"], embedded), given["job"])
+    except UsersyncError as error:
+        answer = {"error": _kind(error), "message": error.message, "hint": error.hint}
+    except Exception as error:  # noqa: BLE001  told by the process that asked
+        answer = {"bug": type(error).__name__}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _kind(error: UsersyncError) -> str:
+    """The class in `errors` that says what the operator does next."""
+    return str(next(one.__name__ for one in type(error).__mro__ if getattr(errors, one.__name__, None) is one))
