@@ -36,11 +36,16 @@ class Table:
     name: sql.Composed
     oid: int
     kind: str
-    has_triggers: bool  # the table or one of its partitions
+    has_triggers: bool  # the table or one of its partitions; one that is a foreign table may have any
     has_rules: bool
     columns: dict[str, TableColumn]
     unique: Sequence[frozenset[str]]  # columns of each usable unique index
     relname: str = ""  # as the server's errors call it
+
+    @property
+    def watched(self) -> bool:
+        """Whether something of the table's own may change what we write, or take it away again."""
+        return self.has_triggers or self.has_rules
 
 
 def describe(tx: Connection, name: str) -> Table | None:
@@ -118,7 +123,8 @@ _TABLE = """
     SELECT c.oid, n.nspname, c.relname, c.relkind::text,
            EXISTS (SELECT FROM pg_catalog.pg_trigger g
                     WHERE (g.tgrelid = c.oid OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))
-                      AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+                      AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+           OR EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class f ON f.oid = p.relid AND f.relkind = 'f'),
            EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = %s

@@ -74,6 +74,7 @@ class Merge:
     on_update: Sequence[tuple[str, str]] = ()
     overriding: bool = False  # an identity column GENERATED ALWAYS is given a value
     has_rules: bool = False  # ON CONFLICT is refused on a table with rules
+    watched: bool = False  # it has triggers or rules: what was written is looked for afterwards
     marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
     sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
     aside: bool = False  # leave out the records in ASIDE, and those without a key
@@ -146,11 +147,16 @@ class Merge:
         """t and w, of the same key, hold different values."""
         return self.differs_from("w")
 
+    @property
+    def marked(self) -> sql.Composed:
+        """t is marked as gone."""
+        return sql.Composed([sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")])
+
     def differs_from(self, other: str) -> sql.Composed:
         """t and `other` ("w" or "excluded"), of the same key, hold different values."""
-        marked = sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")
+        marked = self.marked
         if not self.values:
-            return sql.Composed([marked])
+            return marked
         differs: sql.Composed = _or(f.differs("t", other) for f in self.values)
         return sql.SQL("({} OR {})").format(differs, marked) if self.marks else differs
 
@@ -380,7 +386,9 @@ def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = Fal
             written += tx.execute(insert(merge, sql.SQL("SELECT * FROM {} WHERE usersync_is_new").format(CHANGES), merge.key)).rowcount
         tx.execute("SET CONSTRAINTS ALL IMMEDIATE")  # a deferred foreign key would only fail at COMMIT, and say less
     if written < outcome.inserted + outcome.updated:
-        _look_again(tx, merge)
+        _look_again(tx, merge, merge.differs)
+    elif merge.watched:
+        _look_again(tx, merge, merge.marked)
 
 
 def _update(tx: Connection, merge: Merge, *, vacated: bool) -> int:
@@ -430,9 +438,10 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = (), *, 
     return statement + sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {} WHERE {}").format(keys, assignments, differs)
 
 
-def _look_again(tx: Connection, merge: Merge) -> None:
+def _look_again(tx: Connection, merge: Merge, wrong: sql.Composable) -> None:
+    """Each row of CHANGES is there, and is not `wrong`."""
     left = sql.SQL("FROM {} AS w LEFT JOIN {} AS t ON {} WHERE t.{} IS NULL OR {}").format(
-        CHANGES, merge.table, merge.same_key, merge.first_key, merge.differs
+        CHANGES, merge.table, merge.same_key, merge.first_key, wrong
     )
     count = _number(tx, sql.SQL("SELECT pg_catalog.count(*) ") + left)
     if count:
@@ -441,6 +450,27 @@ def _look_again(tx: Connection, merge: Merge) -> None:
             hint="a trigger or rule of that table swallows them; nothing was committed. `usersync run --dry-run --diff` shows which"
             " would be written",
         )
+
+
+def tally(tx: Connection, merge: Merge) -> tuple[int, int]:
+    """How many rows this transaction has inserted into the table and deleted from it so far, whoever told it to."""
+    table = sql.SQL("pg_catalog.to_regclass({})").format(sql.Literal(merge.table.as_string(tx)))
+    query = sql.SQL("""
+        WITH RECURSIVE every(one) AS (
+            SELECT {}::oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN every ON i.inhparent = one
+        )
+        SELECT COALESCE(pg_catalog.sum(pg_catalog.pg_stat_get_xact_tuples_inserted(one)), 0)::bigint,
+               COALESCE(pg_catalog.sum(pg_catalog.pg_stat_get_xact_tuples_deleted(one)), 0)::bigint FROM every
+    """)
+    inserted, deleted = tx.execute(query.format(table)).fetchone() or (0, 0)
+    return inserted, deleted
+
+
+def missing(tx: Connection, merge: Merge) -> int:
+    """How many of those who were read are not in the table, also of those of whom nothing was written."""
+    lost = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
+    with as_user(tx):
+        return _number(tx, lost.format(merge.wanted, merge.table, merge.same_key))
 
 
 def normalised(tx: Connection, merge: Merge) -> int:

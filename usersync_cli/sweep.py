@@ -300,6 +300,20 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
             f"{found.removable} rows of {merge.table.as_string(tx)} should go, and {done} went",
             hint="a trigger or rule of that table keeps them; nothing was committed",
         )
+    if merge.watched:
+        _refuse_returned(tx, found, merge)
+
+
+def _refuse_returned(tx: Connection, found: Sweep, merge: Merge) -> None:
+    """Nobody who was removed is there again, or without the mark. Raises VerificationFailed when a trigger undoes it."""
+    there = sql.SQL("t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("true")
+    key = key_text(found.load.key)
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t JOIN {} AS g ON {} OPERATOR(pg_catalog.=) g.key AND {} WHERE {}")
+    if number := _number(tx, query.format(merge.table, GONE, key, found.goes, there)):
+        raise VerificationFailed(
+            f"{number:,} of {found.removable:,} rows of {merge.table.as_string(tx)} that should go are still there",
+            hint="a trigger or rule of that table brings them back; nothing was committed",
+        )
 
 
 def stays(found: Sweep) -> sql.Composable:

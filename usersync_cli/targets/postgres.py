@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from usersync_cli import stage
 from usersync_cli import sweep as sweeping
 from usersync_cli.catalog import Table, TableColumn, describe, equality, has_equality, unique_values
 from usersync_cli.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
-from usersync_cli.errors import ConfigError, Drift
+from usersync_cli.errors import ConfigError, Drift, VerificationFailed
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
 from usersync_cli.sweep import Sweep
@@ -210,8 +211,13 @@ class Target:
     def _check_rights(self, table: Table, tx: Connection) -> None:
         rights = ("SELECT", "INSERT", "UPDATE", *(("DELETE",) if self.load.on_missing == "delete" else ()))
         missing = [right for right in rights if not _scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))]
+        role = _scalar(tx, "SELECT quote_ident(current_user)", ())
+        if _scalar(tx, "SELECT pg_catalog.row_security_active(%s::oid)", (table.oid,)):
+            raise ConfigError(
+                f"target table {self.load.table}: row-level security would hide rows of it from this role",
+                hint=f"ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {self._shown()} DISABLE ROW LEVEL SECURITY;",
+            )
         if missing:
-            role = _scalar(tx, "SELECT quote_ident(current_user)", ())
             raise ConfigError(
                 f"target table {self.load.table}: the right to {', '.join(missing)} is missing",
                 hint=f"GRANT {', '.join(missing)} ON {self._shown()} TO {role};",
@@ -227,6 +233,7 @@ class Target:
             on_update=tuple((n, v) for n, v in stamps.items() if n in STAMPS_ON_UPDATE),
             overriding=always,
             has_rules=table.has_rules,
+            watched=table.watched,
             marks=(MARK, _STAMP[table.columns[MARK].bare]) if self.load.on_missing == "mark" else None,
             sums=self.load.on_missing != "keep",
         )
@@ -261,7 +268,7 @@ class Target:
         """INSERT ... SELECT into a table that is empty or that we make here; None, and nothing written, when it has rows,
         a key occurs twice or a record does not fit."""
         merge, table = self.fit(desired, tx)
-        if table is not None and (table.has_triggers or table.has_rules or not self._lock_if_empty(tx, merge)):
+        if table is not None and (table.watched or not self._lock_if_empty(tx, merge)):
             return None
         try:
             with tx.transaction():
@@ -280,7 +287,7 @@ class Target:
         """COPY wants the same binary format; time stamps need a default, because COPY can't compute them."""
         same = all(_format(table.columns[c.name].type) == _format(c.type) for c in content.columns)
         stamped = all(table.columns[name].has_default for name, _ in merge.on_insert)
-        return same and stamped and not table.has_triggers and not table.has_rules and not merge.helpers and not merge.overriding
+        return same and stamped and not table.watched and not merge.helpers and not merge.overriding
 
     def _lock_if_empty(self, tx: Connection, merge: Merge) -> bool:
         """Whether the table has no row, and nobody can add one before we commit. Looked at first without the lock."""
@@ -308,15 +315,38 @@ class Target:
         """Write the plan, then remove who has left. People who pass on a unique value among themselves, or take one of
         somebody who left, are not an error: then every value that is given up is taken away first."""
         try:
-            with tx.transaction():
+            with tx.transaction(), self._nobody_else_lost(plan, tx):
                 self._write(plan, tx)
                 self._remove(plan, tx)
         except errors.UniqueViolation:
-            with tx.transaction():
+            with tx.transaction(), self._nobody_else_lost(plan, tx):
                 self._remove(plan, tx)
                 self._vacate(plan, tx)
                 self._write(plan, tx, vacated=True)
         return plan.counts
+
+    @contextmanager
+    def _nobody_else_lost(self, plan: Plan, tx: Connection) -> Iterator[None]:
+        """A trigger may delete more than what we remove. Of a table, everybody who was read is looked for then; a page knows a
+        few of the rows only, so there it is enough that the table has fewer than it should.
+
+        Raises VerificationFailed."""
+        merge = plan.merge
+        if not merge.watched:
+            yield
+            return
+        inserted, deleted = merging.tally(tx, merge)
+        yield
+        now_inserted, now_deleted = merging.tally(tx, merge)
+        removed = plan.sweep.removable if plan.sweep and not merge.marks else 0
+        lost = (now_deleted - deleted - removed) - (now_inserted - inserted - plan.outcome.inserted)
+        if not merge.part and plan.outcome.read:
+            lost = merging.missing(tx, merge) if now_deleted - deleted > removed else 0
+        if lost > 0:
+            raise VerificationFailed(
+                f"writing to {merge.table.as_string(tx)} took {lost:,} other {'row' if lost == 1 else 'rows'} of it away",
+                hint="a trigger or rule of that table deletes them; nothing was committed",
+            )
 
     def _write(self, plan: Plan, tx: Connection, *, vacated: bool = False) -> None:
         if plan.outcome.inserted or plan.outcome.updated:
