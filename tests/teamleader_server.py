@@ -158,9 +158,13 @@ class Teamleader:
     window: timedelta = timedelta(minutes=1)
     module: str = "legacy"
     ahead: timedelta = timedelta(0)
+    behind: timedelta = timedelta(0)  # the clock of its documents, compared with that of its Date header
+    zone: str = "+00:00"  # what its documents say of it; "": nothing
+    dates: Callable[[datetime], datetime] = lambda moment: moment  # of the Date header
     shuffled: bool = False  # records that sort alike come in another order with each request
     exclusive: bool = False  # updated_since leaves out what changed in that very second
     shows_limit: bool = True
+    shows_date: bool = True
     omits: str = ""  # records of this status are not in lists
     account: str = "0fc55513-7f68-4865-aba0-de5da9e4e43d"
     scopes: set[str] = field(default_factory=lambda: {resource.scope for resource in RESOURCES.values()})
@@ -204,7 +208,7 @@ class Teamleader:
     def change(self, resource: str, id_: str, **more: Any) -> None:
         """New values; moves `updated_at`."""
         with self._lock:
-            stamps = {name: _text(self.now()) for name in RESOURCES[resource].stamps[1:]}
+            stamps = {name: _text(self.now() - self.behind).removesuffix("+00:00") + self.zone for name in RESOURCES[resource].stamps[1:]}
             self.records[resource][id_] = {**self.records[resource][id_], **stamps, **more}
 
     def delete(self, resource: str, id_: str) -> None:
@@ -385,7 +389,8 @@ def _text(moment: datetime) -> str:
 def _moment(text: str) -> datetime:
     """A time stamp; what is none was long ago."""
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
     except ValueError:
         return BORN
 
@@ -425,8 +430,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         size = len(content) + (100 if fault and fault.how == "truncated" else 0)
-        head = {"Date": format_datetime(self.server.teamleader.now(), usegmt=True), "Content-Type": kind, "Content-Length": str(size),
-                "X-Api-Version": VERSION, "X-Request-ID": f"request-{len(self.server.teamleader.asked)}", **headers}  # fmt: skip
+        teamleader = self.server.teamleader
+        date = {"Date": format_datetime(teamleader.dates(teamleader.now()), usegmt=True)} if teamleader.shows_date else {}
+        head = {**date, "Content-Type": kind, "Content-Length": str(size), "X-Api-Version": VERSION,
+                "X-Request-ID": f"request-{len(teamleader.asked)}", **headers}  # fmt: skip
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         self.wfile.write(f"HTTP/1.1 {status} Answer\r\n{lines}\r\n".encode() + content)
         if size > len(content):

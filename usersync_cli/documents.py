@@ -424,9 +424,8 @@ class Reading:
                 continue
             whole.before, whole.listed, whole.again = item.before, item.listed if record.settled else None, item.again
             whole.known_as = item.known_as
-            if record.deleted:
-                work.met.remove(record.key)
-                self._told(work, whole)
+            if record.deleted:  # since it was listed, for all that a look-up can tell: its row goes when a complete listing lacks it
+                work.counts.read -= 1
             elif whole.before.held == whole.hash and not self._options.full and not into.has_lost(whole.known_as or record.key):
                 work.counts.unchanged += 1
                 work.counts.not_compared += 1

@@ -137,7 +137,10 @@ class DocumentSession(Session, Protocol):
     owed: Collection[str]  # keys that `details` left out, because only they can't be had today; the cursor does not pass them
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Full documents of those whose listing changed, each key once; a key that is gone comes as a deleted record."""
+        """Full documents of those whose listing changed, each key once.
+
+        A key that seems to be gone since comes as a deleted record, which removes no row: a listing has just shown it.
+        """
         ...
 
     def look(self, stream: str) -> str:
@@ -145,7 +148,10 @@ class DocumentSession(Session, Protocol):
         ...
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Which of these keys the vendor says do not exist; an error is raised, never read as gone."""
+        """Which of these keys the vendor says do not exist, in a second look of another kind than the listing that lacks them.
+
+        One answer is no proof: it may be wrong. An error is raised, never read as gone.
+        """
         ...
 
     left_out: Mapping[str, int]  # of what was listed so far, how many records are not given, by what they are: "self-service users"

@@ -282,7 +282,7 @@ def test_who_left_while_a_sweep_was_broken_off(api: Teamleader, database: Any, r
     assert sorted([ids[7], ids[37]]) == crm.held(stream, "deleted_at IS NOT NULL")
     assert crm.there(resource) == crm.here(stream)
     hidden = detail == "full" and resource not in ("contacts", "companies", "invoices", "customFieldDefinitions")
-    assert len([one for one in asked if one.action == "info"]) <= (25 if hidden else 0) + 2
+    assert len([one for one in asked if one.action == "info"]) <= (25 if hidden else 0) + 4
     again = crm.run()
     assert (0, 0) == (again.exit_status, again.steps[0].counts.gone)
 
@@ -357,21 +357,21 @@ def test_what_happens_while_changes_are_read(api: Teamleader, database: Any, res
 
 # Records: pages of a first sync of contacts and of events, and of a list whose length is known.
 LENGTHS = {
-    0: ([11, 10, 5, 2, 1, 1], [3, 2, 1], [3, 2, 1]),
-    1: ([11, 10, 5, 2, 1], [3, 2, 1], [2, 1]),
-    4: ([11, 10, 5, 2, 1], [3, 2, 1], [2, 1]),
-    5: ([11, 10, 5, 2, 1, 2], [3, 2, 1], [2, 1]),
-    6: ([11, 10, 5, 2, 4, 3, 1], [3, 2, 1], [3, 2, 1]),
-    10: ([11, 10, 5, 2, 4, 3, 3, 2, 1], [3, 2, 1], [3, 2, 1]),
-    11: ([11, 10, 5, 2, 4, 3, 2, 1], [3, 5, 4, 2, 1], [4, 3, 2, 1]),
+    0: ([11, 10, 5, 2, 1, 1], [3, 2, 1, 1], [3, 2, 1, 1]),
+    1: ([11, 10, 5, 2, 1, 2], [3, 2, 1, 2], [2, 1, 2]),
+    4: ([11, 10, 5, 2, 1, 5], [3, 2, 1, 5], [2, 1, 5]),
+    5: ([11, 10, 5, 2, 1, 6], [3, 2, 1, 6], [2, 1, 6]),
+    6: ([11, 10, 5, 2, 4, 3, 7, 1], [3, 2, 7, 1], [3, 2, 7, 1]),
+    10: ([11, 10, 5, 2, 4, 3, 11, 2, 1], [3, 2, 11, 1], [3, 2, 11, 1]),
+    11: ([11, 10, 5, 2, 4, 3, 12, 2, 1], [3, 5, 4, 12, 2, 1], [4, 3, 12, 2, 1]),
 }
 
 
 @pytest.mark.parametrize("count", LENGTHS)
 def test_lists_of_any_length(api: Teamleader, database: Any, count: int) -> None:
     """
-    Nothing, one, a page less one, a page, and one more: all rows, and pages from the last to the first, behind a look that it is the last;
-    of contacts another look where it is full.
+    Nothing, one, a page less one, a page, and one more: all rows, and pages from the last to the first, behind a look that it is the last,
+    and one for the record behind its last one.
     """
     contacts, events = Crm(api, database), Crm(api, database, ["events"])
     api.add("contacts", count)
@@ -383,17 +383,75 @@ def test_lists_of_any_length(api: Teamleader, database: Any, count: int) -> None
     assert events.there("events") == (events.held("events") if count else [])
 
 
-def test_a_list_that_each_run_reads_whole_ends_early_once_at_most(api: Teamleader, database: Any) -> None:
+@pytest.mark.parametrize("resource", ["contacts", "users", "projects-v2/projects"])
+@pytest.mark.parametrize("times", [1, 2, 1000])
+def test_silence_is_not_the_end(api: Teamleader, database: Any, resource: str, times: int) -> None:
     """
-    False silence behind a full page, of a list without updated_since: asked for again once its length is known; of a first sync the next
-    run has the rest. Nobody is removed.
+    Any page but the first says `data: []` once, twice or always, in a first sync and in a later one: all is there, or the status is 4.
     """
-    crm = Crm(api, database, ["users"])
-    api.add("users", 15)
-    api.fail("empty", "users.list", page=3)
-    crm.ok()
-    crm.ok()
-    assert crm.is_equal("users", "users")
-    api.fail("empty", "users.list", page=3)
+    api.module = "projects-v2" if resource == "projects-v2/projects" else "legacy"
+    stream = STREAM_OF.get(resource, resource)
+    crm = Crm(api, database, [stream], {"detail": "list"})
+    ids = api.add(resource, 18)
+    for number in (2, 3, 4):
+        api.fail("empty", f"{resource}.list", page=number, times=times)
+        results = [crm.run(full=True), crm.run()]
+        api.faults.clear()
+        there = {id_ for (id_,) in crm.ask(f"SELECT tl_uuid::text FROM tl_{stream}")} if table_is_there(crm, stream) else set()
 
-    assert "0 0 15 0" == crm.ok()
+        first, second = (result.exit_status for result in results)
+        assert first in {1: {0}, 2: {0, 4}, 1000: {4}}[times]
+        assert (second, there) == (0, set(ids)) or times == 1000
+        crm.ok()
+        assert set(ids) == set(crm.here(stream))
+        crm.ask(f"DROP TABLE tl_{stream}; DELETE FROM usersync.cursors; DELETE FROM usersync.seen_streams")
+
+
+def table_is_there(crm: Crm, stream: str) -> bool:
+    return bool(crm.ask(f"SELECT FROM pg_class WHERE relname = 'tl_{stream}'"))
+
+
+@pytest.mark.parametrize("resource", ["contacts", "events", "companies"])
+def test_a_last_page_that_lacks_records_is_noticed(api: Teamleader, database: Any, resource: str) -> None:
+    """
+    The last page shows two of its four records, always: what one more look finds behind them ends with 4, and nobody is removed.
+    """
+    crm = Crm(api, database, [resource], {"detail": "list"})
+    ids = api.add(resource, 14)
+    api.fail("short", f"{resource}.list", page=3, times=1000)
+    assert 4 == crm.run().exit_status
+    api.faults.clear()
+    crm.ok()
+    api.fail("short", f"{resource}.list", page=3, times=1000)
+    assert 4 == crm.run(full=True).exit_status
+    assert ids == sorted(crm.here(resource), key=ids.index)
+
+
+@pytest.mark.parametrize("total", [13, 20])
+def test_a_total_that_disagrees_is_an_error(crm: Crm, monkeypatch: pytest.MonkeyPatch, total: int) -> None:
+    """
+    Where an answer says how many there are, that many have to come.
+    """
+    crm.server.add("contacts", 14)
+    listed = Teamleader._list
+    monkeypatch.setattr(Teamleader, "_list", lambda *given: {**listed(*given), "meta": {"page": {}, "matches": total}})
+    failed = crm.run().steps[0].error
+
+    assert failed is not None
+    assert (4, True) == (status_of(failed), f"as if 14 were all; but the answer says {total}" in failed.message), failed.message
+
+
+def test_a_shorter_list_is_looked_at_more_closely(crm: Crm, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A list that has fewer records than it had: the two pages behind the empty one are looked at too, and the log says so.
+    """
+    crm.load = {"on_missing": "keep"}
+    ids = crm.server.add("contacts", 14)
+    crm.ok()
+    for id_ in ids[:9]:
+        crm.server.delete("contacts", id_)
+    crm.server.ahead = timedelta(days=8)
+    asked = crm.requests()
+
+    assert [4, 3, 1, 2, 6, 3, 4, 1] == [one.page for one in asked if one.action == "list"]
+    assert "list is shorter than when it was last listed whole" in capsys.readouterr().out

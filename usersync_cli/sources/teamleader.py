@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from usersync_cli import log
-from usersync_cli.errors import ConfigError, Drift, Unavailable
+from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
 from usersync_cli.jobs import Duration
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Access, Cursor, Documents, Page, Record, Stream, Tools
@@ -30,7 +30,7 @@ from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
     from usersync_cli import oauth as grants
-    from usersync_cli.rest import Client, RateLimit, Reply
+    from usersync_cli.rest import Client, RateLimit, Reply, Request
     from usersync_cli.signals import Stop
 
 KIND = "documents"
@@ -38,11 +38,15 @@ KIND = "documents"
 API_VERSION = "2023-09-26"  # what the documents that we know describe
 PAGE_RECORDS = 100  # the most that a page holds
 OVERLAP = timedelta(minutes=15)  # a change may become visible late, and clocks behind one address differ
+BLIND = timedelta(hours=1)  # the same, where nothing shows when a record was changed, so that no clock but that of Date is known
 YOUNG = timedelta(seconds=2)  # time stamps have whole seconds: so young a document may change without another one
+FUTURE = timedelta(days=1)  # no clock and no zone is so far ahead: such a time stamp is only wrong
 NEAR = 6  # pages between one that has records and one that has none, which are tried one by one
 MANY_PAGES = 5  # of ids that are looked for at once
 MOST_PAGES = 100_000
-MOST_OWED = 3  # documents of a stream that get no answer, until it is not the documents
+MOST_SILENT = 3  # documents of a stream that get no answer, until it is not the documents
+UNKNOWN = (404, 410)  # what .info says of a record that it does not have; one such answer proves nothing
+REPEATS = (timedelta(seconds=0.5), timedelta(seconds=2))  # pauses before an answer of another shape is asked for again
 WALKS = 3  # through a list that changes meanwhile
 LIMIT = 200  # requests in a window, until headers say otherwise
 WINDOW = timedelta(minutes=1)
@@ -85,8 +89,11 @@ RESOURCES = {
     "projects": Resource("projects", "created_at", "title", "projects", since=True, by_ids=False),
     "users": Resource("users", "email", "last_name", "users"),
 }
-NEW_PROJECTS = Resource("projects-v2/projects", "project_key", scope="projects", includes="custom_fields")
+NEW_PROJECTS = Resource("projects-v2/projects", "project_key", scope="projects", includes="custom_fields,pagination")
 STREAMS = tuple(RESOURCES)
+SILENT, HIDDEN, REFUSED = "silent", "hidden", "refused"
+OWED = {SILENT: "without an answer", HIDDEN: "not known to it although {}.list shows them", REFUSED: "not allowed"}  # why a document is
+T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
 
@@ -191,15 +198,22 @@ class Walk:
 
     sweep: str = ""  # the name of a complete listing; "" only for changes
     since: str = ""  # of changes: since when
-    began: str = ""  # Teamleader's time at the first answer
+    began: str = ""  # Teamleader's time at the first answer, or the earliest that another answer has
+    newest: str = ""  # change among what was listed, by the clock of the documents
     page: int | None = None  # the next to read; None while nobody knows which is the last
     last: int = 0  # that one
+    records: int = 0  # on all of them, when that one was found
     above: str = ""  # what stood on the page that was read before
     whole: bool = False  # whole documents of all are read, whatever the list says
     tries: int = 1
     looks: str = ""  # since when changes are looked for behind it
     looked: str = ""  # and what was found before it began
     owed: int = 0  # documents that could not be had
+
+    def with_times_of(self, listed: _Listed) -> Walk:
+        """With the earliest clock, and the newest change that is not in the future."""
+        began = min(self.began, _text(listed.at))
+        return replace(self, began=began, newest=max(self.newest, *listed.changes(_text(listed.at)), ""))
 
     def again(self, looks: str, looked: str) -> Walk:
         """From its beginning."""
@@ -213,10 +227,13 @@ class Place:
 
     path: str  # legacy projects and new ones are other records
     detail: str
-    until: str = ""  # changes before this are loaded
+    until: str = ""  # changes before this are loaded, by the clock of the documents
+    newest: str = ""  # change that was listed
+    met: str = ""  # when that was listed first, by the clock of Date
     swept: str = ""  # when the last complete listing began
     whole: str = ""  # when whole documents of all were last read
     pages: int = 0  # of the last complete listing
+    records: int = 0  # of the same
     walk: Walk | None = None  # under way
 
     @classmethod
@@ -235,9 +252,29 @@ class Place:
         if walk.owed and not walk.sweep:  # asked from the same moment again
             return replace(self, swept=self.swept if sure else "", walk=None)
         sure = sure and not walk.owed
-        swept, whole = (walk.began, walk.began if walk.whole else self.whole) if walk.sweep else (self.swept, self.whole)
-        pages = walk.last if walk.sweep else self.pages
-        return replace(self, until=walk.began, swept=swept if sure else "", whole=whole, pages=pages, walk=None)
+        if walk.sweep:
+            whole = walk.began if walk.whole else min(self.whole, walk.began)
+            swept = replace(self, swept=walk.began, whole=whole, pages=walk.last, records=walk.records, until="")
+        else:
+            swept = self
+        return replace(swept._moved(walk), swept=swept.swept if sure else "", walk=None)
+
+    def _moved(self, walk: Walk) -> Place:
+        """The cursor behind this walk: its beginning, or the newest change that was ever listed, whichever is earlier.
+
+        The documents may have another clock than the header Date. If it is behind, the next change has a time before the walk
+        began, but not before the newest that is known. So that a bulk import is not listed again by each walk, what takes more than
+        a page is left behind: from then on the cursor goes on with Date, at the distance that the newest change had when
+        it came; it had been made before that.
+        """
+        known = self.newest if self.newest <= walk.began else ""  # else a clock was set back
+        newest, met = (known, self.met) if walk.newest <= known else (walk.newest, walk.began)
+        if not newest:
+            return replace(self, until=walk.began, newest="", met="")
+        until = newest
+        if newest == known and self.until and (self.until > newest or walk.last > 1):
+            until = _text(_moment(newest) + max(_moment(walk.began) - _moment(met), timedelta(0)))
+        return replace(self, until=max(self.until, min(until, walk.began)), newest=newest, met=met)
 
 
 @dataclass(frozen=True)
@@ -246,11 +283,21 @@ class _Listed:
 
     rows: Sequence[bytes]
     at: datetime
+    total: int | None = None  # of the whole list, where the answer says so
+
+    @cached_property
+    def heads(self) -> Sequence[_Head]:
+        return [_head(row) for row in self.rows]
+
+    def changes(self, until: str) -> Iterator[str]:
+        """When its records were changed, as far as that is known and not later than this."""
+        found = (_text(moment) for head in self.heads if (moment := _version(head)))
+        return (moment for moment in found if moment <= until)
 
     @property
     def mark(self) -> str:
         """Tells this page from another, also when a record on it changes."""
-        return _mark(_head(row).id.encode(errors="replace") for row in self.rows)
+        return _mark(head.id.encode(errors="replace") for head in self.heads)
 
 
 class _Met:
@@ -288,10 +335,10 @@ class _Search:
 
     first: int  # where it begins
     known: int  # how many there were in the last complete listing; 0 while nobody knows
-    passing: bool  # what is not found now is lost
     full: int = 0  # a page that has records
+    count: int = 0  # so many
     empty: int = 0  # one behind it that has none; 0 while nobody knows one
-    sure: int = 0  # one that had none when it was asked for again
+    total: int | None = None  # of records, as the last answer said
     mark: str = ""  # what stood on `full`
     ready: _Listed | None = None  # the same, where nothing can have come there from behind since
 
@@ -301,25 +348,23 @@ class _Search:
         if not self.empty:
             return self.full + (1 if self.full == self.first and self.known else max(self.full - 1, 1)) if self.full else self.first
         gap = self.empty - self.full
-        if gap > 1:
-            near = self.empty == self.first or (self.full and gap <= NEAR)
-            return self.empty - 1 if near else (self.full + self.empty) // 2
-        return self.empty if self._doubtful and self.sure != self.empty else None
+        if gap == 1:
+            return None
+        near = self.empty == self.first or (self.full and gap <= NEAR)
+        return self.empty - 1 if near else (self.full + self.empty) // 2
 
     @property
-    def _doubtful(self) -> bool:
-        """Whether silence is asked twice: behind a full page, where that matters or the list was longer."""
-        short = self.ready is not None and len(self.ready.rows) < PAGE_RECORDS
-        return not short and (self.passing or self.full < self.known)
+    def records(self) -> int:
+        """On all pages, which are full before the last one."""
+        return self.full and (self.full - 1) * PAGE_RECORDS + self.count
 
     def found(self, number: int, listed: _Listed) -> None:
         """What stands there."""
+        self.total = listed.total
         if not listed.rows:
-            self.sure = number if number == self.empty else self.sure
             self.empty = number
             return
-        self.empty = 0 if number == self.empty else self.empty
-        self.full, self.mark = number, listed.mark
+        self.full, self.count, self.mark = number, len(listed.rows), listed.mark
         self.ready = listed if self.empty == number + 1 or len(listed.rows) < PAGE_RECORDS else None
 
 
@@ -332,11 +377,10 @@ class Session:
 
     def __init__(self, name: str, settings: Settings, client: Client, stop: Stop) -> None:
         self._name, self._settings, self._client, self._stop = name, settings, client, stop
-        reply = client.post("/users.me", {})
-        self.account = _whose(reply)
-        self._now = _date(reply)
+        self.account, self._now = self._ask(_post("/users.me", {}), lambda reply: (_whose(reply), _date(reply)))
         self._projects: Resource | None = None
-        self.owed: set[str] = set()  # of the stream that is read
+        self.owed: dict[str, str] = {}  # of the stream that is read, and why: one of OWED
+        self._unlisted = 0  # records that its listing left out, and shows when it is asked for just these
         full = settings.detail == "full"
         self.detailed = {stream for stream, resource in RESOURCES.items() if full and not resource.whole}
 
@@ -358,6 +402,7 @@ class Session:
         walk = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
         earlier = [key for keys in stream.listed() for key in keys] if place.walk and walk.sweep else []
         self.owed.clear()
+        self._unlisted = 0
         met = _Met(earlier, blind=walk.page is not None and not earlier)
         while again := (yield from self._walk(stream.name, resource, place, walk, met)):
             log.get().info("list changed while it was read", source=self._name, stream=stream.name, tries=walk.tries)
@@ -370,15 +415,15 @@ class Session:
         # What neither list nor time stamp shows; where there is a time stamp, that is little.
         every = self._settings.details_every if resource.versioned else self._settings.full_every
         whole = anew or (stream in self.detailed and self._is_old(place.whole, every))
-        ahead = place.until and datetime.fromisoformat(place.until) > self._now + OVERLAP
+        ahead = any(moment and _moment(moment) > self._now + OVERLAP for moment in (place.until, place.swept, place.whole))
         if ahead:
-            log.get().warning("cursor is ahead of Teamleader's clock; everything is listed", stream=stream, cursor=place.until)
+            log.get().warning("cursor is ahead of Teamleader's clock; everything is listed", stream=stream)
         if whole or ahead or not resource.since or not place.until or self._is_old(place.swept, self._settings.full_every):
             return Walk(sweep=uuid.uuid4().hex, whole=whole)
-        return Walk(since=_text(datetime.fromisoformat(place.until) - OVERLAP))
+        return Walk(since=_text(_moment(place.until) - (OVERLAP if place.newest else BLIND)))
 
     def _is_old(self, moment: str, every: timedelta) -> bool:
-        return not moment or datetime.fromisoformat(moment) + every <= self._now
+        return not moment or _moment(moment) + every <= self._now
 
     def _walk(self, stream: str, resource: Resource, place: Place, walk: Walk, met: _Met) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
@@ -387,20 +432,22 @@ class Session:
         """
         listed = None
         if walk.page is None:
-            walk, listed = self._find_end(resource, walk, place.pages)
+            walk, listed = self._find_end(resource, walk, place)
         while (number := walk.page or 0) > 1:
             listed = self._believed(resource, walk, listed or self._list(resource, walk, number))
+            walk = walk.with_times_of(listed)
             records = self._records(stream, resource, walk, listed, met)
             walk, listed = replace(walk, page=number - 1, above=listed.mark), None
             yield self._page(stream, walk, records, partial(self._cursor, place, walk))
         listed = self._believed(resource, walk, listed or self._list(resource, walk, number)) if number else None
+        walk = walk.with_times_of(listed) if listed else walk
         records = self._records(stream, resource, walk, listed, met) if listed else []
         gone, sure = self._gone_since(stream, resource, place, met)
         again = self._again(resource, walk, met)
         tired = again is not None and again.tries > WALKS
         after = partial(self._cursor, place, again) if again and not tired else partial(self._end, place, walk, sure=sure and not tired)
         yield self._page(stream, walk, [*records, *gone], after, complete=bool(walk.sweep) and not again)
-        if tired or (self.owed and not again):
+        if tired or ((self.owed or self._unlisted) and not again):
             raise self._unfinished(resource, tired=tired)
         return again
 
@@ -413,9 +460,9 @@ class Session:
         return replace(place, walk=replace(walk, owed=walk.owed + len(self.owed))).cursor
 
     def _end(self, place: Place, walk: Walk, *, sure: bool) -> Cursor:
-        return place.done(replace(walk, owed=walk.owed + len(self.owed)), sure=sure).cursor
+        return place.done(replace(walk, owed=walk.owed + len(self.owed)), sure=sure and not self._unlisted).cursor
 
-    def _unfinished(self, resource: Resource, *, tired: bool) -> Unavailable:
+    def _unfinished(self, resource: Resource, *, tired: bool) -> UsersyncError:
         """What is missing although all pages came."""
         if tired:
             return Unavailable(
@@ -423,15 +470,24 @@ class Session:
                 hint="what came is stored, nobody was removed, and the next run lists everything again;"
                 " if that fails too: is something writing to it all the time? run when it is not",
             )
-        number = len(self.owed)
-        return Unavailable(
-            f"source {self._name}: {resource.path}.info gave no answer for {number} {'record' if number == 1 else 'records'},"
-            f" such as {min(self.owed)}; all others are loaded",
-            hint="the next run asks again; if it stays so, Teamleader's support can look at that record",
+        if self._unlisted:
+            return Unavailable(
+                f"source {self._name}: {resource.path}.list left out {_number(self._unlisted)} that it shows when asked for by id",
+                hint="what came is stored, nobody who is there was removed, and the next run lists everything again",
+            )
+        reasons = list(self.owed.values())
+        why = ", ".join(f"{reasons.count(one):,} {told.format(resource.path)}" for one, told in OWED.items() if one in reasons)
+        what = (
+            f"source {self._name}: {resource.path}.info gave no document for {_number(len(reasons))}, such as {min(self.owed)} ({why});"
+            " all others are loaded"
         )
+        if {*reasons} == {REFUSED}:
+            return PartialError(what, hint=f"see that whoever authorised may read these {resource.called}; each run asks for them again")
+        hint = "the next run asks again; if it stays so, Teamleader's support can look at that record"
+        return Unavailable(what, hint=hint)
 
     def _records(self, stream: str, resource: Resource, walk: Walk, listed: _Listed, met: _Met) -> list[Record]:
-        heads = [_head(row) for row in listed.rows]
+        heads = listed.heads
         # Among changes, of what shows no time of its change, nobody knows that we have it already.
         whole = walk.whole or (bool(walk.since) and not resource.versioned)
         records = [
@@ -463,7 +519,9 @@ class Session:
         since = walk.looks or _text(datetime.fromisoformat(walk.began) - YOUNG)
         rows: list[bytes] = []
         for number in range(1, MANY_PAGES + 1):
-            rows += (listed := self._list(resource, Walk(since=since), number)).rows
+            listed = self._list(resource, Walk(since=since), number)
+            listed = listed if listed.rows else self._list(resource, Walk(since=since), number)
+            rows += listed.rows
             if len(listed.rows) < PAGE_RECORDS:
                 break
         return since, _mark(rows) if rows else ""
@@ -502,25 +560,53 @@ class Session:
         page = {"page": {"size": PAGE_RECORDS, "number": number}} if resource.paged else {}
         return self._listed(resource, {"filter": {"ids": list(keys)}, **page}).rows
 
-    def _find_end(self, resource: Resource, walk: Walk, known: int) -> tuple[Walk, _Listed | None]:
-        """The last page, after a look that the one behind it is empty; and what stands there, if it was read after that look."""
+    def _find_end(self, resource: Resource, walk: Walk, place: Place) -> tuple[Walk, _Listed | None]:
+        """The last page, after looks that there is nothing behind it; and what stands there, if it was read after the first of them."""
         if not resource.paged:
             listed = self._list(resource, walk, 0)
-            listed = listed if listed.rows else self._list(resource, walk, 0)
-            return replace(walk, began=_text(listed.at), page=1, last=1), listed
-        known = known if walk.sweep else 0
+            if len(listed.rows) < place.records or not listed.rows:  # shorter than it was: not believed at the first look
+                listed = max(self._list(resource, walk, 0), listed, key=lambda one: len(one.rows))
+            return replace(walk, began=_text(listed.at), page=1, last=1, records=len(listed.rows)), listed
+        known = place.pages if walk.sweep else 0
         # A list that each run reads from end to end is longer the next time, if need be.
-        search = _Search((known or resource.guess) + 1 if walk.sweep else 1, known, passing=resource.since)
-        began = ""
+        search = _Search((known or resource.guess) + 1 if walk.sweep else 1, known)
+        for left in reversed(range(WALKS)):
+            walk = self._searched(resource, walk, search)
+            if self._is_the_end(resource, walk, search, place.records if walk.sweep else 0):
+                if walk.sweep and search.records < place.records:
+                    log.get().warning(
+                        "list is shorter than when it was last listed whole", source=self._name, list=resource.path,
+                        records=search.records, before=place.records,
+                    )  # fmt: skip
+                return replace(walk, page=search.full, last=search.full, records=search.records), search.ready
+            search = _Search(search.full or 1, search.full or 1) if left else search
+        more = f"the answer says {search.total:,}" if search.total is not None else "something is behind it"
+        raise self._odd(resource, f"page {search.full + 1} has no record, as if {search.records:,} were all; but {more}")
+
+    def _searched(self, resource: Resource, walk: Walk, search: _Search) -> Walk:
+        """The walk, with the time when it began; the search has come to a page behind which there is an empty one."""
         while (number := search.next) is not None:
             if number > MOST_PAGES:
                 raise self._odd(resource, f"page {search.full:,} has records; so many there can't be")
             listed = self._list(resource, walk, number)
-            began = began or _text(listed.at)
+            walk = replace(walk, began=walk.began or _text(listed.at))
             if listed.rows and listed.mark == search.mark and number != search.full:
                 raise self._odd(resource, f"two pages are the same ({search.full} and {number})")
             search.found(number, listed)
-        return replace(walk, began=began, page=search.full, last=search.full), search.ready
+        return walk
+
+    def _is_the_end(self, resource: Resource, walk: Walk, search: _Search, known: int) -> bool:
+        """Whether the empty page behind the last one can be believed: the answer's own total says so, or other looks.
+
+        One asks for the next record in pages of one, so that it meets what the last page itself keeps back. Where there were more
+        records than now, the two pages behind the empty one are empty too.
+        """
+        if search.total is not None:
+            return search.total == search.records
+        if self._list(resource, walk, search.records + 1, size=1).rows:
+            return False
+        behind = (search.empty + 1, search.empty + 2) if search.records < known else ()
+        return not any(self._list(resource, walk, number).rows for number in behind)
 
     def _believed(self, resource: Resource, walk: Walk, listed: _Listed) -> _Listed:
         """The page; or what it is now, where it can't be right: before another page it is full, and not the same as that one."""
@@ -540,52 +626,95 @@ class Session:
             f"source {self._name}: {resource.path}.list: {what}", hint="nothing was taken over from that page; the next run reads it again"
         )
 
-    def _list(self, resource: Resource, walk: Walk, number: int) -> _Listed:
+    def _list(self, resource: Resource, walk: Walk, number: int, size: int = 0) -> _Listed:
         """One page; number 0 for a list without pages."""
         body: dict[str, Any] = {"filter": {"updated_since": walk.since}} if walk.since else {}
         if number:
             fields = [(walk.since and resource.latest) or resource.sort, resource.ties]
             order = [{"field": field, "order": "asc"} for field in fields if field]
-            body |= {"page": {"size": PAGE_RECORDS, "number": number}, "sort": order}
+            body |= {"page": {"size": size or PAGE_RECORDS, "number": number}, "sort": order}
         if resource.includes:
             body["includes"] = resource.includes
         return self._listed(resource, body)
 
     def _listed(self, resource: Resource, body: Mapping[str, Any]) -> _Listed:
         with self._told(resource):
-            reply = self._client.post(f"/{resource.path}.list", body)
-        return _Listed(_rows(reply), _date(reply))
+            return self._ask(_post(f"/{resource.path}.list", body), lambda reply: _Listed(_rows(reply), _date(reply), _total(reply)))
 
     # whole documents
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Their .info, several at the same time; what was deleted since it was listed comes as deleted."""
-        missing = 0
+        """Their .info, several at the same time; whoever was deleted since it was listed comes as deleted, after two looks."""
+        unknown, refused = [], []
         for key, reply in self._answered(stream, keys):
-            if reply.status == 404:
-                missing += 1
-                yield Record(stream, key, b"{}", deleted=True)
+            if reply.status in UNKNOWN:
+                unknown.append(key)
+            elif reply.status == 403:
+                refused.append(key)
             else:
                 yield self._document(stream, key, reply)
-        if missing > 2 and missing == len(keys):
-            resource = self._resource(stream)
-            raise Unavailable(
-                f"source {self._name}: {resource.path}.info knows none of {missing} records that {resource.path}.list just gave",
-                hint="nothing was taken over from that page; the next run reads it again. Is api_url right?",
-            )
+        self._refuse_all(stream, keys, unknown, refused)
+        self.owed |= dict.fromkeys(refused, REFUSED)
+        if unknown:
+            yield from self._looked_for(stream, unknown)
+
+    def _refuse_all(self, stream: str, keys: Sequence[str], unknown: Sequence[str], refused: Sequence[str]) -> None:
+        """Where every one of several records has the same trouble, it is not the records."""
+        resource = self._resource(stream)
+        if len(keys) <= 2 or len(keys) not in (len(unknown), len(refused)):
+            return
+        if refused:
+            with self._told(resource):
+                self._client.post(f"/{resource.path}.info", {"id": refused[0]})  # raises what such an answer means
+        raise Unavailable(
+            f"source {self._name}: {resource.path}.info gives none of {len(keys)} records that {resource.path}.list just gave",
+            hint="nothing was taken over from that page; the next run reads it again. Is api_url right?",
+        )
+
+    def _looked_for(self, stream: str, unknown: Sequence[str]) -> Iterator[Record]:
+        """Those that .info did not know although a list had just shown them: what a list of just these shows is there, and is owed."""
+        resource = self._resource(stream)
+        there = self._with_these_ids(resource, unknown) if resource.by_ids else set(unknown)
+        for key, reply in self._answered(stream, [key for key in unknown if key in there]):
+            if reply.status == 200:
+                yield self._document(stream, key, reply)
+            else:
+                self.owed[key] = REFUSED if reply.status == 403 else HIDDEN
+        yield from (Record(stream, key, b"{}", deleted=True) for key in unknown if key not in there)
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Those whose .info is 404: what a list leaves out may be there all the same."""
-        gone = set()
+        """Those that a list of just these lacks, and that .info does not know at two moments: each may be wrong, or leave some out."""
+        resource = self._resource(stream)
+        listed = self._with_these_ids(resource, keys) if resource.by_ids else set()
+        self._unlisted += len(listed)
+        return self._unknown(stream, self._unknown(stream, [key for key in keys if key not in listed]))
+
+    def _unknown(self, stream: str, keys: Sequence[str]) -> list[str]:
+        """Those of whom .info says that it does not have them; it may have others that we are not to see."""
+        unknown = []
         for key, reply in self._infos(stream, keys):
-            if reply.status == 404:
-                gone.add(key)
+            if reply.status in UNKNOWN:
+                unknown.append(key)
+            elif reply.status == 403:
+                log.get().warning("a record is not listed, and may not be read; its row stays", source=self._name, stream=stream)
             else:
                 self._document(stream, key, reply)
-        return gone
+        return unknown
+
+    def _with_these_ids(self, resource: Resource, keys: Sequence[str]) -> set[str]:
+        """Those of these that a list of just these shows."""
+        asked = [key for key in keys if _UUID.fullmatch(key)]  # a table that was taken over may have others
+        parts = (asked[at : at + PAGE_RECORDS] for at in range(0, len(asked), PAGE_RECORDS))
+        return {_head(row).id for part in parts for row in self._with_ids(resource, part, 1)} & set(keys)
 
     def _document(self, stream: str, key: str, reply: Reply) -> Record:
-        """What .info says of this key. Raises Drift when it is nothing, or of another record."""
+        """What .info says of this key, asked again where it says nothing or speaks of another record. Raises Drift when that stays so."""
+        try:
+            return self._read_document(stream, key, reply)
+        except Drift:
+            return self._ask(self._info(self._resource(stream), key), partial(self._read_document, stream, key))
+
+    def _read_document(self, stream: str, key: str, reply: Reply) -> Record:
         row = _data(reply)
         head = _head(row)
         if head.id != key:
@@ -594,6 +723,17 @@ class Session:
                 hint="nothing was taken over from that page, nobody was removed; does something stand before api_url?",
             )
         return Record(stream, key, row, head.updated_at, settled=_is_settled(head, _date(reply)))
+
+    def _ask(self, request: Request, read: Callable[[Reply], T]) -> T:
+        """What `read` finds in the answer; one of another shape than documented is asked for again, as any other that is broken."""
+        for pause in REPEATS:
+            reply = self._client.send(request)
+            try:
+                return read(reply)
+            except Drift as drift:
+                log.get().warning("request repeated", request=str(request), why=drift.message)
+            self._stop.sleep(pause.total_seconds())
+        return read(self._client.send(request))
 
     def _answered(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
         """Without those few that get no answer, while others do: they are owed."""
@@ -606,19 +746,21 @@ class Session:
                     yield key, reply
             except Unavailable:
                 self._stop.check()  # if that is why
-                if silent or len(self.owed) >= MOST_OWED:
+                if silent or list(self.owed.values()).count(SILENT) >= MOST_SILENT:
                     raise
                 silent = True
-                self.owed.add(left.pop(0))
+                self.owed[left.pop(0)] = SILENT
                 left.reverse()  # its neighbours last
 
     def _infos(self, stream: str, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
-        from usersync_cli.rest import Request
-
         resource = self._resource(stream)
-        requests: Iterable[Request] = (Request("POST", f"/{resource.path}.info", {"id": key}, accept=(404,)) for key in keys)
+        requests = (replace(self._info(resource, key), accept=(403, *UNKNOWN)) for key in keys)
         with self._told(resource):
             yield from zip(keys, self._client.each(requests, self._settings.workers), strict=True)
+
+    @staticmethod
+    def _info(resource: Resource, key: str) -> Request:
+        return _post(f"/{resource.path}.info", {"id": key})
 
     def look(self, stream: str) -> str:
         """Whether it may be listed, in one request."""
@@ -642,7 +784,7 @@ class Session:
         which: object = self._settings.projects
         if which == "auto":
             with self._told(NEW_PROJECTS):
-                which = self._client.post("/accounts.projects-v2-status", {}).decode(_Status).data.status
+                which = self._ask(_post("/accounts.projects-v2-status", {}), lambda reply: reply.decode(_Status)).data.status
         known = {"legacy": RESOURCES["projects"], "v2": NEW_PROJECTS, "projects-v2": NEW_PROJECTS}
         if which not in known:
             raise Drift(
@@ -669,11 +811,29 @@ class Session:
             ) from error
 
 
+def _post(path: str, body: Mapping[str, Any]) -> Request:
+    from usersync_cli.rest import Request
+
+    return Request("POST", path, body)
+
+
+def _number(records: int) -> str:
+    return "1 record" if records == 1 else f"{records:,} records"
+
+
 # answers
 
 
 class _List(msgspec.Struct):
     data: list[msgspec.Raw]
+
+
+class _Matches(msgspec.Struct):
+    matches: int
+
+
+class _Meta(msgspec.Struct):
+    meta: _Matches
 
 
 class _One(msgspec.Struct):
@@ -735,11 +895,23 @@ def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _is_settled(head: _Head, at: datetime) -> bool:
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _version(head: _Head) -> datetime | None:
+    """When it was changed, in UTC where it says no zone; None where nobody can tell."""
     try:
-        return head.updated_at is None or at - datetime.fromisoformat(head.updated_at) >= YOUNG
-    except (ValueError, TypeError):  # the engine says what is wrong with it
-        return True
+        found = datetime.fromisoformat(head.updated_at or "")
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # the engine says what is wrong with it
+        return None
+
+
+def _is_settled(head: _Head, at: datetime) -> bool:
+    """Whether it can't change any more without another time; one that is in the future says nothing about that."""
+    moment = _version(head)
+    return moment is None or not moment - FUTURE <= at < moment + YOUNG
 
 
 def _rows(reply: Reply) -> Sequence[bytes]:
@@ -751,6 +923,14 @@ def _rows(reply: Reply) -> Sequence[bytes]:
         raise
     except msgspec.DecodeError:  # half surrogates are JSON, but not to msgspec
         return _elements(_member(reply.body.decode(errors="replace"), reply.where))
+
+
+def _total(reply: Reply) -> int | None:
+    """How many records there are in all, where an answer says so: only with includes=pagination, which few lists take."""
+    try:
+        return msgspec.json.decode(reply.body, type=_Meta).meta.matches
+    except msgspec.MsgspecError:
+        return None
 
 
 def _data(reply: Reply) -> bytes:
