@@ -151,8 +151,8 @@ class Crm:
 
 
 def least(*, whole: bool) -> int:
-    """Requests that nobody can do without: users.me, which module, each page and a look behind the last, each document."""
-    pages = sum(-(-count // PAGE) + 1 for count in SIZES.values()) - 1  # departments come at once
+    """Requests that nobody can do without: users.me, which module, each page and two looks behind the last, each document."""
+    pages = sum(-(-count // PAGE) + 2 for count in SIZES.values()) - 2  # departments come at once
     documents = sum(count for resource, count in SIZES.items() if resource != LISTED_WHOLE)
     return 2 + pages + documents * whole
 

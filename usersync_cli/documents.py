@@ -591,10 +591,10 @@ def _rolled_back(tx: Connection) -> Any:
 
 
 def _of_stream(error: UsersyncError, streams: str, *, others: int) -> UsersyncError:
-    """One stream's failure among several: what may pass is a part that is missing."""
+    """One stream's failure among several. What may pass stays temporary, so that whatever starts us tries again."""
     told = f"stream {streams}: {error.message}"
     if isinstance(error, Unavailable) and others:
-        return PartialError(f"{told}; the other streams were read", hint=error.hint)
+        return Unavailable(f"{told}; the other streams were read", hint=error.hint)
     return type(error)(told, hint=error.hint) if type(error).__init__ is UsersyncError.__init__ else error
 
 

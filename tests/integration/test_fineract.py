@@ -239,15 +239,28 @@ def test_who_is_deleted_is_marked_after_a_look_by_id(bank: Bank) -> None:
 
 def test_who_is_known_by_id_stays(bank: Bank) -> None:
     """
-    A list out of a cache lacks somebody whom Fineract knows by id: nobody is marked.
+    A list out of a cache lacks somebody whom Fineract knows by id: nobody is marked, what it has is stored, and it is no success.
     """
     bank.ok()
     bank.server.stale = {5}
+    bank.server.change(4, lastname="Changed")
+    failed = bank.failed()
 
-    assert ["/users", "/users/5", "/roles"] == bank.asked()
+    assert (4, True) == (status_of(failed), "left out 1 of them" in failed.message)
     assert [] == bank.marked()
+    assert [("Changed",)] == bank.ask("SELECT lastname FROM fineract_users WHERE id = 4")
     bank.server.stale = set()
     assert "0 0 8 0" == bank.ok()
+
+
+def test_a_tenant_without_roles_is_none(bank: Bank) -> None:
+    """
+    An empty list of roles, which whoever reads can't have: in a first sync too, it is no success.
+    """
+    bank.server.fail("empty", "/roles", times=1)
+    assert 4 == status_of(bank.failed())
+    bank.ok()
+    assert bank.is_equal()
 
 
 def test_a_name_used_again_is_another_person(bank: Bank) -> None:
@@ -518,7 +531,7 @@ def test_whatever_goes_wrong_by_id_nobody_leaves(bank: Bank, how: int | str) -> 
     bank.server.fail(how, "/users/5")
     result = bank.run()
 
-    assert (7 if how in ("null", "object", "empty") else 3) == result.exit_status
+    assert (7 if how in ("null", "object", "empty") else 4) == result.exit_status
     assert [] == bank.marked()
     bank.server.troubles.clear()
     bank.ok()

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from usersync_cli.errors import ConfigError, Drift
+from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
 from usersync_cli.variables import UNSET
@@ -229,6 +229,7 @@ class Session:
     def __init__(self, name: str, settings: Settings, client: Client) -> None:
         self._name, self._settings, self._client = name, settings, client
         self._listed: dict[str, _Listing] = {}
+        self._unlisted = 0  # users or roles that the list of the stream lacks, and that are there
         self.account = f"tenant {settings.tenant} of {_place(settings.url)}"
 
     def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
@@ -238,8 +239,14 @@ class Session:
         that is no whole answer.
         """
         for stream in streams:
-            listing = self._list(stream.name)
+            listing, self._unlisted = self._list(stream.name), 0
             yield from _pages(stream.name, listing, since.get(stream.name))
+            if self._unlisted:  # which `gone` has found with the last page
+                raise Unavailable(
+                    f"source {self._name}: the list of {stream.name} left out {self._unlisted:,} of them that Fineract knows by id",
+                    hint="what was listed is stored, and nobody who is there was removed; the next run lists all of them again."
+                    " If it stays so: does something before Fineract keep old answers?",
+                )
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
         """Those of whom Fineract itself says that it has no such id, asked one after the other; nobody whom its list has.
@@ -248,7 +255,10 @@ class Session:
         """
         listed = self._listed.get(stream, _Listing((), ()))
         customers = {key for key in keys if key in listed.customers}
-        return customers | {key for key in keys if key not in listed.there and self._is_gone(self._resource(stream), key)}
+        lacking = [key for key in keys if key not in listed.there]
+        unknown = {key for key in lacking if self._is_gone(self._resource(stream), key)}
+        self._unlisted += len(lacking) - len(unknown)
+        return customers | unknown
 
     def look(self, stream: str) -> str:
         """How many there are, in one request."""
@@ -274,6 +284,9 @@ class Session:
         heads = [_head(row) for row in rows]
         if stream == "users":
             self._refuse_a_part(heads)
+        elif not heads:
+            hint = "something between us and Fineract may have answered; nothing was taken over"
+            raise Unavailable(f"source {self._name} shows no role at all, and whoever reads has one", hint=hint)
         pairs = list(zip(heads, rows, strict=True))
         excluded, customers = self._left(heads) if stream == "users" else (set(), set())
         ours = [_record(stream, head, row) for head, row in pairs if not head.key or head.key not in excluded | customers]
