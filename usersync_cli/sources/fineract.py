@@ -99,7 +99,7 @@ class Settings(BaseModel):
     token: str | None = Field(None, repr=False, description="a bearer token, instead of a password")
     office: int = Field(1, ge=1, description="the id of the office that who reads has to be in: the head office, which sees all users")
     exclude: list[str] = Field(
-        ["system", "interopUser", "mifos"], description="user names that are left alone, in any case; without it, who reads is one too"
+        ["system", "interopUser", "mifos"], description="user names that are left alone, in any case; by default the API user is one too"
     )
     self_service_users: bool = Field(default=False, description="whether the bank's customers who may log in count as users")
     ca: Path | None = Field(None, description="a file of certificates (PEM) instead of the public ones, relative to the config file")

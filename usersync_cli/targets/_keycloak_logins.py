@@ -146,7 +146,7 @@ def not_mailed(name: str, job: str, number: int) -> PartialError:
     mails = "1 mail to a new person was" if number == 1 else f"{number:,} mails to new people were"
     return PartialError(
         f"target {name}: {mails} not sent; the accounts are there, and the next run sends what the realm did not take",
-        hint=f"Realm settings > Email: is the mail server right? Who waits: usersync rejects list --job {job}",
+        hint=f"Realm settings > Email: is the mail server right? The people concerned: usersync rejects list --job {job}",
     )
 
 
