@@ -218,8 +218,12 @@ class Seen:
             return self
         values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
         tx.execute(_ABANDON, values)
-        ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": self.known_before}).fetchall()
-        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, self.known_before))
+        known = self.known_before
+        if self.memory.previous is None:  # a list that changed is walked again: until one is accepted, earlier walks count too
+            ((now, _),) = tx.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
+            known = max(known, now)
+        ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": known}).fetchall()
+        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, known))
 
     def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Seen:
         """One more page of the sweep under way."""
