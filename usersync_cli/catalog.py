@@ -119,6 +119,44 @@ _LOCATE = """
       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 't')
      ORDER BY s.i LIMIT 1
 """
+
+
+def has_partition(tx: Connection, table: Table) -> bool:
+    """Whether a partitioned table has any place for a row."""
+    query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf AND level > 0)"
+    return tx.execute(query, (table.oid,)).fetchone() == (True,)
+
+
+def read_by(tx: Connection, view: Table) -> list[str]:
+    """The tables that a view reads, quoted."""
+    return [name for (name,) in tx.execute(_READ_BY, (view.oid,)).fetchall()]
+
+
+def locked_sequences(tx: Connection, table: Table, columns: Sequence[str]) -> list[str]:
+    """Sequences of these columns' defaults that the role may not use, quoted; an identity column's needs no right."""
+    return [name for (name,) in tx.execute(_LOCKED, (table.oid, list(columns))).fetchall()]
+
+
+_READ_BY = """
+    SELECT DISTINCT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_rewrite r
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+                                 AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+      JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p')
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE r.ev_class = %s ORDER BY 1
+"""
+_LOCKED = """
+    SELECT DISTINCT pg_catalog.format('%%I.%%I', n.nspname, s.relname)
+      FROM pg_catalog.pg_attrdef f
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+                                 AND d.refclassid = 'pg_catalog.pg_class'::regclass
+      JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+      JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+     WHERE f.adrelid = %s AND a.attname = ANY (%s) AND CASE WHEN s.relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
+     ORDER BY 1
+"""
 _TABLE = """
     SELECT c.oid, n.nspname, c.relname, c.relkind::text,
            EXISTS (SELECT FROM pg_catalog.pg_trigger g
@@ -178,7 +216,7 @@ _OPERATOR = """(
 
 _COLUMNS = f"""
     SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),
-           a.attnotnull, a.atthasdef, a.attidentity::text, a.attgenerated <> '',
+           a.attnotnull OR base.not_null, a.atthasdef OR t.typdefault IS NOT NULL, a.attidentity::text, a.attgenerated <> '',
            CASE WHEN a.attcollation <> t.typcollation
                 THEN (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname)
                         FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
@@ -188,9 +226,10 @@ _COLUMNS = f"""
            pg_catalog.format_type(base.oid, -1), base.typtype = 'c', COALESCE({_OPERATOR}, 'pg_catalog.=')
       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
       CROSS JOIN LATERAL (
-           WITH RECURSIVE b AS (SELECT t.oid, t.typtype, t.typbasetype
-               UNION ALL SELECT y.oid, y.typtype, y.typbasetype FROM pg_catalog.pg_type y JOIN b ON y.oid = b.typbasetype)
-           SELECT b.oid, b.typtype FROM b WHERE b.typtype <> 'd') AS base
+           WITH RECURSIVE b AS (SELECT t.oid, t.typtype, t.typbasetype, t.typnotnull AS not_null
+               UNION ALL SELECT y.oid, y.typtype, y.typbasetype, b.not_null OR y.typnotnull
+                           FROM pg_catalog.pg_type y JOIN b ON y.oid = b.typbasetype)
+           SELECT b.oid, b.typtype, b.not_null FROM b WHERE b.typtype <> 'd') AS base
      WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
 """  # noqa: S608  our own text

@@ -151,6 +151,7 @@ class Config:
 
     def database(self, url: str, name: str) -> Database:
         """A database by its URL or `embedded[:NAME]`. An embedded one has the name of its database for a URL."""
+        url = url.strip()  # a variable often ends with a newline
         if text := url_mistake(url):
             raise ConfigError(f"{name}: {text}")
         if not (embedded := EMBEDDED.fullmatch(url)):

@@ -75,7 +75,8 @@ def target_module(type_: str) -> ModuleType:
 
 
 def url_mistake(url: str) -> str | None:
-    """What is wrong with a database's URL, without showing it."""
+    """What is wrong with a database's URL, without showing it. Blanks around it are not: a variable often ends with a newline."""
+    url = url.strip()
     if url in _TAKEN:
         return "is a database that PostgreSQL keeps for itself; choose another name after embedded:"
     if EMBEDDED.fullmatch(url):

@@ -32,7 +32,7 @@ from usersync_cli.errors import (
 from usersync_cli.lease import Lease
 from usersync_cli.leaving import Leavers, had_row, listed_before
 from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
-from usersync_cli.pages import Item, Loader
+from usersync_cli.pages import Item, Loader, fit
 from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
 from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import StoredCursor
@@ -127,7 +127,18 @@ class Reading:
         into = Into(self._step, self._world.sources[self._extract.source], stream, scope, numbered=numbered)
         into.seen.recall(self._tx)
         into.codec = codec(self._tx)
+        if into.removes:
+            self._look_at_table(into)
         return into
+
+    def _look_at_table(self, into: Into) -> None:
+        """Before anything is read: what only removing needs of the table would be missed with the last page otherwise."""
+        begin(self._tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+        try:
+            with translated(self._world.target, f"loading {into.load.table}"):
+                fit(self._tx, into)
+        finally:
+            rollback(self._tx)
 
     @property
     def left_out(self) -> Mapping[str, int]:

@@ -106,7 +106,10 @@ class _Control:
         return self._connection
 
     def _silent(self) -> None:
-        raise Unavailable(f"{self.database.name}: no answer for {SILENCE_SECONDS:.0f} s on the connection that keeps the job's lease")
+        raise Unavailable(
+            f"{self.database.name}: no answer for {SILENCE_SECONDS:.0f} s on the connection that keeps the job's lease",
+            hint="is there a pooler? A run needs two connections to its target at once, and one to each source: fewer wait for one another",
+        )
 
     def execute(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with self.lock, state.permitted(self.connection(), self.database, "keeping the job's lease and its ledger"):

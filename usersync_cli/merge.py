@@ -24,6 +24,7 @@ CHANGES = sql.SQL("pg_temp.usersync_changes")
 ASIDE = sql.SQL("pg_temp.usersync_aside")  # the keys of rejects, and why; made when the first is found
 _DUPLICATES = sql.SQL("pg_temp.usersync_duplicates")
 SHOWN_KEYS = 5
+WIDE = 1600
 ATTEMPTS = 3  # to compare and keep the changes while somebody else writes
 
 
@@ -148,6 +149,11 @@ class Merge:
         return self.differs_from("w")
 
     @property
+    def wide(self) -> bool:
+        """Whether two rows side by side have more columns than PostgreSQL allows (1,664)."""
+        return 2 * (len(self.fields) + len(self.helpers)) > WIDE
+
+    @property
     def marked(self) -> sql.Composed:
         """t is marked as gone."""
         return sql.Composed([sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")])
@@ -205,6 +211,7 @@ def _rows(tx: Connection, merge: Merge) -> float:
 
 
 def _compared(tx: Connection, merge: Merge, *, small: bool) -> Outcome:
+    small = small and not merge.wide
     for _ in range(ATTEMPTS):
         read, without_key, new, differing, matched, hit, checksum = _small(tx, merge) if small else _whole(tx, merge)
         if without_key:
@@ -256,7 +263,8 @@ def _whole(tx: Connection, merge: Merge) -> _Found:
                (SELECT pg_catalog.count(*) FROM {table}), {checksum}
           FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}
     """)
-    joined, staged, there, keyed, incomplete, differing, rows, checksum = _one(tx, query.format(some=some, **_parts(merge)))
+    parts = {**_parts(merge), **(_packed(merge) if merge.wide else {})}
+    joined, staged, there, keyed, incomplete, differing, rows, checksum = _one(tx, query.format(some=some, **parts))
     return (
         staged + joined - keyed,
         joined - keyed + incomplete,
@@ -266,6 +274,27 @@ def _whole(tx: Connection, merge: Merge) -> _Found:
         rows + staged - keyed,
         checksum,
     )
+
+
+def _packed(merge: Merge) -> dict[str, sql.Composable]:
+    """The values of each side in one column: a row of both would have more columns than PostgreSQL allows."""
+    keys = [identifier(name) for name in merge.key]
+    marks = [identifier(merge.marks[0])] if merge.marks else []
+    values = {
+        side: _list(
+            sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::pg_catalog.text" if f.as_text else "")) for f in merge.values
+        )
+        for side in ("w", "t")
+    }
+    packed = sql.SQL("(SELECT {}, ROW({}) AS usersync_values FROM {} OFFSET 0)")
+    differs = sql.SQL("(w.usersync_values IS DISTINCT FROM t.usersync_values OR {})").format(merge.marked)
+    wanted = packed.format(_list(sql.SQL("w.{}").format(key) for key in keys), values["w"], sql.SQL("({}) AS w").format(merge.wanted))
+    there = [sql.SQL("t.{}").format(name) for name in [*keys, *marks]]
+    return {
+        "differs": differs,
+        "wanted": sql.SQL("SELECT * FROM {} AS w").format(wanted),
+        "table": packed.format(_list(there), values["t"], sql.SQL("{} AS t").format(merge.table)),
+    }
 
 
 def _small(tx: Connection, merge: Merge) -> _Found:
@@ -355,6 +384,7 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     order = [sql.SQL("w.{}").format(identifier(name)) for name in merge.key]
     decided: list[sql.Composable] = [sql.SQL(merge.order_by)] if merge.order_by else []  # the user's own SQL
     tie = [sql.SQL("w.{}::pg_catalog.text").format(f.column) for f in merge.values]
+    tie = [sql.SQL("ROW({})::pg_catalog.text").format(_list(tie))] if merge.wide else tie
     tx.execute(
         sql.SQL("""
         INSERT INTO {changes}

@@ -62,7 +62,7 @@ def ready(connection: connections.Connection, database: Database, job: str) -> N
 def newer(found: str) -> Drift:
     return Drift(
         f"usersync's tables are of version {found}, this program knows {VERSION} and older",
-        hint="install the newer usersync that upgraded them (or go back with its `usersync db downgrade`)",
+        hint="use the newer usersync that upgraded them; an older one can't work with them",
     )
 
 

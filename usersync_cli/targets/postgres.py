@@ -15,7 +15,17 @@ from psycopg import errors, sql
 from usersync_cli import merge as merging
 from usersync_cli import stage
 from usersync_cli import sweep as sweeping
-from usersync_cli.catalog import Table, TableColumn, describe, equality, has_equality, unique_values
+from usersync_cli.catalog import (
+    Table,
+    TableColumn,
+    describe,
+    equality,
+    has_equality,
+    has_partition,
+    locked_sequences,
+    read_by,
+    unique_values,
+)
 from usersync_cli.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
 from usersync_cli.merge import Field, Merge, Outcome
@@ -35,6 +45,8 @@ _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
 
 
+MOST_COLUMNS = 1590  # PostgreSQL's tables have 1,600, and some of the working tables are ours
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a type", "i": "an index"}
 BATCH = 200  # rows of a preview, which may be wide
 
 
@@ -85,6 +97,14 @@ class Target:
             raise Drift(
                 f"target table {self.load.table} does not exist",
                 hint=f"say `create: true` in the step's load, or:\n{self._create_sql(outputs, tx)}",
+            )
+        if table is not None and table.kind not in "rp":
+            raise Drift(f"target table {self.load.table}: it is not a table but {_KINDS.get(table.kind, 'something else')}",
+                        hint=f"give the table itself{_instead(tx, table)}")  # fmt: skip
+        if len(outputs) > MOST_COLUMNS:
+            raise Drift(
+                f"target table {self.load.table}: {len(outputs):,} columns are more than {MOST_COLUMNS:,}",
+                hint="leave some out, or keep them together in one column of type jsonb",
             )
         problems = _Problems(self.load.table)
         loaded = [column for column in outputs if not column.name.startswith("_")]
@@ -177,8 +197,8 @@ class Target:
 
     def _check_table(self, table: Table, loaded: Sequence[Column], problems: _Problems, tx: Connection) -> None:
         shown = self._shown()
-        if table.kind not in "rp":
-            problems.add("it is not a table (a view or a foreign table?)", "give the table itself")
+        if table.kind == "p" and not has_partition(tx, table):
+            problems.add("it is partitioned, and has no partition", f"CREATE TABLE ... PARTITION OF {shown} ...;")
         names = {column.name for column in loaded}
         for name in self.load.key:
             if name in table.columns and not table.columns[name].not_null:
@@ -200,7 +220,7 @@ class Target:
                 )
         if self.load.on_missing == "mark":
             self._check_mark(table, given=MARK in names, problems=problems)
-        self._check_rights(table, tx)
+        self._check_rights(table, names, tx)
 
     def _check_mark(self, table: Table, *, given: bool, problems: _Problems) -> None:
         if given:
@@ -208,14 +228,25 @@ class Target:
         elif lacking := lacks_mark(table, self.load.table):
             problems.add(*lacking)
 
-    def _check_rights(self, table: Table, tx: Connection) -> None:
+    def _check_rights(self, table: Table, given: set[str], tx: Connection) -> None:
         rights = ("SELECT", "INSERT", "UPDATE", *(("DELETE",) if self.load.on_missing == "delete" else ()))
         missing = [right for right in rights if not _scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))]
         role = _scalar(tx, "SELECT quote_ident(current_user)", ())
+        left = [name for name, column in table.columns.items() if name not in given and not _stamped(column)]
+        if locked := locked_sequences(tx, table, left):
+            raise ConfigError(
+                f"target table {self.load.table}: a default takes numbers from {', '.join(locked)}, which this role may not use",
+                hint=f"GRANT USAGE ON SEQUENCE {', '.join(locked)} TO {role};",
+            )
         if _scalar(tx, "SELECT pg_catalog.row_security_active(%s::oid)", (table.oid,)):
             raise ConfigError(
                 f"target table {self.load.table}: row-level security would hide rows of it from this role",
                 hint=f"ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {self._shown()} DISABLE ROW LEVEL SECURITY;",
+            )
+        if _scalar(tx, "SELECT pg_catalog.current_setting('session_replication_role')", ()) == "replica":
+            raise ConfigError(
+                "target: session_replication_role is replica, so foreign keys and triggers would not be looked at",
+                hint=f"ALTER ROLE {role} RESET session_replication_role; (or ALTER DATABASE ... RESET)",
             )
         if missing:
             raise ConfigError(
@@ -453,11 +484,26 @@ class Target:
     def _new_name(self, tx: Connection) -> sql.Composed:
         """Where a table without a schema is made: the first schema of the role's search path that exists, and is not ours."""
         if "." in self.load.table:
+            self._check_schema(self.load.table.split(".", 1)[0], tx)
             return relation(self.load.table)
         schema = next((name for name in schemas(tx) if name != "pg_catalog"), None)
         if schema is None:
             raise ConfigError(f"there is no schema to create {self.load.table} in", hint="write schema.table, or create the schema public")
+        self._check_schema(schema, tx)
         return sql.SQL("{}.{}").format(identifier(schema), identifier(self.load.table))
+
+    def _check_schema(self, schema: str, tx: Connection) -> None:
+        """Whether a table can be made in it, which most roles may not in `public` since PostgreSQL 15."""
+        query = "SELECT pg_catalog.has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = %s"
+        may = _scalar(tx, query, (schema,))
+        if may is None:
+            raise Drift(f"target table {self.load.table}: there is no schema {schema}", hint=f"CREATE SCHEMA {_quoted(schema)};")
+        if not may:
+            role = _scalar(tx, "SELECT quote_ident(current_user)", ())
+            raise ConfigError(
+                f"target table {self.load.table} is to be made, and the right to CREATE in schema {schema} is missing",
+                hint=f"GRANT USAGE, CREATE ON SCHEMA {_quoted(schema)} TO {role};\nor an administrator makes the table",
+            )
 
     def _shown(self) -> str:
         return _shown(self.load.table)
@@ -496,6 +542,12 @@ class _Problems:
                 f"target table {self._table}: " + "; ".join(what for what, _ in self._found),
                 hint="\n".join(help_ for _, help_ in self._found),
             )
+
+
+def _instead(tx: Connection, view: Table) -> str:
+    """What a view reads."""
+    names = read_by(tx, view)
+    return f": {' or '.join(names)}" if names else ""
 
 
 def lacks_mark(table: Table, name: str) -> tuple[str, str] | None:
