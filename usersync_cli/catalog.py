@@ -154,7 +154,8 @@ _LOCKED = """
                                  AND d.refclassid = 'pg_catalog.pg_class'::regclass
       JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
       JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
-     WHERE f.adrelid = %s AND a.attname = ANY (%s) AND CASE WHEN s.relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
+     WHERE f.adrelid = %s AND a.attname = ANY (%s)
+       AND CASE WHEN s.relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
      ORDER BY 1
 """
 _TABLE = """

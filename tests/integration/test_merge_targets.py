@@ -337,7 +337,7 @@ MISFITS = [
      "column must is NOT NULL without a default, and the transform does not give it",
      'ALTER TABLE "people" ALTER COLUMN "must" DROP NOT NULL; or give it in the transform'),
     ("CREATE TABLE other (id int PRIMARY KEY, name text); CREATE VIEW people AS SELECT * FROM other",
-     "it is not a table (a view or a foreign table?)", None),
+     "it is not a table but a view", None),
     ("SELECT 1", "target table people does not exist", None),
 ]  # fmt: skip
 
