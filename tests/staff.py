@@ -75,14 +75,14 @@ class Staff:
     def steps(self) -> list[dict[str, Any]]:
         return [{"name": self.step, "extract": {"source": "fineract", "streams": ["users"]}, "load": {"target": "keycloak", **self.load}}]
 
-    def config(self, folder: Any) -> None:
-        """The config file, for the real command."""
+    def config(self, folder: Any, job: str = "fineract") -> None:
+        """The config file, for the real command. The job `both` mirrors first; two jobs of one realm would be refused."""
         document = {
             "environment": "test",
             "target": self.target.url,
             "sources": {"fineract": self.source},
             "targets": {"keycloak": self.sso},
-            "jobs": {"fineract": {"lease": "5s", "steps": self.steps}, "both": {"steps": [MIRROR, *self.steps]}},
+            "jobs": {job: {"lease": "5s", "steps": [*([MIRROR] if job == "both" else []), *self.steps]}},
         }
         (folder / "config.yaml").write_text(json.dumps(document))
 
@@ -142,7 +142,7 @@ class Staff:
 
     def command(self, usersync: Command, *arguments: str, timeout: float = 60) -> Result:
         """`usersync ...`, whose outputs show nobody."""
-        self.config(usersync.folder)
+        self.config(usersync.folder, "both" if "both" in arguments else "fineract")
         result = usersync(*arguments, timeout=timeout)
         self.look_for_leaks(result.stderr)
         return result
