@@ -59,6 +59,7 @@ class Staff:
     load: dict[str, Any] = field(default_factory=dict)
     reads: dict[str, Any] = field(default_factory=dict)  # settings of the source
     step: str = "accounts"
+    name: str = "fineract"  # of the job, in this process
 
     # the config
 
@@ -91,12 +92,13 @@ class Staff:
     def world(self) -> World:
         source = Source("fineract", FineractSettings.model_validate(self.source))
         opened = partial(_opened, keycloak.Settings.model_validate(self.sso))
-        tools = Tools("fineract", Stop(), Database)
-        return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets={"keycloak": opened})
+        tools = Tools(self.name, Stop(), Database)
+        targets = {"keycloak": opened}
+        return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets=targets, steps=self.job.steps)
 
     @property
     def job(self) -> Job:
-        return Job.model_validate({"name": "fineract", "steps": self.steps})
+        return Job.model_validate({"name": self.name, "steps": self.steps})
 
     def run(self, **options: Any) -> RunResult:
         return run(self.job, self.world(), Options(**options))

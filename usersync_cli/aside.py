@@ -189,7 +189,7 @@ def _without_key(merge: Merge, side: str) -> sql.Composed:
 
 # Of one key, the last that was found; which one does not matter, but it has to be the same each time.
 _FILED = sql.SQL("""
-    SELECT DISTINCT ON (usersync_key) usersync_key AS key, usersync_reason AS reason, COALESCE(usersync_detail, '') AS detail,
+    SELECT DISTINCT ON (usersync_key) usersync_key AS key, '' AS part, usersync_reason AS reason, COALESCE(usersync_detail, '') AS detail,
            usersync_document AS document, NULL::text AS version
       FROM pg_temp.usersync_aside ORDER BY usersync_key, usersync_document, usersync_reason
 """)

@@ -7,11 +7,11 @@ counts as given (`usersync.accounts`), and what may have been mailed as mailed; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from usersync_cli.connections import Connection
 from usersync_cli.signals import Stop
@@ -32,11 +32,20 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Living:
+    """Steps of this job, and jobs, that the config file has. What others noted down was left behind by a name that is gone."""
+
+    steps: Collection[str] = ()
+    jobs: Collection[str] | None = None  # None: not known, so each job that was ever run counts
+
+
+@dataclass(frozen=True)
 class Use:
     """What a target outside Postgres is used for, by one step of one run."""
 
     scope: Scope
     stop: Stop
+    living: Living = field(default_factory=Living)
     check: Callable[[], None] = lambda: None  # raises when the job is not ours any more
     order_by: str | None = None
     again: bool = False  # also what the target has refused before is tried
@@ -55,8 +64,9 @@ class Intent:
     done: Sequence[str] = ()
 
 
-def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
-    """`pg_temp.usersync_accounts`, and `usersync_begun (key)`: who was to be created by a run that did not say how that ended.
+def recall(tx: Connection, scope: Scope, living: Living, *, there: bool) -> None:
+    """`pg_temp.usersync_accounts`, those that are of other steps and jobs (`usersync_elsewhere`), and `usersync_begun (key)`:
+    who was to be created by a run that did not say how that ended.
 
     In this transaction; empty where usersync's tables are not `there` yet.
     """
@@ -69,10 +79,13 @@ def recall(tx: Connection, scope: Scope, *, there: bool) -> None:
         """
     )
     tx.execute("CREATE TEMP TABLE usersync_begun (key text PRIMARY KEY) ON COMMIT DROP")
+    tx.execute("CREATE TEMP TABLE usersync_elsewhere (account text) ON COMMIT DROP")
     if there:
         tx.execute(_RECALL.encode(), vars(scope))
+        names = {"steps": list(living.steps), "jobs": None if living.jobs is None else list(living.jobs)}
+        tx.execute(_ELSEWHERE.encode(), {**vars(scope), **names})
         tx.execute(_BEGUN.encode(), vars(scope))
-    tx.execute("ANALYZE pg_temp.usersync_accounts, pg_temp.usersync_begun")
+    tx.execute("ANALYZE pg_temp.usersync_accounts, pg_temp.usersync_elsewhere, pg_temp.usersync_begun")
 
 
 def write(tx: Connection, scope: Scope) -> None:
@@ -81,10 +94,10 @@ def write(tx: Connection, scope: Scope) -> None:
     tx.execute(_WRITE.encode(), vars(scope))
 
 
-def open_ones(connection: Connection, scope: Scope) -> Iterator[Intent]:
+def open_ones(connection: Connection, scope: Scope, which: Which) -> Iterator[Intent]:
     """Of this run, in the order of their numbers, a batch at a time."""
-    after = 0
-    while rows := connection.execute(_OPEN.encode(), {**vars(scope), "after": after, "batch": BATCH}).fetchall():
+    after, query = 0, _OPEN.format(which=_WHICH[which])
+    while rows := connection.execute(query.encode(), {**vars(scope), "after": after, "batch": BATCH}).fetchall():
         after = rows[-1][0]
         yield from (Intent(*row) for row in rows)
 
@@ -138,6 +151,12 @@ SELECT key, record, account, roles, groups, disabled,
             THEN 'dropped' ELSE mail END
   FROM usersync.accounts AS a WHERE {_OURS}
 """  # noqa: S608  our own names
+_ELSEWHERE = """
+INSERT INTO pg_temp.usersync_elsewhere
+SELECT DISTINCT account FROM usersync.accounts
+ WHERE target = %(target)s AND (job, step) <> (%(job)s, %(step)s)
+   AND CASE WHEN job = %(job)s THEN step = ANY(%(steps)s) ELSE %(jobs)s::text[] IS NULL OR job = ANY(%(jobs)s) END
+"""
 _BEGUN = f"""
 INSERT INTO pg_temp.usersync_begun
 SELECT DISTINCT key FROM usersync.intents WHERE {_OURS} AND state = 'open' AND action IN ('create', 'finish')
@@ -153,9 +172,12 @@ SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted
                     WHERE i.run_id = %(run_id)s AND i.job = %(job)s AND i.step = %(step)s AND i.key = p.key)
  ORDER BY action = 'disable', number
 """
+Which: TypeAlias = Literal["leaving", "parked", "staying"]
+# Those who left come first, whatever becomes of the others; "parked" are those of the staying whose name another one takes.
+_WHICH: dict[Which, str] = {"leaving": "action = 'disable'", "parked": "wanted ? 'park'", "staying": "action <> 'disable'"}
 _OPEN = f"""
 SELECT id, key, action, account, wanted, done FROM usersync.intents
- WHERE run_id = %(run_id)s AND {_OURS} AND state = 'open' AND id > %(after)s ORDER BY id LIMIT %(batch)s
+ WHERE run_id = %(run_id)s AND {_OURS} AND state = 'open' AND id > %(after)s AND {{which}} ORDER BY id LIMIT %(batch)s
 """  # noqa: S608
 _MAIL = f"UPDATE usersync.accounts SET mail = %(mail)s WHERE {_OURS} AND key = %(key)s"  # noqa: S608
 _CREATED = """

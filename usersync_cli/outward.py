@@ -19,7 +19,7 @@ from usersync_cli import intents, log, rejects, rivals, stage, state, sweep
 from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
-from usersync_cli.intents import Scope, Use
+from usersync_cli.intents import Living, Scope, Use
 from usersync_cli.lease import Lease
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, Record, Step, Stream
 from usersync_cli.rejects import Reject
@@ -32,13 +32,18 @@ SELF_SERVICE = "self_service"  # a customer, who is no staff
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 
 
+def not_remembered(stream: str) -> str:
+    """What the guard calls accounts that carry our attribute and that the job does not remember: their list waits by itself."""
+    return f"{stream} (not remembered)".strip()
+
+
 class Target(Protocol):
     """What a step needs of a target outside Postgres, beside what every Target promises (model.py)."""
 
     def plan(self, desired: Desired, tx: Connection) -> Any: ...
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int: ...
-    def leaving(self, tx: Connection) -> tuple[int, int]: ...
-    def disable(self, tx: Connection, plan: Any) -> None: ...
+    def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]: ...
+    def disable(self, tx: Connection, plan: Any, *, known: bool) -> None: ...
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]: ...
     def apply(self, plan: Any, tx: Connection) -> Counts: ...
 
@@ -213,7 +218,7 @@ class Planning:
     ) -> None:
         self._step, self._world, self._options, self._lease = step, world, options, lease
         self._tx, self._done, self._reading = tx, done, reading
-        self._swept: Sweep | None = None
+        self._swept: list[Sweep] = []
         self._unproved = 0
 
     def open(self, stack: ExitStack) -> Target:
@@ -224,6 +229,7 @@ class Planning:
         use = Use(
             scope,
             self._world.tools.stop,
+            living=Living([step.name for step in self._world.steps], self._world.jobs),
             check=lease.check if lease else lambda: None,
             order_by=self._step.load.order_by,
             again=options.full or options.retry is not None,
@@ -243,7 +249,8 @@ class Planning:
         self._add_kept_out(target, plan.counts)
         self._done.counts = plan.counts
         if self._step.load.on_missing != "keep":
-            self._leavers(target, plan)
+            self._leavers(target, plan, known=True)
+            self._leavers(target, plan, known=False)
         if self._lease is None:
             self._tell(target)
             rollback(self._tx)
@@ -278,51 +285,76 @@ class Planning:
 
     # who has left
 
-    def _leavers(self, target: Target, plan: Any) -> None:
-        """Whose accounts are disabled: ours, of people whom a complete reading lacks, when the source says so and the guard agrees."""
-        candidates, known = target.leaving(self._tx)
-        memory_scope = self._memory(plan)
+    def _leavers(self, target: Target, plan: Any, *, known: bool) -> None:
+        """Whose accounts are disabled: ours, of people whom a complete reading lacks, when the source says so and the guard agrees.
+
+        Accounts that carry our attribute and that this job does not know are made by an earlier state of it, or by a person:
+        these never go without approval.
+        """
+        candidates, of = target.leaving(self._tx, known=known)
+        memory_scope = self._memory(plan, known=known)
+        if not known and not candidates:
+            self._withdraw(memory_scope)
+            return
         memory = sweep.remember(self._tx, memory_scope)
         load: Any = self._step.load
         found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
-        found.free = _one(self._tx, _DECIDED)
-        self._swept = found
+        self._swept.append(found)
         if candidates:
-            found.reason = (
-                sweep.judge(found, known)
-                or sweep.kept(self._tx, found, sql.SQL("SELECT key FROM pg_temp.usersync_leaving"))
-                or self._anonymous()
-            )
-            keys = self._proved() if not found.reason or self._options.approve_deletes is not None else None
-            self._gone(keys)
-            self._tx.execute(_FREE)
-            found.candidates = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
-            found.free = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone WHERE free")
+            self._judge(found, of, known=known)
         else:
-            self._gone(())
+            self._gone((), known=known)
+        self._decide(found)
+        target.disable(self._tx, plan, known=known)
+        plan.counts.gone += found.removable
+
+    def _judge(self, found: Sweep, of: int, *, known: bool) -> None:
+        """Whom of the candidates the source itself calls gone, and why they may not go without a person."""
+        if known:
+            keys = sql.SQL("SELECT key FROM pg_temp.usersync_leaving WHERE known")
+            found.free = _one(self._tx, _DECIDED)
+            found.reason = sweep.judge(found, of) or sweep.kept(self._tx, found, keys) or self._anonymous()
+        asked = not found.reason or self._options.approve_deletes is not None or self._options.everybody
+        self._gone(self._proved(known=known) if asked else None, known=known)
+        self._tx.execute(_FREE)
+        found.candidates = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
+        found.free = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone WHERE free")
+        if not known and found.candidates:
+            found.known, found.reason = of, _strangers(found.candidates)
+
+    def _decide(self, found: Sweep) -> None:
+        """Leave on `usersync_gone` who goes. To a comparison whoever left is extra, whatever the guard says."""
+        if self._options.everybody:
+            found.removable = found.candidates
+            return
         sweep.decide(self._tx, found, self._options.approve_deletes)
         if self._lease:
             sweep.settle(self._tx, found)
         self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(sweep.GONE, found.goes))
-        target.disable(self._tx, plan)
-        plan.counts.gone = found.removable
+
+    def _withdraw(self, scope: sweep.Scope) -> None:
+        """Nobody waits for approval any more."""
+        if self._lease:
+            sweep.settle(self._tx, Sweep(scope, self._step.load, sweep.Memory(), 0))
 
     def _anonymous(self) -> str:
         """Records without a known id may be any of those who seem to be gone."""
         unknown = len(self._reading.bad) + _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL")
         return f"records were set aside without a known id ({unknown:,}), and they may be those who seem to be gone" if unknown else ""
 
-    def _gone(self, keys: Collection[str] | None) -> None:
+    def _gone(self, keys: Collection[str] | None, *, known: bool) -> None:
         """The candidates as `sweep` wants them; None: all of them."""
+        self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         self._tx.execute(
             "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT key, false AS free FROM pg_temp.usersync_leaving WHERE false"
         )
         if keys is None:
-            self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT key, false FROM pg_temp.usersync_leaving")
+            every = "INSERT INTO pg_temp.usersync_gone SELECT DISTINCT key, false FROM pg_temp.usersync_leaving WHERE known = %s"
+            self._tx.execute(every, (known,))
         elif keys:
             self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT unnest(%s::text[]), false", (list(keys),))
 
-    def _proved(self) -> Collection[str] | None:
+    def _proved(self, *, known: bool) -> Collection[str] | None:
         """Of the candidates, those whom the source itself calls gone, where it can be asked; None: it can't, but one moment was read."""
         gone = getattr(self._reading.session, "gone", None)
         if gone is None:
@@ -332,7 +364,7 @@ class Planning:
                 f"step {self._step.name}: source {self._reading.account} can't tell who is gone, and its listing is not of one moment",
                 hint="say `on_missing: keep` in the step's load",
             )
-        rows = self._tx.execute("SELECT key, record FROM pg_temp.usersync_leaving").fetchall()
+        rows = self._tx.execute("SELECT DISTINCT key, record FROM pg_temp.usersync_leaving WHERE known = %s", (known,)).fetchall()
         of = {record: key for key, record in rows if record is not None}
         proved = {of[record] for record in gone(self._reading.stream, list(of))} if of else set()
         if self._unproved or len(proved) < len(rows):
@@ -344,7 +376,7 @@ class Planning:
             )
         return proved
 
-    def _memory(self, plan: Any) -> sweep.Scope:
+    def _memory(self, plan: Any, *, known: bool) -> sweep.Scope:
         scope = plan.scope
         text = repr((sorted(self._step.extract.items()), self._reading.transform, self._step.load.target))
         return sweep.Scope(
@@ -354,7 +386,7 @@ class Planning:
             target=scope.target,
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=self._reading.account,
-            stream=scope.stream,
+            stream=scope.stream if known else not_remembered(scope.stream),
             reads=reads(self._step, self._world.sources, scope.stream),
             window=self._step.load.missing_window,
         )
@@ -376,8 +408,8 @@ class Planning:
         for stream, (cursor, account, rows) in self._reading.cursors.items():
             version = self._reading.stored[stream].version if stream in self._reading.stored else 0
             state.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
-        if self._swept:
-            sweep.note(self._tx, self._swept)
+        for found in self._swept:
+            sweep.note(self._tx, found)
         intents.prune(self._tx, job)
 
     def apply(self, target: Target, plan: Any) -> None:
@@ -392,7 +424,7 @@ class Planning:
 
     def said(self, plan: Any) -> list[UsersyncError]:
         """What the step's end says: the guard, and what waits for a person."""
-        errors: list[UsersyncError] = [self._swept.refusal] if self._swept and self._swept.refusal else []
+        errors: list[UsersyncError] = [found.refusal for found in self._swept if found.refusal]
         errors += plan.problems
         job, step = plan.scope.job, plan.scope.step
         if self._lease is None:
@@ -408,6 +440,11 @@ def _worst(errors: Sequence[UsersyncError]) -> UsersyncError | None:
     return next((error for error in errors if status_of(error) == status), None)
 
 
+def _strangers(number: int) -> str:
+    accounts = "1 account carries" if number == 1 else f"{number:,} accounts carry"
+    return f"{accounts} a usersync_id of people who are not at the source, and this job does not remember giving it"
+
+
 def _one(tx: Connection, query: str) -> int:
     ((number,),) = tx.execute(query.encode()).fetchall()
     return int(number)
@@ -415,15 +452,14 @@ def _one(tx: Connection, query: str) -> int:
 
 # An earlier run has decided on these, and its calls did not come to their end: the guard has let them go already.
 _DECIDED = """
-SELECT count(*) FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_accounts AS a ON a.key = l.key WHERE a.disabled
+SELECT count(*) FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_accounts AS a ON a.key = l.key
+ WHERE a.disabled AND l.known
 """
 _FREE = "UPDATE pg_temp.usersync_gone AS g SET free = true FROM pg_temp.usersync_accounts AS a WHERE a.key = g.key AND a.disabled"
+# A row for each reason: one may be dropped, and the others wait.
 _CONFLICTS = """
-    SELECT filed AS key, (array_agg(reason ORDER BY NOT whole, reason))[1] AS reason,
-           CASE WHEN count(*) = 1 THEN max(detail)
-                ELSE string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ': ' || detail END, '; ' ORDER BY NOT whole, reason)
-           END AS detail,
-           (array_agg(document))[1] AS document, NULL::text AS version
-      FROM (SELECT *, COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS filed FROM pg_temp.usersync_conflicts) AS c
-     GROUP BY filed
+    SELECT COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS key, CASE WHEN id IS NULL THEN '' ELSE reason END AS part,
+           min(reason) AS reason, string_agg(DISTINCT detail, '; ' ORDER BY detail) AS detail, (array_agg(document))[1] AS document,
+           NULL::text AS version
+      FROM pg_temp.usersync_conflicts GROUP BY 1, 2
 """

@@ -49,6 +49,7 @@ class Reject:
     detail: str = ""
     document: bytes = field(repr=False, default=b"")
     version: str | None = None
+    part: str = ""  # which of several matters of the same record; '' where it is set aside whole
 
     @property
     def filed_as(self) -> str:
@@ -98,23 +99,24 @@ class Kept:
 
 
 def store(tx: Connection, job: str, step: str, stream: str, run_id: int, rejects: Sequence[Reject]) -> Stored:  # noqa: PLR0913, PLR0917  a reject has a long name
-    """Set these aside, in the transaction of the page that they came with; twice is once. Of one key, the last counts.
+    """Set these aside, in the transaction of the page that they came with; twice is once. Of one key and part, the last counts.
 
     A document that was met before only moves `last_at`; a dropped one stays dropped. A changed document waits again.
     """
     if not rejects:
         return Stored()
-    given = {one.filed_as: one for one in rejects}
+    given = {(one.filed_as, one.part): one for one in rejects}
     columns = {
-        "keys": texts(given),
+        "keys": texts(key for key, _ in given),
+        "parts": texts(part for _, part in given),
         "reasons": texts(one.reason for one in given.values()),
         "details": texts(one.detail for one in given.values()),
         "documents": Blobs([one.document for one in given.values()]),
         "versions": texts(one.version for one in given.values()),
     }
     rows = sql.SQL(
-        "SELECT * FROM unnest(%(keys)s::text[], %(reasons)s::text[], %(details)s::text[], %(documents)s::bytea[], %(versions)s::text[])"
-        " AS g(key, reason, detail, document, version)"
+        "SELECT * FROM unnest(%(keys)s::text[], %(parts)s::text[], %(reasons)s::text[], %(details)s::text[], %(documents)s::bytea[],"
+        " %(versions)s::text[]) AS g(key, part, reason, detail, document, version)"
     )
     return store_rows(tx, job, step, stream, run_id, rows, columns)
 
@@ -122,16 +124,19 @@ def store(tx: Connection, job: str, step: str, stream: str, run_id: int, rejects
 def store_rows(  # noqa: PLR0913, PLR0917  a reject has a long name
     tx: Connection, job: str, step: str, stream: str, run_id: int, rows: sql.Composable, values: Mapping[str, Any]
 ) -> Stored:
-    """`store` for the rows of a query (key, reason, detail, document bytea, version), each key once."""
+    """`store` for the rows of a query (key, part, reason, detail, document bytea, version), each key and part once."""
     found = tx.execute(sql.SQL(_STORE).format(rows=rows), {**values, "job": job, "step": step, "stream": stream, "run": run_id}).fetchone()
     return Stored(*(found or ()))
 
 
-def resolve(tx: Connection, job: str, step: str, stream: str, keys: Collection[str]) -> int:
-    """Forget the rejects of records that were loaded now, dropped ones too; gives how many there were."""
+def resolve(tx: Connection, job: str, step: str, stream: str, keys: Collection[str], *, part: str | None = None) -> int:  # noqa: PLR0913  a reject has a long name
+    """Forget the rejects of records that were loaded now, dropped ones too, or only this part of each; gives how many there were."""
     # mostly there are none at all: then the keys are not even looked at
-    statement = "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key IN (SELECT unnest(%s::text[]))"
-    return tx.execute(statement, (job, step, stream, texts(keys))).rowcount if keys else 0
+    statement = (
+        "DELETE FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND key IN (SELECT unnest(%s::text[]))"
+        " AND (%s::text IS NULL OR part = %s)"
+    )
+    return tx.execute(statement, (job, step, stream, texts(keys), part, part)).rowcount if keys else 0
 
 
 def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int) -> int:
@@ -328,23 +333,23 @@ def detail(column: str | None = None, constraint: str | None = None, table: str 
 
 
 _STORE = """
-WITH given AS (SELECT key, reason, detail, document, sha256(document) AS hash, version FROM ({rows}) AS r),
+WITH given AS (SELECT key, part, reason, detail, document, sha256(document) AS hash, version FROM ({rows}) AS r),
 before AS (
-    SELECT r.key, r.hash, r.status FROM usersync.rejects AS r JOIN given AS g ON g.key = r.key
+    SELECT r.key, r.part, r.hash, r.status FROM usersync.rejects AS r JOIN given AS g ON g.key = r.key AND g.part = r.part
      WHERE r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s
 ),
 kept AS (
-    INSERT INTO usersync.rejects AS r (job, step, stream, key, reason, detail, document, hash, version, run_id)
-    SELECT %(job)s, %(step)s, %(stream)s, key, reason, detail, document, hash, version, %(run)s FROM given ORDER BY key
-    ON CONFLICT (job, step, stream, key) DO UPDATE
-       SET status = CASE WHEN r.hash = excluded.hash THEN r.status ELSE 'waiting' END,
+    INSERT INTO usersync.rejects AS r (job, step, stream, key, part, reason, detail, document, hash, version, run_id)
+    SELECT %(job)s, %(step)s, %(stream)s, key, part, reason, detail, document, hash, version, %(run)s FROM given ORDER BY key, part
+    ON CONFLICT (job, step, stream, key, part) DO UPDATE
+       SET status = CASE WHEN r.hash = excluded.hash AND (r.part = '' OR r.detail = excluded.detail) THEN r.status ELSE 'waiting' END,
            reason = excluded.reason, detail = excluded.detail, version = excluded.version,
            document = excluded.document, hash = excluded.hash, run_id = excluded.run_id, last_at = clock_timestamp()
 )
 SELECT count(*) FILTER (WHERE b.hash IS DISTINCT FROM g.hash),
        count(*) FILTER (WHERE b.hash = g.hash AND b.status = 'waiting'),
        count(*) FILTER (WHERE b.hash = g.hash AND b.status = 'dropped')
-  FROM given AS g LEFT JOIN before AS b ON b.key = g.key
+  FROM given AS g LEFT JOIN before AS b ON b.key = g.key AND b.part = g.part
 """
 _WAITING = """
 SELECT id, job, step, stream, key, status, reason, detail, version, run_id, first_at, last_at, document IS NOT NULL AS has_document
@@ -362,7 +367,7 @@ SELECT id, key, version, document
  WHERE number = 1 OR size <= %(bytes)s ORDER BY id
 """
 _COUNT_WAITING = """
-SELECT job, step, count(*) FROM usersync.rejects
+SELECT job, step, count(DISTINCT (stream, key)) FROM usersync.rejects
  WHERE status = 'waiting' AND (%(job)s::text IS NULL OR job = %(job)s) AND (%(step)s::text IS NULL OR step = %(step)s)
  GROUP BY job, step ORDER BY job, step
 """

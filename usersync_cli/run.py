@@ -91,7 +91,9 @@ def _lists(job: Job, world: World, options: Options, lease: Lease | None) -> Non
     """A list that can't be approved is reported before anything is read; one from whose table the job removes nobody now is withdrawn."""
     if options.approve_deletes is None and lease is None:
         return
-    swept = {(step.name, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]}
+    removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
+    swept = {(step.name, stream) for step, stream in removing}
+    swept |= {(step.name, outward.not_remembered(stream)) for step, stream in removing if is_outward(step)}
     connection = connect(world.target, job=job.name, stop=world.tools.stop)
     with closing(connection), translated(world.target, "looking for lists"):
         if lease:

@@ -32,6 +32,7 @@ class Options:
     approve_deletes: int | None = None  # the run whose list of rows may go
     retry: Sequence[int] | None = None  # the rejects that are tried again, those of documents without asking their source
     credentials_out: Path | None = None  # where first passwords of new accounts are written
+    everybody: bool = False  # of a comparison: whoever left counts, whatever the guard says
     diff: Diff | None = None  # of a dry run: told each change; False when it has heard enough of this step
 
 
@@ -61,6 +62,7 @@ class World:
     targets: Mapping[str, Open] = field(default_factory=dict)  # those outside Postgres, by name
     steps: Sequence[Step] = ()  # all of the job's, also those that this run leaves out
     writers: Sequence[Writer] = ()  # all steps of all jobs of the config file that may run here
+    jobs: Collection[str] | None = None  # names of all that the config file has; None: not known
 
 
 def streams(step: Step) -> list[str]:

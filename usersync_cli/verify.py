@@ -207,7 +207,7 @@ def _outward(step: Step, world: World, options: Options) -> Iterator[Report]:
 
     with _told([report]):
         done = StepResult(step.name)
-        outward.run_step(step, world, RunOptions(diff=tell), None, done)
+        outward.run_step(step, world, RunOptions(diff=tell, everybody=True), None, done)
         if done.error and not isinstance(done.error, (PartialError, GuardRefused)):
             raise done.error
         counts = done.counts

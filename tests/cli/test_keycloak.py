@@ -215,7 +215,8 @@ def test_an_address_belongs_to_one_account(run: Usersync, bank: Bank) -> None:
 
     document = run.json("sync-user", *own, status=10)
 
-    assert {"status": "error", "message": "another account has this e-mail address; nothing was changed"} == document
+    said = "another account has this e-mail address; nothing was changed"
+    assert {"status": "error", "code": "conflict", "message": said} == document
     assert "test-other" not in bank.people()
 
 
@@ -603,3 +604,88 @@ def test_rights(usersync_here: Usersync, new_bank: NewBank) -> None:
     assert 2 == result.status
     assert "lacks the client role manage-users of realm-management" in result.stderr
     assert f"assign it in realm {bank.name}: Clients > usersync > Service account roles" in result.stderr
+
+
+# mistakes, and too few rights
+
+
+@pytest.mark.parametrize("odd", ["", "  ", "\udcff", "a\nb", "\x1b[31m", "x" * 256])
+@pytest.mark.parametrize("command", ["status", "disable", "reset-password", "set-id"])
+def test_a_name_that_is_none(run: Usersync, command: str, odd: str) -> None:
+    """
+    Empty, not UTF-8, with a line break, or longer than Keycloak takes it: a mistake of the command line, before anything is asked.
+    """
+    assert 2 == run(command, odd, *(["default:7"] if command == "set-id" else [])).status
+
+
+@pytest.mark.parametrize("odd", ["a/b", "../users", "*", "%", 'a"b', "a\\b", "?max=1", "\u2019", "x" * 255, "-1", "null"])
+def test_a_name_that_nobody_has(run: Usersync, odd: str) -> None:
+    """
+    Whatever its characters are: 9.
+    """
+    assert 9 == run("status", "--", odd).status
+
+
+@pytest.mark.parametrize("option", ["--id", "--email", "--username", "--role"])
+@pytest.mark.parametrize("odd", ["", " ", "\udcff", 'a"b'])
+def test_a_value_that_makes_no_account(run: Usersync, bank: Bank, option: str, odd: str) -> None:
+    """
+    An empty address or id is a mistake, not an account without one; what Keycloak can't look for, or refuses, is one too.
+    """
+    before = set(bank.people())
+    own = {"--username": "test-odd", "--email": "test-odd@example.org", "--role": "Cashier", option: odd}
+
+    assert 2 == run("sync-user", *[word for pair in own.items() for word in pair]).status
+    assert before == set(bank.people())
+
+
+def test_whose_account_it_is(run: Usersync, bank: Bank) -> None:
+    """
+    set-id says so once; what else the account has stays; an id that another account has is a conflict.
+    """
+    bank.add("test-whose", email="test-whose@example.org", firstName="Test")
+    bank.add("test-other")
+
+    assert "success" == run.json("set-id", "test-whose", "default:77")["status"]
+    found = bank.person("test-whose")
+    assert (["default:77"], "test-whose@example.org", "Test") == (found["attributes"]["usersync_id"], found["email"], found["firstName"])
+    assert "had already" in run("set-id", found["id"], "default:77").stdout
+    assert (10, 2) == (run("set-id", "test-other", "default:77").status, run("set-id", "test-other", 'a"b').status)
+
+
+def test_disabling_that_is_refused(run: Usersync, new_bank: NewBank) -> None:
+    """
+    The user profile wants more than the account has: it is signed out all the same, 3 and the field.
+    """
+    bank = new_bank()
+    run.configure(bank)
+    bank.add("test-refused", password="a-good-one")
+    profile = bank.ask("GET", "/users/profile")
+    phone = {"name": "phone", "permissions": {"view": ["admin"], "edit": ["admin"]}, "required": {}}
+    assert 200 == bank.log_in("test-refused", "a-good-one").status_code
+    bank.ask("PUT", "/users/profile", {**profile, "attributes": [*profile["attributes"], phone]})
+
+    result = run("disable", "test-refused")
+    assert (3, True, 0) == (result.status, "phone" in result.stderr, bank.sessions_of("test-refused"))
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_too_few_rights_are_no_missing_account(run: Usersync, new_bank: NewBank, *, light: bool) -> None:
+    """
+    With query-users alone Keycloak shows nobody, with 200: 2 and the right, for each command, health among them; also where the
+    token does not list its rights.
+    """
+    bank = new_bank()
+    run.configure(bank)
+    bank.add("test-there")
+    bank.rights("query-users", "view-realm")
+    if light:
+        bank.change_client(attributes={"client.use.lightweight.access.token.enabled": "true"})
+
+    for command in (["status", "test-there"], ["disable", "test-there"], ["status", "test-nobody"], ["health"]):
+        result = run(*command)
+        assert (2, True) == (result.status, "view-users" in result.stderr or "manage-users" in result.stderr), command
+    assert "unhealthy" == run.json("health", status=2)["status"]
+
+    bank.rights("view-users", "view-realm")
+    assert (0, 9, 0 if light else 2) == tuple(run(*one).status for one in (["status", "test-there"], ["status", "test-nobody"], ["health"]))

@@ -21,12 +21,16 @@ from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank
 from tests.list_source import counts
 from tests.simple_job import execute
 from tests.staff import REALM, Staff
+from usersync_cli.check import check
+from usersync_cli.compare import Report
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.jobs import Job
 from usersync_cli.model import Database
 from usersync_cli.run import run
 from usersync_cli.sources import postgres
 from usersync_cli.steps import Options
+from usersync_cli.verify import Options as VerifyOptions
+from usersync_cli.verify import verify
 
 
 @pytest.fixture
@@ -344,6 +348,127 @@ def test_only_what_we_gave_is_taken(staff: Staff) -> None:
     assert ({}, {"teller"}) == (staff.conflicts(), staff.bank.roles_of("alice"))
 
 
+# names that are passed on
+
+
+def named(staff: Staff, *numbers: int) -> list[tuple[str, str]]:
+    """User name and address of the accounts of these people."""
+    of = {user["attributes"]["usersync_id"][0]: user for user in staff.bank.people().values() if "attributes" in user}
+    return [(of[ours(number)]["username"], of[ours(number)]["email"]) for number in numbers]
+
+
+def renamed(staff: Staff, **names: int) -> list[tuple[str, str]]:
+    """Let these people have these names, and addresses like them."""
+    for name, number in names.items():
+        staff.fineract.change(number, username=name, email=f"{name}@test.example")
+    return [(name, f"{name}@test.example") for name in names]
+
+
+def test_names_that_are_passed_on(staff: Staff) -> None:
+    """
+    Two people swap user names and addresses, three pass theirs on in a circle, others in a row, the last of whom is new: one
+    run, no conflict, and nobody gets another's account. The preview says the same.
+    """
+    staff.bank.configure(editUsernameAllowed=True)
+    numbers = staff.people(*(f"name-{letter}" for letter in "abcdefg"))
+    a, b, c, d, e, f, g = numbers
+    staff.ok()
+    ids = {number: staff.bank.person(f"name-{letter}")["id"] for number, letter in zip(numbers, "abcdefg", strict=True)}
+    expected = renamed(staff, **{"name-b": a, "name-a": b, "name-d": c, "name-e": d, "name-c": e, "name-g": f, "name-z": g})
+    (new,) = staff.people("name-f")
+
+    told, _ = staff.preview()
+    assert told == staff.ok() == "1 7 0 0"
+    assert expected == named(staff, a, b, c, d, e, f, g)
+    people = {user["id"]: user["attributes"]["usersync_id"] for user in staff.bank.people().values()}
+    assert {ids[number]: [ours(number)] for number in numbers} == {id_: people[id_] for id_ in ids.values()}
+    assert ("0 0 8 0", {}) == (staff.ok(), staff.conflicts())
+    assert [("name-f", "name-f@test.example")] == named(staff, new)
+
+
+def test_a_name_that_is_not_given_up(staff: Staff) -> None:
+    """
+    The last one of a row can't have the new name, so nobody in it moves; an address that Keycloak refuses gives the old one back.
+    """
+    staff.bank.configure(editUsernameAllowed=True)
+    staff.bank.add("somebody-else")
+    a, b, c, d = staff.people("name-a", "name-b", "name-c", "name-d")
+    staff.ok()
+    renamed(staff, **{"name-b": a, "somebody-else": b})
+    staff.fineract.change(c, email="name-d@test.example")
+    staff.fineract.change(d, email="a..b@test.example")
+
+    for _ in range(2):
+        assert 3 == status_of(staff.failed())
+        assert ["name-a", "name-b", "name-c", "name-d"] == [name for name, _ in named(staff, a, b, c, d)]
+    assert {ours(a): "username_taken", ours(b): "username_taken"}.items() <= staff.conflicts().items()
+    assert ("refused_by_keycloak", "email_taken") == (staff.conflicts()[ours(d)], staff.conflicts()[ours(c)])
+    assert "name-d@test.example" == named(staff, d)[0][1]
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_killed_while_names_are_passed_on(staff: Staff, usersync: Command, requests: int) -> None:
+    """
+    kill -9 while one of two has a name for the time being, or both: the next run gives each their own.
+    """
+    staff.bank.configure(editUsernameAllowed=True)
+    staff.settings |= {"workers": 1}
+    a, b = staff.people("name-a", "name-b")
+    staff.ok()
+    expected = renamed(staff, **{"name-b": a, "name-a": b})
+    staff.front.at("PUT .*/users/[^/]+", *[None] * requests)
+    staff.killed(usersync, "PUT .*/users/[^/]+")
+    assert expected != named(staff, a, b)
+
+    staff.ok()
+    assert (expected, "0 0 2 0") == (named(staff, a, b), staff.ok())
+
+
+def test_a_realm_whose_user_names_are_addresses(staff: Staff) -> None:
+    """
+    Keycloak takes the address for the name, whatever is sent: nothing is changed for ever, two people swap addresses, and
+    who has none is a conflict that says so; also where the realm was changed to that later.
+    """
+    a, b = staff.people("alice", "bob")
+    staff.ok()
+    staff.bank.configure(registrationEmailAsUsername=True)
+    (c,) = staff.fineract.add(username="Carol Has A Name", email="Carol@Test.example")
+    (d,) = staff.fineract.add(username="dave", email="")
+    shared = [staff.fineract.add(username=name, email="one@test.example")[0] for name in ("erin", "frank")]
+    expected = {ours(d): "no_email", **{ours(number): "same_email" for number in shared}}
+
+    assert (3, expected) == (status_of(staff.failed()), staff.conflicts())
+    mails = ["alice@test.example", "bob@test.example", "carol@test.example"]
+    assert [(mail, mail) for mail in mails] == named(staff, a, b, c)
+    assert "0 0 3 0 rejected 3" == counts(staff.run())
+    staff.fineract.change(a, email=mails[1])
+    staff.fineract.change(b, email=mails[0])
+    assert "0 2 1 0 rejected 3" == counts(staff.run())
+    assert [(mail, mail) for mail in (mails[1], mails[0])] == named(staff, a, b)
+    assert "0 0 3 0 rejected 3" == counts(staff.run())
+
+
+def test_what_looks_changed_and_is_not(staff: Staff) -> None:
+    """
+    Other letters only, a name that the realm does not let anybody edit, an attribute that the profile lacks, a user name that
+    is another's address: no call in the second run, and a conflict where a person has to know.
+    """
+    a, b, _ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.fineract.change(a, username="ALICE", email="ALICE@Test.Example")
+    assert [] == staff.writes()
+
+    staff.fineract.change(b, username="robert")
+    profile = staff.bank.ask("GET", "/users/profile")
+    staff.bank.ask("PUT", "/users/profile", {**profile, "attributes": [one for one in profile["attributes"] if one["name"] != "lastName"]})
+    (d,) = staff.fineract.add(username="carol@test.example", email="other@test.example")
+    assert 3 == status_of(staff.failed())
+    before = len(staff.front.requests)
+    assert "0 0 2 0 rejected 2" == counts(staff.run())
+    assert {ours(b): "username_changed", ours(d): "username_taken"} == staff.conflicts()
+    assert [] == [one for one in staff.front.requests[before:] if not one.startswith("GET")]
+
+
 # who leaves
 
 
@@ -472,13 +597,208 @@ def test_accounts_of_nobody_are_left_alone(staff: Staff) -> None:
     staff.bank.add("robot")
     staff.people("alice", "bob")
     staff.ok()
-    staff.step = "others"
+    staff.name = "others"
     staff.fineract.tenants = {"default"}
     numbers = [number for number, user in staff.fineract.users.items() if user["username"] == "bob"]
     staff.fineract.delete(numbers[0])
 
     assert "0 0 1 0" == staff.ok()
     assert all(user["enabled"] for user in staff.bank.people().values())
+
+
+def refuse_changes(bank: Bank, how: str) -> str:
+    """From now on Keycloak takes no change of the accounts that are there; which field it names."""
+    profile = bank.ask("GET", "/users/profile")
+    of = {one["name"]: one for one in profile["attributes"]}
+    if how == "required":
+        profile["attributes"].append({"name": "phone", "permissions": of["email"]["permissions"], "required": {}})
+    else:
+        of[how]["validations"] = {"pattern": {"pattern": "^[0-9]+$", "error-message": "Some words of Test User"}}
+    bank.ask("PUT", "/users/profile", profile)
+    return "phone" if how == "required" else how
+
+
+@pytest.mark.parametrize("how", ["required", "lastName", "email"])
+def test_who_has_left_and_can_not_be_disabled(staff: Staff, how: str) -> None:
+    """
+    The user profile refuses every change: they are signed out and lose what we gave, 3 with the field, each time; whoever
+    else is refused in the same run changes nothing of that. Once the profile is right, they are disabled.
+    """
+    alice, bob, *_ = staff.people("alice", "bob", "carol", "dave", "erin", "frank")
+    staff.ok()
+    id_ = staff.bank.person("alice")["id"]
+    staff.bank.ask("PUT", f"/users/{id_}/reset-password", {"type": "password", "value": "a-good-one", "temporary": False})
+    staff.bank.change("alice", requiredActions=[])
+    staff.bank.log_in("alice", "a-good-one")
+    before = staff.bank.ask("GET", "/users/profile")
+    field = refuse_changes(staff.bank, how)
+    staff.fineract.delete(alice)
+    staff.fineract.change(bob, firstname="Other")
+
+    for number in range(2):
+        error = staff.failed()
+        assert (3, True) == (status_of(error), field in error.message)
+        assert {ours(alice): "still_enabled", ours(bob): "refused_by_keycloak"} == staff.conflicts()
+        assert (0, set(), set()) == (staff.bank.sessions_of("alice"), staff.bank.roles_of("alice"), staff.bank.groups_of("alice"))
+        if not number:
+            staff.bank.log_in("alice", "a-good-one")
+    ((detail,),) = staff.ask("SELECT detail FROM usersync.rejects WHERE reason = 'refused_by_keycloak'")
+    assert field in detail
+    staff.ask("UPDATE usersync.rejects SET status = 'dropped'")
+    assert "0 0 4 0 rejected 1" == counts(staff.run())
+    assert {} == staff.conflicts()
+
+    staff.bank.ask("PUT", "/users/profile", before)
+    assert "0 1 4 1" == staff.ok(full=True)
+    assert (False, []) == (staff.bank.person("alice")["enabled"], staff.ask("SELECT 1 FROM usersync.rejects"))
+
+
+def test_many_who_have_left_and_can_not_be_disabled(staff: Staff) -> None:
+    """
+    Each of them is tried and signed out; that most of them are refused does not stop the step, and neither do those who stay.
+    """
+    numbers = staff.people(*(f"user{number}" for number in range(12)))
+    staff.ok()
+    refuse_changes(staff.bank, "required")
+    for number in numbers[:4]:
+        staff.fineract.delete(number)
+    for number in numbers[4:8]:
+        staff.fineract.change(number, firstname="Other")
+
+    error = staff.failed()
+    assert 7 == status_of(error)  # of those who stay, most
+    assert 4 == list(staff.conflicts().values()).count("still_enabled")
+    assert [set()] * 4 == [staff.bank.roles_of(f"user{number}") for number in range(4)]
+
+
+def test_a_session_that_did_not_end(staff: Staff) -> None:
+    """
+    The account was disabled, and signing out was not answered: the next run signs out.
+    """
+    alice, *_ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.fineract.delete(alice)
+    staff.front.at("POST .*/logout", *[BUSY] * 40)
+    assert 4 == status_of(staff.failed())
+    staff.front._plans.clear()
+
+    assert ["POST /users/ID/logout"] == [one.replace(staff.bank.person("alice")["id"], "ID") for one in staff.writes() if "logout" in one]
+    assert [] == staff.writes()
+
+
+def test_a_role_that_is_not_mapped_any_more(staff: Staff) -> None:
+    """
+    Somebody's role became one that the map lacks, or the map changed: what we gave for the old one is taken, and all else is
+    kept equal. Who has no account yet gets none.
+    """
+    staff.fineract.roles[9] = {"id": 9, "name": "Gardener", "description": "", "disabled": False}
+    alice, bob, *_ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    id_ = staff.bank.person("alice")["id"]
+    staff.bank.ask("POST", f"/users/{id_}/role-mappings/realm", [staff.bank.ask("GET", "/roles/of-others")])
+    staff.fineract.change(alice, roles=[9], lastname="User New")
+    staff.fineract.change(bob, roles=[9, 3])
+    (dave,) = staff.fineract.add(username="dave", roles=[9])
+
+    for _ in range(2):
+        assert 3 == status_of(staff.failed())
+        assert dict.fromkeys([ours(alice), ours(bob), ours(dave)], "unknown_role") == staff.conflicts()
+        assert [({"of-others"}, set()), ({"teller"}, {"/tellers"})] == [
+            (staff.bank.roles_of(name), staff.bank.groups_of(name)) for name in ("alice", "bob")
+        ]
+    assert ("User New", ["alice", "bob", "carol"]) == (staff.bank.person("alice")["lastName"], list(staff.bank.people()))
+
+    for number in (alice, bob, dave):
+        staff.fineract.change(number, roles=[3])
+    staff.ok()
+    staff.settings |= {"roles": {"Teller": "staff"}, "groups": {}}
+    assert "0 4 0 0" == staff.ok()
+    assert [({"staff", "of-others"}, set()), ({"staff"}, set())] == [
+        (staff.bank.roles_of(name), staff.bank.groups_of(name)) for name in ("alice", "bob")
+    ]
+    assert "0 0 4 0" == staff.ok()
+
+
+@pytest.mark.parametrize("lost", ["state", "step"])
+def test_a_leaver_that_the_state_does_not_know(staff: Staff, lost: str) -> None:
+    """
+    A fresh state, or a step under another name: whose account carries our attribute and who is gone at the source is on a
+    list for approval, and extra to verify; others' accounts are not, and new leavers wait for nobody.
+    """
+    alice, bob, gina, *_ = staff.people("alice", "bob", "gina", "dave", "erin", "frank")
+    staff.bank.add("robot", attributes={"usersync_id": ["elsewhere:7"]})
+    staff.ok()
+    staff.fineract.delete(alice)
+    staff.fineract.stale = {gina}
+    if lost == "state":
+        staff.ask("DROP SCHEMA usersync CASCADE")
+    else:
+        staff.step = "renamed"
+
+    error = staff.failed()
+    assert (6, True) == (status_of(error), "1 account carries a usersync_id" in error.message)
+    assert [(ours(alice),)] == staff.ask("SELECT key FROM usersync.approval_keys")
+    staff.fineract.delete(bob)
+    assert 2 == verified(staff).extra
+    assert isinstance(staff.failed(), GuardRefused)
+    assert [True, False] == [staff.bank.person(name)["enabled"] for name in ("alice", "bob")]
+    assert 1 == verified(staff).extra
+
+    ((run_id,),) = staff.ask("SELECT run_id FROM usersync.approvals WHERE status = 'waiting'")
+    staff.ok(approve_deletes=run_id)
+    assert [False, True, True] == [staff.bank.person(name)["enabled"] for name in ("alice", "robot", "gina")]
+    (again,) = staff.people("alice")  # and it was us
+    staff.ok()
+    assert ([ours(again)], True) == (staff.bank.person("alice")["attributes"]["usersync_id"], staff.bank.person("alice")["enabled"])
+
+
+def verified(staff: Staff) -> Report:
+    (report,) = verify(staff.job, staff.world(), VerifyOptions())
+    assert report.error is None, report.error
+    return report
+
+
+def test_the_guard_hides_nobody_from_verify(staff: Staff) -> None:
+    """
+    Who is kept enabled by the guard is extra all the same; whom the source still knows is not.
+    """
+    numbers = staff.people(*(f"user{number}" for number in range(6)))
+    staff.ok()
+    for number in numbers[:4]:
+        staff.fineract.delete(number)
+    staff.fineract.stale = {numbers[4]}
+    assert isinstance(staff.failed(), GuardRefused)
+
+    report = verified(staff)
+    assert (4, 0, 8) == (report.extra, report.missing + report.different, report.exit_status)
+    assert {ours(number) for number in numbers[:4]} == {one.key for one in report.found}
+
+
+def test_dropping_one_reason_hides_no_other(staff: Staff) -> None:
+    """
+    Each reason of a person is a reject of its own: one that somebody accepted says nothing of another, or of more of the same.
+    """
+    staff.people("alice")
+    staff.ok()
+    id_ = staff.bank.person("alice")["id"]
+
+    def give(role: str) -> None:
+        staff.bank.ask("POST", f"/users/{id_}/role-mappings/realm", [staff.bank.ask("GET", f"/roles/{role}")])
+
+    def waiting() -> list[str]:
+        staff.run()
+        return [reason for (reason,) in staff.ask("SELECT reason FROM usersync.rejects WHERE status = 'waiting' ORDER BY 1")]
+
+    give("admin")
+    staff.bank.change("alice", enabled=False)
+    assert ["extra_role", "locked_by_hand"] == waiting()
+    assert "1 record set aside" in staff.failed().message
+    staff.ask("UPDATE usersync.rejects SET status = 'dropped' WHERE reason = 'extra_role'")
+    assert ["locked_by_hand"] == waiting()
+    give("accountant")
+    assert ["extra_role", "locked_by_hand"] == waiting()
+    staff.ask("UPDATE usersync.rejects SET status = 'dropped'")
+    assert ([], "0 0 0 0 rejected 1") == (waiting(), staff.ok())
 
 
 # adoption
@@ -518,17 +838,73 @@ def test_an_account_that_is_there_is_adopted_by_rule_alone(staff: Staff) -> None
 
 def test_a_name_that_is_used_again_is_another_person(staff: Staff) -> None:
     """
-    Fineract gives a deleted user's name to a new id: the account of the old one is disabled, and not handed on by any rule.
+    Fineract gives a deleted user's name to a new id, with another address: the account of the old one is disabled, and not
+    handed on by any rule. The conflict says whose it is and what a person can type, and nothing of them.
     """
     old, *_ = staff.people("alice", "bob", "carol")
     staff.ok()
     staff.fineract.delete(old)
-    (new,) = staff.people("alice")
+    (new,) = staff.fineract.add(username="alice", email="another@test.example")
     staff.settings["adopt"] = "by_username"
 
-    assert 3 == status_of(staff.failed())
-    assert ({ours(new): "username_taken"}, [ours(old)]) == (staff.conflicts(), staff.bank.person("alice")["attributes"]["usersync_id"])
+    for state_ in ("still enabled", "disabled by usersync"):
+        assert 3 == status_of(staff.failed())
+        alice = staff.bank.person("alice")
+        assert ({ours(new): "username_taken"}, [ours(old)], False) == (
+            staff.conflicts(), alice["attributes"]["usersync_id"], alice["enabled"],
+        )  # fmt: skip
+        ((detail,),) = staff.ask("SELECT detail FROM usersync.rejects")
+        assert (True, True) == (state_ in detail, f"usersync keycloak set-id {alice['id']} KEY" in detail)
+        staff.look_for_leaks(detail)
+
+    staff.bank.change("alice", attributes={"usersync_id": [ours(new)]})  # somebody says that they are the same
+    assert "0 1 2 0" == staff.ok()
+    assert (True, {"teller"}) == (staff.bank.person("alice")["enabled"], staff.bank.roles_of("alice"))
+    assert "0 0 3 0" == staff.ok()
+
+
+@pytest.mark.parametrize("email", ["alice@test.example", ""])
+def test_who_comes_back_under_another_id(staff: Staff, email: str) -> None:
+    """
+    In Fineract always: by user name and address (where there is none, by name) it is the same person, and it was us who
+    disabled the account. Password and what others gave stay; what we gave is still known as such.
+    """
+    user = {"username": "alice", "email": email, "lastname": "User Alice"}
+    (old,) = staff.fineract.add(**user, roles=[3, 4])
+    staff.people("bob", "carol")
+    staff.ok()
+    before = staff.bank.person("alice")["id"]
+    staff.fineract.delete(old)
+    assert "0 0 2 1" == staff.ok()
+
+    (new,) = staff.fineract.add(**user)
+    told, changes = staff.preview()
+    assert ("0 1 2 0", ["came back"]) == (told, [one.reason for one in changes])
+    assert "0 1 2 0" == staff.ok()
+    alice = staff.bank.person("alice")
+    assert (before, True, [ours(new)], {"teller"}) == (
+        alice["id"], alice["enabled"], alice["attributes"]["usersync_id"], staff.bank.roles_of("alice"),
+    )  # fmt: skip
+    assert ("0 0 3 0", {}) == (staff.ok(), staff.conflicts())
+
+    staff.bank.change("alice", enabled=False)  # by hand: that is another matter now
+    assert (3, {ours(new): "locked_by_hand"}) == (status_of(staff.failed()), staff.conflicts())
+
+
+def test_who_was_locked_by_hand_does_not_come_back(staff: Staff) -> None:
+    """
+    Locked by hand before they left: the account under the same name stays locked, whoever comes.
+    """
+    old, *_ = staff.people("alice", "bob", "carol")
+    staff.ok()
+    staff.bank.change("alice", enabled=False)
+    staff.fineract.delete(old)
+    staff.run()
+    (new,) = staff.people("alice")
+
+    assert (3, {ours(new): "username_taken"}) == (status_of(staff.failed()), staff.conflicts())
     assert not staff.bank.person("alice")["enabled"]
+    assert "not disabled by usersync" in str(staff.ask("SELECT detail FROM usersync.rejects"))
 
 
 def test_what_keycloak_can_not_hold(staff: Staff) -> None:
@@ -723,7 +1099,7 @@ def test_a_mail_that_is_refused_for_one_person(staff: Staff, mailbox: Mailbox) -
     bob = staff.bank.person("bob")["id"]
     staff.bank.ask("POST", f"/users/{bob}/role-mappings/realm", [staff.bank.ask("GET", "/roles/admin")])
     assert "0 0 2 0 rejected 1" == counts(staff.run())
-    assert [("extra_role", True)] == staff.ask("SELECT reason, detail LIKE '%mail_failed%' FROM usersync.rejects")
+    assert [("extra_role",), ("mail_failed",)] == staff.ask("SELECT reason FROM usersync.rejects ORDER BY 1")
     staff.bank.ask("DELETE", f"/users/{bob}/role-mappings/realm", [staff.bank.ask("GET", "/roles/admin")])
     staff.run()
 
@@ -798,6 +1174,30 @@ def test_a_right_that_is_missing_is_named(staff: Staff) -> None:
 
     error = staff.failed()
     assert (2, True) == (status_of(error), "view-realm" in f"{error.message} {error.hint}")
+
+
+@pytest.mark.parametrize(
+    ("rights", "settings", "lacks"),
+    [
+        (("view-users", "view-realm"), {}, "manage-users"),
+        (("query-users", "view-realm"), {}, "view-users"),
+        (("manage-users", "view-realm"), {"create_missing": True, "default_role": "not-there"}, "manage-realm"),
+        (("manage-users", "view-realm", "query-users"), {}, ""),
+        (("realm-admin",), {"create_missing": True, "default_role": "not-there"}, ""),
+        (("manage-users", "view-realm"), {"create_missing": True}, ""),
+    ],
+)
+def test_check_finds_the_right_that_a_run_needs(staff: Staff, rights: tuple[str, ...], settings: dict[str, Any], lacks: str) -> None:
+    """
+    What the run would only find when it writes, check says before; it asks for no more than is needed.
+    """
+    staff.bank.add("robot")
+    staff.bank.rights(*rights)
+    staff.settings |= settings
+
+    found = [one.error for one in check(staff.job, staff.world()) if one.error]
+    assert bool(lacks) == bool(found)
+    assert all(lacks in f"{error.message} {error.hint}" and status_of(error) == 2 for error in found)
 
 
 def test_a_token_that_ends_in_the_middle(staff: Staff) -> None:

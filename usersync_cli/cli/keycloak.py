@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from usersync_cli.targets._keycloak_realm import Realm
     from usersync_cli.targets.keycloak import Settings
 
+
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 Keycloak cannot be reached,
 9 there is no such account."""
@@ -53,6 +54,9 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     return target(config_option(output_option(click.pass_obj(wrapped))))
 
 
+_LONGEST = 255  # characters of a user name
+
+
 class _Filled(click.ParamType[str]):
     """Text with something in it: an empty one comes from a variable that is not set, and is nobody's name or address."""
 
@@ -65,6 +69,10 @@ class _Filled(click.ParamType[str]):
         text = str(value).strip()
         if not text:
             self.fail("it is empty; is a variable not set?", param, ctx)
+        if len(text) > _LONGEST:
+            self.fail(f"it is longer than {_LONGEST} characters", param, ctx)
+        if not text.isprintable():  # nor are half surrogates, which come of an argument that is not UTF-8
+            self.fail("it holds a character that can't be printed, or is not UTF-8", param, ctx)
         if found := next((sign for sign in self._without if sign in text), None):
             self.fail(f"it holds {found}, which Keycloak can't look for", param, ctx)
         return text
@@ -221,6 +229,37 @@ def _switch(where: _Where, user: str, *, enabled: bool) -> None:
         click.echo(f"{name}: {done}" if enabled else f"{name}: {done}, and signed out")
 
 
+@keycloak.command(
+    name="set-id",
+    epilog="""\b
+Exit status: 0 done, 2 usage or config, 4 Keycloak cannot be reached,
+7 the realm would drop it, 9 there is no such account, 10 another account has this id.""",
+)
+@_user
+@click.argument("key", metavar="KEY", type=_Filled(without='"'))
+@_where
+def set_id(where: _Where, user: str, key: str) -> None:
+    """Say whose account it is: KEY is the job's id of that person, as `usersync rejects list` shows it.
+
+    From the next run on the account is kept equal to that person, and enabled if it was a run that disabled it. For somebody
+    who came back under another id, and for an account that was there before.
+
+    \b
+    Examples:
+      usersync keycloak set-id test-user-one default:12
+    """
+    from usersync_cli.targets import _keycloak_accounts as accounts
+
+    with _opened(where, "set-id") as at:
+        found = accounts.look_up(at.realm, user)
+        new = accounts.set_id(at.realm, found, key)
+    name = str(found["username"])
+    if where.in_json:
+        _answer("set-id", "the account has this id" if new else "the account had this id already", username=name)
+    else:
+        click.echo(f"{name}: {'has' if new else 'had already'} the id {key}")
+
+
 @keycloak.command(name="reset-password", epilog=_EXIT_STATUSES)
 @_user
 @_where
@@ -274,7 +313,7 @@ Exit status: 0 healthy, 2 usage or config, 4 Keycloak cannot be reached."""
 )
 @_where
 def health(where: _Where) -> None:
-    """Log in to Keycloak and read the realm; for probes. `usersync check` looks at rights, roles and groups too.
+    """Log in to Keycloak, read the realm, and look at the rights; for probes. `usersync check` looks at roles and groups too.
 
     \b
     Examples:
@@ -283,6 +322,9 @@ def health(where: _Where) -> None:
     """
     with _opened(where, "health") as at:
         realm = str(at.realm.about()["realm"])
+        at.realm.refuse_blindness()
+        if lacks := at.realm.lacking("manage-users", "view-realm"):
+            raise lacks
     if where.in_json:
         write_json("keycloak-health", {"status": "healthy", "service": "usersync", "keycloak_connected": True, "realm": realm})
     else:

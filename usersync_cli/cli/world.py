@@ -23,7 +23,8 @@ def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _e
     sources = {name: source(settings, name) for name in sorted(names)}
     tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
     targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
-    return World(settings.target_database(), sources, tools, progress, targets=targets, steps=job.steps, writers=writers(settings))
+    known = {"steps": job.steps, "jobs": list(settings.jobs), "writers": writers(settings)}
+    return World(settings.target_database(), sources, tools, progress, targets=targets, **known)  # type: ignore[arg-type]  # all of them
 
 
 def writers(settings: Config) -> list[Writer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ def look_up(realm: Realm, who: str) -> Mapping[str, Any]:
     found = realm.get(who.lower()) if _ID.fullmatch(who) else None
     found = found or next(iter(realm.find(username=who)), None)
     if found is None:
+        realm.refuse_blindness()
         raise NotFound(f"{realm.name}: there is no such account in the realm", hint="name it by its whole user name, or by its id")
     return found
 
@@ -93,10 +94,51 @@ def person(realm: Realm, user: Mapping[str, Any]) -> Person:
 
 
 def switch(realm: Realm, account: str, *, enabled: bool) -> None:
-    """Enable or disable; who is disabled is signed out everywhere, which Keycloak does not do by itself."""
-    realm.update(account, {"enabled": enabled})
+    """Enable or disable. Whoever is to be disabled is signed out everywhere, which Keycloak does not do by itself, also when it refuses."""
+    try:
+        realm.update(account, {"enabled": enabled})
+    except Rejected as rejected:
+        if not enabled:
+            realm.logout(account)
+            raise StillEnabled(realm.name, account, rejected) from rejected
+        raise
     if not enabled:
         realm.logout(account)
+
+
+class StillEnabled(PartialError):
+    """Keycloak refuses to disable the account; its sessions were ended."""
+
+    def __init__(self, name: str, account: str, rejected: Rejected) -> None:
+        said = f"{rejected.code or 'refused'}{f' of {rejected.field}' if rejected.field else ''}"
+        super().__init__(
+            f"{name}: Keycloak refuses to disable account {account} ({said}); it was signed out, and can log in again",
+            hint=what_helps(rejected),
+        )
+
+
+def what_helps(rejected: Rejected) -> str:
+    """To make an account such that it can be changed."""
+    if rejected.field:
+        return f"give the account a {rejected.field} that the realm's user profile takes, or change the profile"
+    return rejected.hint or "look at the account in Keycloak"
+
+
+def set_id(realm: Realm, user: Mapping[str, Any], key: str) -> bool:
+    """Say whose account it is; False when that was so already. Raises Conflict when another account is this person's, Drift or
+    VerificationFailed where Keycloak would drop it, or does."""
+    account = str(user["id"])
+    if problem := attribute_problem(realm.profile()):
+        raise Drift(f"{realm.name}: {problem}", hint=ATTRIBUTE_HINT)
+    if others := [str(one["id"]) for one in realm.find(attribute=(ATTRIBUTE, key)) if one["id"] != account]:
+        hint = f"usersync keycloak status {others[0]}; take it from that account first, in Keycloak"
+        raise Conflict(f"{realm.name}: another account has this {ATTRIBUTE}; nothing was changed", hint=hint)
+    if (user.get("attributes") or {}).get(ATTRIBUTE) == [key]:
+        return False
+    found = realm.replace(account, lambda one: {**one, "attributes": {**(one.get("attributes") or {}), ATTRIBUTE: [key]}})
+    if (found.get("attributes") or {}).get(ATTRIBUTE) != [key]:
+        raise VerificationFailed(f"{realm.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it")
+    return True
 
 
 def force_password_change(realm: Realm, user: Mapping[str, Any]) -> bool:
@@ -134,6 +176,8 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
     about = realm.about()
     _look_before(realm, own, new, about)
     role = _needed(realm, own, name, path)
+    if about.get("registrationEmailAsUsername"):
+        new = replace(new, username=new.email)
     first = FirstPassword(policy(about) if tell else None, new.username, new.email)
     actions = list(own.required_actions)
     user = {

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 from usersync_cli import intents, log, rejects, spreadsheets
 from usersync_cli.applying import Calls
 from usersync_cli.connections import Connection
-from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
 from usersync_cli.rejects import Reject
+from usersync_cli.targets._keycloak_accounts import what_helps
 from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
-from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED
+from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED, STILL_ENABLED
 from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
 from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT
 
@@ -38,8 +39,9 @@ class Desk:
         self._plan, self._tx = plan, tx
         self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
         self._limits = rejects.Limits(plan.scope.step)
-        self._unanswered = self._left = self._without_password = self._no_account = 0
+        self._unanswered = self._left = self._without_password = self._no_account = self._kept = 0
         self._unmailed = self._not_sent = 0  # mails: in a row, and all of them
+        self._why_kept = ("", "")
         self._problem: UsersyncError | None = None
         self._refused: NoPassword | None = None
 
@@ -58,6 +60,8 @@ class Desk:
                 " --credentials-out or notify: email would have given them one",
                 accounts=self._without_password,
             )
+        if self._kept:
+            self._plan.problems.append(still_enabled(self._target.name, self._plan.scope.job, self._kept, *self._why_kept))
         if self._not_sent:
             self._plan.problems.append(not_mailed(self._target.name, self._plan.scope.job, self._not_sent))
         if self._refused:
@@ -75,19 +79,57 @@ class Desk:
         if intent.action == "disable":
             yield from self._disable(intent)
         else:
-            account = yield from self._account(intent)
-            yield from self._roles_and_groups(intent, account)
-            yield from self._mail(intent, account)
+            yield from self._keep_equal(intent)
         intents.finish(self._tx, self._plan.scope, intent)
         self._unanswered = 0
         self._limits.count(1, {})
 
     def _disable(self, intent: Intent) -> Calls:
-        account = str(intent.account)
-        yield partial(self._realm.update, account, {"enabled": False})
-        self._did(intent, "disable")
+        """Where Keycloak refuses, they are signed out all the same, and lose what we gave them."""
+        account, refused = str(intent.account), None
+        try:
+            yield partial(self._realm.update, account, {"enabled": False})
+            self._did(intent, "disable")
+        except Gone:
+            return
+        except Rejected as error:
+            refused = error
         yield partial(self._realm.logout, account)
         self._did(intent, "logout")
+        if refused:
+            yield from self._take(intent)
+            raise refused
+        self._forget_reject(intent)
+
+    def _keep_equal(self, intent: Intent) -> Calls:
+        """What is taken comes first, and does not depend on what else Keycloak thinks of the account."""
+        refused = None
+        if intent.account:
+            yield from self._take(intent)
+        try:
+            account = yield from self._account(intent)
+        except Rejected as error:
+            if intent.action != "update":
+                raise
+            account, refused = str(intent.account), error
+            yield from self._back(intent)
+        yield from self._give(intent, account)
+        if refused:
+            raise refused
+        yield from self._mail(intent, account)
+
+    def park(self, intent: Intent) -> Calls:
+        """Another person takes this one's user name or address: until it has the new one, the account has neither."""
+        yield partial(self._realm.update, str(intent.account), intent.wanted["park"])
+        self._did(intent, "park")
+
+    def _back(self, intent: Intent) -> Calls:
+        """The new name was refused: have the old one again, unless somebody has it by now."""
+        if "back" in intent.wanted:
+            try:
+                yield partial(self._realm.update, str(intent.account), intent.wanted["back"])
+            except Rejected as error:
+                log.get().warning("an account keeps a user name or address for the time being", account=intent.account, why=error.code)
 
     def _account(self, intent: Intent) -> Generator[Any, Any, str]:
         """Make it, take it over, or bring its fields up to date."""
@@ -151,20 +193,23 @@ class Desk:
         elif self._own.notify == "none":
             self._without_password += 1
 
-    def _roles_and_groups(self, intent: Intent, account: str) -> Calls:
+    def _take(self, intent: Intent) -> Calls:
+        wanted, roles, groups, account = intent.wanted, self._plan.roles, self._plan.groups, str(intent.account)
+        if remove := [roles[name] for name in wanted.get("remove_roles", ()) if name in roles]:
+            yield partial(self._realm.remove_roles, account, remove)
+            self._did(intent, "remove_roles")
+        for path in wanted.get("leave", ()):
+            yield partial(self._realm.leave, account, groups[path])
+            self._did(intent, "leave")
+
+    def _give(self, intent: Intent, account: str) -> Calls:
         wanted, roles, groups = intent.wanted, self._plan.roles, self._plan.groups
         if add := [roles[name] for name in wanted["add_roles"]]:
             yield partial(self._realm.add_roles, account, add)
             self._did(intent, "add_roles")
-        if remove := [roles[name] for name in wanted["remove_roles"] if name in roles]:
-            yield partial(self._realm.remove_roles, account, remove)
-            self._did(intent, "remove_roles")
         for path in wanted.get("join", ()):
             yield partial(self._realm.join, account, groups[path])
             self._did(intent, "join")
-        for path in wanted.get("leave", ()):
-            yield partial(self._realm.leave, account, groups[path])
-            self._did(intent, "leave")
 
     def _mail(self, intent: Intent, account: str) -> Calls:
         """At most once: it counts as being sent before it is, and as owed again only when the realm says that it was not."""
@@ -191,14 +236,15 @@ class Desk:
     def _owed(self, intent: Intent, why: str) -> None:
         """Somebody hears of it; the account is made all the same."""
         self._not_sent += 1
-        if intent.wanted["mail"] == "first" and intent.wanted["alone"]:
+        if intent.wanted["mail"] == "first":
             self._file(intent, MAIL_FAILED, why)
 
     def _sent(self, intent: Intent) -> None:
         """What waited for that waits no more."""
         wanted, scope = intent.wanted, self._plan.scope
+        if wanted["mail"] == "again":
+            rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key], part=MAIL_FAILED)
         if wanted["mail"] == "again" and wanted["alone"]:
-            rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key])
             self._plan.counts.rejected -= 1
             self._plan.counts.unchanged += wanted["quiet"]
             self._plan.counts.updated += not wanted["quiet"]
@@ -206,16 +252,18 @@ class Desk:
     def _did(self, intent: Intent, what: str) -> None:
         intents.did(self._tx, intent, what)
 
+    def _forget_reject(self, intent: Intent) -> None:
+        """It may be that an earlier run could not disable this account."""
+        scope = self._plan.scope
+        rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key], part=STILL_ENABLED)
+
     # what went wrong
 
     def failed(self, intent: Intent, error: UsersyncError) -> None:
         """Refused: set aside for a person. No answer, no password, or the account is gone: left to the next run. All else ends the step."""
         counts = self._plan.counts
         if isinstance(error, Rejected):
-            reason = _TAKEN.get(error.code, REFUSED)
-            intents.end(self._tx, intent, "refused", error.code)
-            self._set_aside(intent, reason, error.code if reason == REFUSED else "by an account that came meanwhile")
-            self._limits.count(1, {(reason, error.code): 1})
+            self._refused_by_keycloak(intent, error)
             return
         if isinstance(error, NoPassword):
             self._refused, self._no_account = error, self._no_account + 1
@@ -232,21 +280,57 @@ class Desk:
         if self._unanswered >= IN_A_ROW:
             raise error
 
-    def _set_aside(self, intent: Intent, reason: str, detail: str) -> None:
-        counts = self._plan.counts
-        _less(intent, counts)
+    def _refused_by_keycloak(self, intent: Intent, error: Rejected) -> None:
+        """Who left and can't be disabled does not keep the others from being looked at."""
+        said = f"{error.code or 'refused'}{f' of {error.field}' if error.field else ''}"
+        intents.end(self._tx, intent, "refused", said)
         if intent.action == "disable":
-            raise Unavailable(
-                f"target {self._target.name}: an account of somebody who has left could not be disabled ({detail})",
-                hint=f"`usersync keycloak status` shows it; its number is {intent.account}",
-            )
-        counts.rejected += 1
+            self._still_enabled(intent, error, said)
+            return
+        reason = _TAKEN.get(error.code, REFUSED)
+        self._set_aside(intent, reason, said if reason == REFUSED else "Keycloak says that another account has it")
+        self._limits.count(1, {(reason, error.code): 1})
+
+    def _still_enabled(self, intent: Intent, error: Rejected, said: str) -> None:
+        _less(intent, self._plan.counts)
+        if not self._file(intent, STILL_ENABLED, said, b"{}").dropped:
+            self._kept, self._why_kept = self._kept + 1, (said, what_helps(error))
+
+    def _set_aside(self, intent: Intent, reason: str, detail: str) -> None:
+        _less(intent, self._plan.counts)
+        self._plan.counts.rejected += 1
         self._file(intent, reason, detail)
 
-    def _file(self, intent: Intent, reason: str, detail: str) -> None:
-        scope, document = self._plan.scope, str(intent.wanted["document"]).encode()
+    def _file(self, intent: Intent, reason: str, detail: str, document: bytes = b"") -> rejects.Stored:
+        scope, document = self._plan.scope, document or str(intent.wanted["document"]).encode()
         assert scope.run_id is not None  # noqa: S101  calls are made by a run
-        rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [Reject(intent.key, reason, detail, document)])
+        found = Reject(intent.key, reason, detail, document, part=reason)
+        return rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [found])
+
+
+class Parking:
+    """The desk, while people whose names others take give them up. Whoever is not heard of, or refused, keeps the name for this run."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def calls(self, intent: Intent) -> Calls:
+        return self._desk.park(intent)
+
+    def failed(self, intent: Intent, error: UsersyncError) -> None:
+        if not isinstance(error, (Rejected, Unavailable, Gone)):
+            raise error
+        log.get().warning("a user name or address could not be given up yet", account=intent.account, why=type(error).__name__)
+
+
+def still_enabled(target: str, job: str, accounts: int, why: str, helps: str) -> PartialError:
+    """What a run says of people who left, and whose accounts Keycloak refuses to disable."""
+    who, them = ("1 account of somebody who left is", "it") if accounts == 1 else (f"{accounts:,} accounts of people who left are", "them")
+    return PartialError(
+        f"target {target}: {who} still enabled, because Keycloak refuses to disable {them} ({why}); signed out, and without the roles"
+        " that usersync gave",
+        hint=f"{helps}; the next run tries again. usersync rejects list --job {job}",
+    )
 
 
 def _ours(user: Mapping[str, Any]) -> Sequence[str]:

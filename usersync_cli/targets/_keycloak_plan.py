@@ -20,6 +20,9 @@ from usersync_cli.model import Counts
 
 REFUSED = "refused_by_keycloak"  # reason of a reject: the server said so, and is not asked again about the same person
 MAIL_FAILED = "mail_failed"
+STILL_ENABLED = "still_enabled"  # somebody left, and the server refuses to disable the account
+PARKED = "usersync-"  # begins a user name that an account has while another one takes its own
+PARKED_MAIL = "@usersync.invalid"  # ends such an e-mail address; no mail server answers for it (RFC 2606)
 
 
 class Realm(Protocol):
@@ -27,6 +30,8 @@ class Realm(Protocol):
 
     duplicate_emails: bool
     editable_usernames: bool
+    email_as_username: bool  # the user name is the e-mail address, whatever is sent
+    login_with_email: bool  # then a user name may not be the e-mail address of another account, or the other way round
     username_length: tuple[int, int]
     username_refused: str  # signs that it surely refuses, as they stand between the brackets of a regular expression
 
@@ -70,7 +75,7 @@ CREATE TEMP TABLE usersync_people ON COMMIT DROP AS
 SELECT id, lower(NULLIF(btrim(username), '') @collate@) AS login, lower(NULLIF(btrim(email), '') @collate@) AS email,
        NULLIF(btrim(first_name), '') AS first_name, NULLIF(btrim(last_name), '') AS last_name, COALESCE(roles, '{}') AS roles,
        _key AS record, convert_to((to_jsonb(a) - '{_key,nth}'::text[])::text, 'UTF8') AS document,
-       NULL::text AS account, NULL::text AS rule, false AS whole
+       NULL::text AS account, NULL::text AS rule, false AS whole, false AS refused
   FROM pg_temp.usersync_all AS a WHERE id IS NOT NULL AND nth = 1;
 CREATE UNIQUE INDEX ON pg_temp.usersync_people (id);
 CREATE INDEX ON pg_temp.usersync_people (login);
@@ -86,6 +91,13 @@ def stages(tx: Connection) -> None:
     tx.execute(_STAGES.encode())
 
 
+def given(tx: Connection) -> tuple[list[str], list[str]]:
+    """Roles and groups that we gave to somebody, whatever the maps say now."""
+    given = "SELECT DISTINCT unnest({}) FROM pg_temp.usersync_accounts ORDER BY 1"
+    roles, groups = ([str(name) for (name,) in tx.execute(given.format(kind).encode()).fetchall()] for kind in ("roles", "groups"))
+    return roles, groups
+
+
 def staged(tx: Connection) -> None:
     """All of them were read: an account that came on two pages is one."""
     tx.execute(_STAGED.encode())
@@ -96,7 +108,7 @@ CREATE TEMP TABLE usersync_read (
     id text, username text, email text, first_name text, last_name text, enabled boolean, email_verified boolean, usersync_id text,
     fresh boolean, pending boolean
 ) ON COMMIT DROP;
-CREATE TEMP TABLE usersync_held_read (kind text, name text, account text) ON COMMIT DROP
+CREATE TEMP TABLE usersync_held_read (kind text, name text, managed boolean, account text) ON COMMIT DROP
 """
 _STAGED = """
 CREATE TEMP TABLE usersync_there ON COMMIT DROP AS
@@ -105,6 +117,10 @@ CREATE UNIQUE INDEX ON pg_temp.usersync_there (id);
 CREATE INDEX ON pg_temp.usersync_there (username);
 CREATE INDEX ON pg_temp.usersync_there (email);
 CREATE INDEX ON pg_temp.usersync_there (usersync_id);
+-- Of what the maps no longer name, only what we gave is ours to take.
+DELETE FROM pg_temp.usersync_held_read AS h WHERE NOT h.managed AND NOT EXISTS (
+    SELECT FROM pg_temp.usersync_accounts AS a
+     WHERE a.account = h.account AND h.name = ANY(CASE h.kind WHEN 'role' THEN a.roles ELSE a.groups END));
 CREATE TEMP TABLE usersync_held ON COMMIT DROP AS
 SELECT account, COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'role'), '{}') AS roles,
        COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'group'), '{}') AS groups
@@ -130,7 +146,9 @@ SELECT p.id, btrim(r.name) AS name, COALESCE(m.role, %(default)s::text) AS role,
 """
 _WANTED_TOO = """
 INSERT INTO pg_temp.usersync_conflicts
-SELECT id, 'unknown_role', 'role ' || string_agg(DISTINCT name, ', '), true FROM pg_temp.usersync_mapped WHERE role IS NULL GROUP BY id;
+SELECT id, 'unknown_role', 'role ' || string_agg(DISTINCT name, ', '),
+       NOT EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.usersync_id = m.id AND t.same_id = 1)
+  FROM pg_temp.usersync_mapped AS m WHERE role IS NULL GROUP BY id;
 CREATE TEMP TABLE usersync_wanted ON COMMIT DROP AS
 SELECT p.id, COALESCE(r.roles, '{}') AS roles, COALESCE(g.groups, '{}') AS groups
   FROM pg_temp.usersync_people AS p
@@ -172,6 +190,7 @@ def link(tx: Connection, *, adopt: str, notify: bool, realm: Realm) -> None:
     shortest, longest = realm.username_length
     values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
     values["refused"] = f"[{realm.username_refused}]" if realm.username_refused else None
+    values |= {"editable": realm.editable_usernames, "by_email": realm.email_as_username, "login_with_email": realm.login_with_email}
     for statement in _LINK:
         tx.execute(statement.encode(), values)
         tx.execute(_WHOLE.encode())
@@ -182,8 +201,22 @@ _WHOLE = """
 UPDATE pg_temp.usersync_people AS p SET whole = true FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.whole AND NOT p.whole
 """
 _FREE = "p.account IS NULL AND NOT p.whole"
-_TAKEN_BY_NAME = """
-CASE WHEN t.usersync_id IS NOT NULL THEN 'its account carries the usersync_id of somebody else'
+# Whose account is in the way: t is the account, `a` what we know of it.
+_KNOWN = """
+LEFT JOIN LATERAL (
+    SELECT a.disabled FROM pg_temp.usersync_accounts AS a WHERE a.account = t.id ORDER BY a.disabled DESC LIMIT 1
+) AS a ON true
+"""
+_OF_NOBODY = "t.usersync_id IS NOT NULL AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.id = t.usersync_id)"
+_LEFT_BEHIND = f"""
+WHEN {_OF_NOBODY}
+THEN 'account ' || t.id || ' has it, whose person the source no longer has; ' ||
+     CASE WHEN t.enabled THEN 'still enabled' WHEN a.disabled THEN 'disabled by usersync' ELSE 'not disabled by usersync' END ||
+     '. The same person? usersync keycloak set-id ' || t.id || ' KEY, then run again; if not, give that account another one'
+WHEN t.usersync_id IS NOT NULL THEN 'account ' || t.id || ' has it, of another person at the source'
+"""
+_TAKEN_BY_NAME = f"""
+CASE {_LEFT_BEHIND}
      WHEN t.email = p.email AND t.email_verified THEN 'adopt: by_email_verified, or by_username, would take the account over'
      ELSE 'adopt: by_username would take the account over' END
 """
@@ -201,6 +234,17 @@ REFUSED_SIGNS = {
         r"\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
     ),
 }
+_TAKEN_BY_EMAIL = f"""
+CASE {_LEFT_BEHIND}
+     WHEN t.email_verified AND t.usersync_id IS NULL THEN 'adopt: by_email_verified would take the account over'
+     ELSE 'an account of somebody else has it' END
+"""
+# Whoever has it is one of ours and gives it up in this very run, as far as the source goes: `_PASSED_ON` looks again.
+_GIVES_UP = """
+EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.account = t.id AND o.rule = 'ours' AND NOT o.refused AND {what})
+"""
+_GIVES_UP_NAME = _GIVES_UP.format(what="o.login <> t.username AND (%(editable)s OR %(by_email)s)")
+_GIVES_UP_EMAIL = _GIVES_UP.format(what="o.email <> t.email")
 _LINK = (
     """
     UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'ours' FROM pg_temp.usersync_there AS t
@@ -211,14 +255,26 @@ _LINK = (
     SELECT p.id, 'two_accounts', 'usersync_id', true FROM pg_temp.usersync_people AS p
      WHERE {_FREE} AND EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.usersync_id = p.id)
     """,
+    "UPDATE pg_temp.usersync_people SET login = email WHERE %(by_email)s",
     f"""
     INSERT INTO pg_temp.usersync_conflicts
-    SELECT p.id, 'no_username', '', true FROM pg_temp.usersync_people AS p WHERE {_FREE} AND login IS NULL
+    SELECT p.id, CASE WHEN %(by_email)s THEN 'no_email' ELSE 'no_username' END,
+           CASE WHEN %(by_email)s THEN 'the realm takes the e-mail address as user name' ELSE '' END, true
+      FROM pg_temp.usersync_people AS p WHERE {_FREE} AND login IS NULL
     """,
     f"""
     INSERT INTO pg_temp.usersync_conflicts
     SELECT p.id, 'same_username', 'username of another person, in other letters', true FROM pg_temp.usersync_people AS p
-     WHERE {_FREE} AND EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id)
+     WHERE {_FREE} AND NOT %(by_email)s AND EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id)
+    """,
+    # Somebody who comes back under another id: the account is the same person's, and it was us who disabled it.
+    f"""
+    UPDATE pg_temp.usersync_people AS p SET account = t.id, rule = 'came_back'
+      FROM pg_temp.usersync_there AS t JOIN pg_temp.usersync_accounts AS a ON a.account = t.id AND a.key = t.usersync_id AND a.disabled
+     WHERE {_FREE} AND t.username = p.login AND NOT t.enabled AND t.same_id = 1 AND {_OF_NOBODY}
+       AND (t.email = p.email OR t.email IS NULL AND p.email IS NULL
+                                 AND (lower(t.first_name), lower(t.last_name)) = (lower(p.first_name), lower(p.last_name)))
+       AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id)
     """,
     # by username
     f"""
@@ -232,13 +288,20 @@ _LINK = (
     f"""
     INSERT INTO pg_temp.usersync_conflicts
     SELECT p.id, 'username_taken', {_TAKEN_BY_NAME}, true
-      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.username = p.login WHERE {_FREE}
+      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.username = p.login {_KNOWN}
+     WHERE {_FREE} AND NOT %(by_email)s AND NOT {_GIVES_UP_NAME}
+    """,
+    f"""
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT p.id, 'username_taken', 'it is the e-mail address of account ' || min(t.id) || ', with which that one logs in', true
+      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.email = p.login
+     WHERE {_FREE} AND %(login_with_email)s AND NOT %(by_email)s AND NOT {_GIVES_UP_EMAIL} GROUP BY p.id
     """,
     # Keycloak's own rules for user names; by these a preview knows what the server would say
     f"""
     INSERT INTO pg_temp.usersync_conflicts
     SELECT p.id, 'invalid_username', 'username', true FROM pg_temp.usersync_people AS p
-     WHERE {_FREE} AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR login ~ %(refused)s)
+     WHERE {_FREE} AND NOT %(by_email)s AND (length(login) NOT BETWEEN %(shortest)s AND %(longest)s OR login ~ %(refused)s)
     """,
     # by e-mail
     f"""
@@ -255,11 +318,10 @@ _LINK = (
     """,
     f"""
     INSERT INTO pg_temp.usersync_conflicts
-    SELECT DISTINCT ON (p.id) p.id, 'email_taken',
-           CASE WHEN t.email_verified AND t.usersync_id IS NULL THEN 'adopt: by_email_verified would take the account over'
-                ELSE 'an account of somebody else has it' END, true
-      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.email = p.email
-     WHERE {_FREE} AND NOT %(duplicates)s
+    SELECT DISTINCT ON (p.id) p.id, 'email_taken', {_TAKEN_BY_EMAIL}, true
+      FROM pg_temp.usersync_people AS p JOIN pg_temp.usersync_there AS t ON t.email = p.email {_KNOWN}
+     WHERE {_FREE} AND NOT %(duplicates)s AND NOT {_GIVES_UP_EMAIL}
+     ORDER BY p.id, t.id
     """,
     f"""
     INSERT INTO pg_temp.usersync_conflicts
@@ -278,54 +340,94 @@ _LINK = (
 def differ(tx: Connection, values: dict[str, Any]) -> None:
     """The conflicts that concern a part of a person, and the calls.
 
-    `values`: editable, duplicates, extra, verified, actions, attribute, notify.
+    `values`: those of the realm and the settings that decide, and `fields`: of email, first_name, last_name those that can be written.
     """
     tx.execute(_PAIRS.encode())
-    for statement in (*_PARTS, _CALLS, *_MAILS, _PLANNED):
+    tx.execute(_MOVES.encode(), values)
+    tx.execute(_MOVES_FOUND.encode())
+    # Whoever can't have the new name keeps the old one, and so somebody else may not have that.
+    while sum(tx.execute(statement.encode(), values).rowcount for statement in _KEEP):
+        pass
+    for statement in (*_MOVED, *_PARTS, _CALLS, *_MAILS, _PLANNED):
         tx.execute(statement.encode(), values)
     tx.execute(_DOCUMENTS.encode())
     tx.execute(_LEAVING.encode())
 
 
+# What is known of an account is what is known of its owner; of one that another id took over, of the owner before.
 _PAIRS = """
 CREATE TEMP TABLE usersync_pairs ON COMMIT DROP AS
-SELECT p.id, p.login, p.email, p.first_name, p.last_name, p.account, p.rule, p.record, p.document, w.roles, w.groups,
+SELECT p.id, p.login, p.email, p.first_name, p.last_name, p.account, p.rule, p.refused, p.record, p.document, w.roles, w.groups,
        t.username AS old_login, t.email AS old_email, t.first_name AS old_first_name, t.last_name AS old_last_name, t.enabled, t.fresh,
        t.pending, a.mail,
        COALESCE(h.roles, '{}') AS old_roles, COALESCE(h.groups, '{}') AS old_groups,
        COALESCE(a.roles, '{}') AS gave_roles, COALESCE(a.groups, '{}') AS gave_groups, COALESCE(a.disabled, false) AS disabled,
-       a.key IS NOT NULL AS known, b.key IS NOT NULL AS begun, false AS keeps_email
+       b.key IS NOT NULL AS begun
   FROM pg_temp.usersync_people AS p
   JOIN pg_temp.usersync_wanted AS w ON w.id = p.id
   LEFT JOIN pg_temp.usersync_there AS t ON t.id = p.account
   LEFT JOIN pg_temp.usersync_held AS h ON h.account = p.account
-  LEFT JOIN pg_temp.usersync_accounts AS a ON a.key = p.id AND a.account = p.account
+  LEFT JOIN (SELECT DISTINCT ON (a.account) a.* FROM pg_temp.usersync_accounts AS a JOIN pg_temp.usersync_there AS t ON t.id = a.account
+              ORDER BY a.account, a.key = t.usersync_id DESC NULLS LAST) AS a
+       ON a.account = p.account AND (a.key = p.id OR p.rule IN ('ours', 'came_back'))
   LEFT JOIN pg_temp.usersync_begun AS b ON b.key = p.id
  WHERE NOT p.whole
 """
+# Who is to have another user name or e-mail address than now, or any at all.
+_MOVES = """
+CREATE TEMP TABLE usersync_moves ON COMMIT DROP AS
+SELECT * FROM (
+    SELECT id, account, old_login, old_email, false AS keeps_login, false AS keeps_email,
+           CASE WHEN NOT %(by_email)s AND (account IS NULL OR (%(editable)s AND login <> old_login)) THEN login END AS login,
+           CASE WHEN email <> COALESCE(old_email, '') AND 'email' = ANY(%(fields)s) THEN email END AS email
+      FROM pg_temp.usersync_pairs WHERE NOT refused) AS m
+ WHERE login IS NOT NULL OR email IS NOT NULL
+"""
+_MOVES_FOUND = """
+CREATE INDEX ON pg_temp.usersync_moves (account);
+CREATE INDEX ON pg_temp.usersync_moves (login);
+CREATE INDEX ON pg_temp.usersync_moves (email);
+ANALYZE pg_temp.usersync_moves
+"""
+_STAYS = """
+EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.{has} = m.{wants} AND t.id IS DISTINCT FROM m.account
+           AND NOT EXISTS (SELECT FROM pg_temp.usersync_moves AS o
+                            WHERE o.account = t.id AND o.{moves} IS NOT NULL AND NOT o.keeps_{moves}))
+"""
+_KEEP = (
+    f"""
+    UPDATE pg_temp.usersync_moves AS m SET keeps_login = true WHERE login IS NOT NULL AND NOT keeps_login
+       AND (EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = m.login AND o.id <> m.id)
+            OR {_STAYS.format(has="username", wants="login", moves="login")}
+            OR %(login_with_email)s AND {_STAYS.format(has="email", wants="login", moves="email")})
+    """,
+    f"""
+    UPDATE pg_temp.usersync_moves AS m SET keeps_email = true WHERE email IS NOT NULL AND NOT keeps_email AND NOT %(duplicates)s
+       AND (EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.email = m.email AND o.id <> m.id)
+            OR {_STAYS.format(has="email", wants="email", moves="email")}
+            OR %(login_with_email)s AND NOT %(by_email)s AND {_STAYS.format(has="username", wants="email", moves="login")})
+    """,
+)
+_KEPT = """
+    INSERT INTO pg_temp.usersync_conflicts
+    SELECT DISTINCT ON (m.id) m.id, '{reason}', CASE {left} ELSE 'somebody else has it' END
+           || CASE WHEN m.account IS NULL THEN '' ELSE '; all else is kept equal' END, m.account IS NULL
+      FROM pg_temp.usersync_moves AS m
+      LEFT JOIN pg_temp.usersync_there AS t ON t.{has} = m.{wants} AND t.id IS DISTINCT FROM m.account {known}
+     WHERE m.keeps_{wants} ORDER BY m.id, t.id
+"""
+_MOVED = (
+    _KEPT.format(reason="username_taken", left=_LEFT_BEHIND, has="username", wants="login", known=_KNOWN),
+    _KEPT.format(reason="email_taken", left=_LEFT_BEHIND, has="email", wants="email", known=_KNOWN),
+    _WHOLE,
+    "DELETE FROM pg_temp.usersync_pairs AS p USING pg_temp.usersync_people AS o WHERE o.id = p.id AND o.whole",
+)
 _EXTRA = "SELECT unnest({held}) EXCEPT SELECT unnest({wanted}) EXCEPT SELECT unnest({gave})"
 _PARTS = (
     """
-    UPDATE pg_temp.usersync_pairs AS p SET keeps_email = true
-     WHERE account IS NOT NULL AND email <> COALESCE(old_email, '') AND NOT %(duplicates)s
-       AND (EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.email = p.email AND t.id <> p.account)
-            OR EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.email = p.email AND o.id <> p.id))
-    """,
-    """
     INSERT INTO pg_temp.usersync_conflicts
-    SELECT id, 'email_taken', 'somebody else has it; all else is kept equal', false FROM pg_temp.usersync_pairs WHERE keeps_email
-    """,
-    """
-    INSERT INTO pg_temp.usersync_conflicts
-    SELECT id, 'username_changed', 'the realm does not allow to edit it; all else is kept equal', false
-      FROM pg_temp.usersync_pairs WHERE login <> old_login AND NOT %(editable)s
-    """,
-    """
-    INSERT INTO pg_temp.usersync_conflicts
-    SELECT id, 'username_taken', 'the new one; all else is kept equal', false FROM pg_temp.usersync_pairs AS p
-     WHERE login <> old_login AND %(editable)s
-       AND (EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.username = p.login)
-            OR EXISTS (SELECT FROM pg_temp.usersync_people AS o WHERE o.login = p.login AND o.id <> p.id))
+    SELECT id, 'username_changed', 'Edit username is off in Realm settings > Login; all else is kept equal', false
+      FROM pg_temp.usersync_pairs WHERE login <> old_login AND NOT %(editable)s AND NOT %(by_email)s
     """,
     """
     INSERT INTO pg_temp.usersync_conflicts
@@ -333,7 +435,7 @@ _PARTS = (
     """,
     f"""
     INSERT INTO pg_temp.usersync_conflicts
-    SELECT id, 'extra_role', (SELECT 'given by somebody else: ' || string_agg(one, ', ' ORDER BY one) FROM
+    SELECT id, 'extra_role', (SELECT 'not given by this job: ' || string_agg(one, ', ' ORDER BY one) FROM
                               (({_EXTRA.format(held="old_roles", wanted="roles", gave="gave_roles")})
                                UNION ({_EXTRA.format(held="old_groups", wanted="groups", gave="gave_groups")})) AS e(one)), false
       FROM pg_temp.usersync_pairs
@@ -351,23 +453,32 @@ _TAKEN = (
     " EXCEPT (SELECT one FROM unnest({held}) AS h(one) WHERE %(extra)s = 'report' AND one <> ALL({gave})) ORDER BY 1)"
 )
 # What is to be done to each account; NULL or empty where nothing is.
+# Somebody else is to have what m has now; so m has something else in between.
+_WANTED_BY = """
+m.{gives} IS NOT NULL AND m.account IS NOT NULL AND CASE '{gives}' WHEN 'old_login' THEN m.login ELSE m.email END IS NOT NULL
+       AND EXISTS (SELECT FROM pg_temp.usersync_moves AS o WHERE o.id <> m.id AND (o.login = m.{gives} AND NOT o.keeps_login
+                                                                                 OR o.email = m.{gives} AND NOT o.keeps_email))
+"""
 _CALLS = f"""
 CREATE TEMP TABLE usersync_calls ON COMMIT DROP AS
 SELECT p.*,
-       CASE WHEN login <> old_login AND %(editable)s
-                 AND NOT EXISTS (SELECT FROM pg_temp.usersync_conflicts AS c WHERE c.id = p.id AND c.reason = 'username_taken')
-            THEN login END AS new_login,
-       CASE WHEN email <> COALESCE(old_email, '') AND NOT keeps_email THEN email END AS new_email,
-       CASE WHEN first_name <> COALESCE(old_first_name, '') THEN first_name END AS new_first_name,
-       CASE WHEN last_name <> COALESCE(old_last_name, '') THEN last_name END AS new_last_name,
-       CASE WHEN NOT enabled AND disabled THEN true END AS enables,
+       CASE WHEN p.account IS NOT NULL AND NOT keeps_login THEN m.login END AS new_login,
+       CASE WHEN p.account IS NOT NULL AND NOT keeps_email THEN m.email END AS new_email,
+       CASE WHEN first_name <> COALESCE(old_first_name, '') AND NOT refused AND 'first_name' = ANY(%(fields)s)
+            THEN first_name END AS new_first_name,
+       CASE WHEN last_name <> COALESCE(old_last_name, '') AND NOT refused AND 'last_name' = ANY(%(fields)s)
+            THEN last_name END AS new_last_name,
+       CASE WHEN NOT keeps_login AND {_WANTED_BY.format(gives="old_login")}
+            THEN left('{PARKED}' || replace(p.account, '-', ''), %(longest)s) END AS park_login,
+       CASE WHEN NOT keeps_email AND {_WANTED_BY.format(gives="old_email")} THEN p.account || '{PARKED_MAIL}' END AS park_email,
+       CASE WHEN NOT enabled AND disabled AND NOT refused THEN true END AS enables,
        {_MINUS.format(a="roles", b="old_roles")} AS add_roles,
        {_TAKEN.format(held="old_roles", wanted="roles", gave="gave_roles")} AS remove_roles,
        {_MINUS.format(a="groups", b="old_groups")} AS join_groups,
        {_TAKEN.format(held="old_groups", wanted="groups", gave="gave_groups")} AS leave_groups,
-       CASE WHEN account IS NULL THEN 'create' WHEN begun AND fresh THEN 'finish' WHEN rule <> 'ours' THEN 'adopt'
+       CASE WHEN p.account IS NULL THEN 'create' WHEN begun AND fresh THEN 'finish' WHEN rule <> 'ours' THEN 'adopt'
             ELSE 'update' END AS action
-  FROM pg_temp.usersync_pairs AS p
+  FROM pg_temp.usersync_pairs AS p LEFT JOIN pg_temp.usersync_moves AS m ON m.id = p.id
 """
 # A mail that was not sent is owed for as long as its person has anything left to do with it; one that may have been sent is told.
 _MAILS = (
@@ -391,7 +502,9 @@ WITH body AS (
            jsonb_strip_nulls(jsonb_build_object('username', new_login, 'email', new_email, 'firstName', new_first_name,
                'lastName', new_last_name, 'enabled', enables,
                'emailVerified', CASE WHEN new_email IS NOT NULL THEN %(verified)s END)) AS changes,
-           jsonb_strip_nulls(jsonb_build_object('username', login, 'email', email, 'firstName', first_name, 'lastName', last_name,
+           jsonb_strip_nulls(jsonb_build_object('username', login, 'email', email,
+               'firstName', CASE WHEN 'first_name' = ANY(%(fields)s) THEN first_name END,
+               'lastName', CASE WHEN 'last_name' = ANY(%(fields)s) THEN last_name END,
                'enabled', true, 'emailVerified', %(verified)s, 'requiredActions', %(actions)s::text[],
                'attributes', jsonb_build_object(%(attribute)s::text, ARRAY[id]), 'groups', groups)) AS made,
            add_roles <> '{{}}' OR remove_roles <> '{{}}' AS moves_roles, join_groups <> '{{}}' OR leave_groups <> '{{}}' AS moves_groups,
@@ -409,6 +522,10 @@ SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account
                           'add_roles', add_roles, 'remove_roles', remove_roles)
        || CASE WHEN action = 'create' THEN jsonb_build_object('user', made)
                ELSE jsonb_build_object('changes', changes, 'join', join_groups, 'leave', leave_groups, 'username', old_login)
+                    || CASE WHEN park_login IS NULL AND park_email IS NULL THEN '{{}}' ELSE jsonb_build_object(
+                           'park', jsonb_strip_nulls(jsonb_build_object('username', park_login, 'email', park_email)),
+                           'back', jsonb_strip_nulls(jsonb_build_object('username', CASE WHEN park_login IS NOT NULL THEN old_login END,
+                                                                        'email', CASE WHEN park_email IS NOT NULL THEN old_email END))) END
           END AS wanted,
        CASE WHEN action <> 'create' THEN jsonb_strip_nulls(jsonb_build_object(
            'username', CASE WHEN new_login IS NOT NULL THEN old_login END, 'email', CASE WHEN new_email IS NOT NULL THEN old_email END,
@@ -427,21 +544,36 @@ SELECT row_number() OVER (ORDER BY id COLLATE "C") AS number, id AS key, account
        END) AS after
   FROM body WHERE action <> 'update' OR changes <> '{{}}' OR moves_roles OR moves_groups OR mails
 """
-# Whoever we know, whose account still carries our id and is enabled, and who is not desired any more.
-_LEAVING = """
+# Enabled accounts that carry our id and whose person is not desired: those that we know, and those that an earlier state of ours may have
+# made. The latter are told from those of other jobs by what is before the last colon of an id, such as a tenant.
+_SPACE = "COALESCE(substring({} FROM '^.*:'), '')"
+_LEAVING = f"""
 CREATE TEMP TABLE usersync_leaving ON COMMIT DROP AS
-SELECT a.key, a.record, a.account, t.username FROM pg_temp.usersync_accounts AS a
+SELECT a.key, a.record, a.account, t.username, true AS known FROM pg_temp.usersync_accounts AS a
   JOIN pg_temp.usersync_there AS t ON t.id = a.account AND t.usersync_id = a.key AND t.enabled
  WHERE NOT EXISTS (SELECT FROM pg_temp.usersync_people AS p WHERE p.id = a.key)
+UNION ALL
+SELECT t.usersync_id, CASE WHEN s.recorded THEN substr(t.usersync_id, length(s.space) + 1) END, t.id, t.username, false
+  FROM pg_temp.usersync_there AS t
+  JOIN (SELECT {_SPACE.format("id")} AS space, bool_or(record IS NOT NULL) AS recorded FROM pg_temp.usersync_people GROUP BY 1) AS s
+    ON s.space = {_SPACE.format("t.usersync_id")}
+ WHERE t.enabled AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS p WHERE p.id = t.usersync_id)
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_accounts AS a WHERE a.account = t.id AND a.key = t.usersync_id)
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_elsewhere AS e WHERE e.account = t.id)
 """
 
 # what was set aside before
 
 
-def remember(tx: Connection, values: Mapping[str, Any], *, refused: bool) -> None:
-    """With `refused`, what the server has refused is not asked again as long as it is the same."""
-    if refused:
-        tx.execute(_REFUSED_BEFORE.encode(), {**values, "refused": REFUSED})
+def recall_refused(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Mark whom the server has refused; the same is not asked again."""
+    tx.execute(_REFUSED.encode(), {**values, "refused": REFUSED})
+
+
+def remember(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Say again what was refused."""
+    tx.execute(_REFUSED_BEFORE.encode(), {**values, "refused": REFUSED})
+    tx.execute(_WHOLE.encode())
 
 
 _BEFORE = """
@@ -449,10 +581,13 @@ _BEFORE = """
         ON r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = p.id AND r.hash = sha256(p.document)
 """
 # A password that was refused says nothing of its person: earlier versions kept it.
+_REFUSALS = f"(SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s AND r.detail !~* 'password') AS r"
+_REFUSED = f"UPDATE pg_temp.usersync_people AS o SET refused = true FROM {_REFUSALS} WHERE o.id = r.id"
+# Of somebody whose account is ours only the fields are left alone: roles and groups are another matter.
 _REFUSED_BEFORE = f"""
-WITH r AS (SELECT * FROM ({_BEFORE}) AS r WHERE r.reason = %(refused)s AND r.detail !~* 'password'),
-out AS (DELETE FROM pg_temp.usersync_planned AS d USING r WHERE d.key = r.id)
-INSERT INTO pg_temp.usersync_conflicts SELECT id, reason, detail, true, document FROM r
+INSERT INTO pg_temp.usersync_conflicts
+SELECT r.id, r.reason, r.detail, p.rule IS DISTINCT FROM 'ours', r.document FROM {_REFUSALS}
+  JOIN pg_temp.usersync_people AS p ON p.id = r.id AND p.refused
 """
 
 # who is left alone
@@ -474,34 +609,69 @@ SELECT key, reason, 'the account is enabled', true, convert_to(jsonb_build_objec
 # who has left
 
 
-def leaving(tx: Connection) -> tuple[int, int]:
-    """How many of our accounts are of nobody that is desired; and how many of them are enabled at all."""
-    ((candidates, known),) = tx.execute(_LEAVERS.encode()).fetchall()
-    return candidates, known
+def leaving(tx: Connection, *, known: bool) -> tuple[int, int]:
+    """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
+
+    With `known` those that this job remembers, else those that carry our attribute alone.
+    """
+    ((candidates, of),) = tx.execute((_LEAVERS if known else _STRANGERS).encode()).fetchall()
+    return candidates, of
 
 
-def disable(tx: Connection, values: Mapping[str, Any]) -> None:
+def disable(tx: Connection, values: Mapping[str, Any], *, known: bool) -> None:
     """Those of `usersync_gone` are to be disabled, by us."""
-    tx.execute(_DISABLE.encode())
+    tx.execute(_DISABLE.encode(), {"known": known})
     if values["run_id"] is not None:
         tx.execute(_DISABLED.encode(), values)
+        tx.execute(_MET_AGAIN.encode(), {**values, "still": STILL_ENABLED})
+
+
+def sign_out(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Whom an earlier run disabled without hearing whether their sessions ended: that is done again."""
+    tx.execute(_SIGN_OUT.encode(), values)
 
 
 _LEAVERS = """
-SELECT (SELECT count(*) FROM pg_temp.usersync_leaving),
+SELECT (SELECT count(*) FROM pg_temp.usersync_leaving WHERE known),
        (SELECT count(*) FROM pg_temp.usersync_accounts AS a
           JOIN pg_temp.usersync_there AS t ON t.id = a.account AND t.usersync_id = a.key AND t.enabled)
 """
+_STRANGERS = """
+SELECT (SELECT count(*) FROM pg_temp.usersync_leaving WHERE NOT known),
+       (SELECT count(*) FROM pg_temp.usersync_there WHERE usersync_id IS NOT NULL AND enabled)
+"""
+# What we gave is taken where the account can't be disabled.
 _DISABLE = """
 INSERT INTO pg_temp.usersync_planned (number, key, account, record, action, wanted, before, after)
-SELECT row_number() OVER (ORDER BY l.key COLLATE "C"), l.key, l.account, l.record, 'disable', '{}',
+SELECT row_number() OVER (ORDER BY l.key COLLATE "C"), l.key, l.account, l.record, 'disable',
+       jsonb_build_object('roles', '{}'::text[], 'groups', '{}'::text[], 'add_roles', '{}'::text[],
+                          'remove_roles', ARRAY(SELECT unnest(h.roles) INTERSECT SELECT unnest(a.roles) ORDER BY 1),
+                          'leave', ARRAY(SELECT unnest(h.groups) INTERSECT SELECT unnest(a.groups) ORDER BY 1)),
        jsonb_build_object('username', l.username, 'enabled', 'true'), jsonb_build_object('enabled', 'false')
   FROM pg_temp.usersync_leaving AS l JOIN pg_temp.usersync_gone AS g ON g.key = l.key
+  LEFT JOIN pg_temp.usersync_held AS h ON h.account = l.account
+  LEFT JOIN pg_temp.usersync_accounts AS a ON a.key = l.key AND a.account = l.account
+ WHERE l.known = %(known)s
 """
 # Before the calls: killed between two of them, an account that we locked is still known as such.
 _DISABLED = """
-UPDATE usersync.accounts AS a SET disabled = true FROM pg_temp.usersync_planned AS d
- WHERE a.job = %(job)s AND a.step = %(step)s AND a.target = %(target)s AND a.key = d.key AND d.action = 'disable'
+INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, disabled)
+SELECT DISTINCT ON (d.key) %(job)s, %(step)s, %(target)s, d.key, d.record, d.account, true FROM pg_temp.usersync_planned AS d
+ WHERE d.action = 'disable'
+ON CONFLICT (job, step, target, key) DO UPDATE SET disabled = true WHERE a.account = excluded.account AND NOT a.disabled
+"""
+# Whether it goes this time is known after the call.
+_MET_AGAIN = """
+UPDATE usersync.rejects SET run_id = %(run_id)s WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND part = %(still)s
+   AND key IN (SELECT key FROM pg_temp.usersync_planned WHERE action = 'disable')
+"""
+_SIGN_OUT = """
+INSERT INTO pg_temp.usersync_planned (number, key, account, record, action, wanted, before, after)
+SELECT row_number() OVER (ORDER BY i.id), i.key, i.account, NULL, 'disable', '{}',
+       jsonb_build_object('username', t.username, 'enabled', 'false'), jsonb_build_object('enabled', 'false')
+  FROM usersync.intents AS i JOIN pg_temp.usersync_there AS t ON t.id = i.account AND t.usersync_id = i.key AND NOT t.enabled
+ WHERE i.job = %(job)s AND i.step = %(step)s AND i.target = %(target)s AND i.state = 'open' AND i.action = 'disable'
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_people AS p WHERE p.id = i.key)
 """
 
 # who gets no account
@@ -568,8 +738,8 @@ def note_accounts(tx: Connection, values: Mapping[str, Any]) -> None:
 
 
 _NOTE_ACCOUNTS = """
-INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, roles, groups, mail)
-SELECT %(job)s, %(step)s, %(target)s, p.id, p.record, p.account,
+INSERT INTO usersync.accounts AS a (job, step, target, key, record, account, disabled, roles, groups, mail)
+SELECT %(job)s, %(step)s, %(target)s, p.id, p.record, p.account, p.disabled AND NOT p.enabled,
        CASE WHEN d.key IS NULL THEN p.roles ELSE ARRAY(SELECT unnest(p.gave_roles) UNION SELECT unnest(p.roles) ORDER BY 1) END,
        CASE WHEN d.key IS NULL THEN p.groups ELSE ARRAY(SELECT unnest(p.gave_groups) UNION SELECT unnest(p.groups) ORDER BY 1) END,
        CASE WHEN p.mail IN ('first', 'again') THEN 'owed' ELSE p.mail END
@@ -577,14 +747,16 @@ SELECT %(job)s, %(step)s, %(target)s, p.id, p.record, p.account,
  WHERE p.account IS NOT NULL
 ON CONFLICT (job, step, target, key) DO UPDATE
    SET record = excluded.record, account = excluded.account, roles = excluded.roles, groups = excluded.groups, mail = excluded.mail,
-       disabled = a.disabled AND a.account = excluded.account
+       disabled = CASE WHEN a.account = excluded.account THEN a.disabled ELSE excluded.disabled END
                   AND NOT EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled)
  WHERE (a.record, a.account, a.roles, a.groups, a.mail)
        IS DISTINCT FROM (excluded.record, excluded.account, excluded.roles, excluded.groups, excluded.mail)
     OR (a.disabled AND EXISTS (SELECT FROM pg_temp.usersync_pairs AS p WHERE p.id = excluded.key AND p.enabled))
 """
-# Whose account was deleted by hand.
+# Whose account was deleted by hand, or is another id's now.
 _FORGET_ACCOUNTS = """
 DELETE FROM usersync.accounts AS a WHERE job = %(job)s AND step = %(step)s AND target = %(target)s
-   AND NOT EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.id = a.account)
+   AND NOT EXISTS (SELECT FROM pg_temp.usersync_there AS t WHERE t.id = a.account
+                      AND (t.usersync_id IS NOT DISTINCT FROM a.key OR NOT EXISTS (
+                              SELECT FROM pg_temp.usersync_accounts AS b WHERE b.account = a.account AND b.key = t.usersync_id)))
 """

@@ -5,7 +5,7 @@ Each trap was seen on a real server; tests/integration/test_keycloak_realm.py ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from usersync_cli.errors import Unavailable
+from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.rest import Client, Unknown
 from usersync_cli.signals import Stop
 from usersync_cli.targets._keycloak_answers import Account, Denied, Gone, Rejected, Taken
@@ -99,12 +99,22 @@ class Realm:
             if walk.met and walk.seen >= counted:
                 return
             if walk.met and before == counted:
-                raise Denied(
-                    f"{self.name} shows {walk.seen:,} of {counted:,} accounts to the service account of {self._account.client_id}",
-                    right="view-users",
-                    hint="it needs the client role manage-users, or view-users to read alone",
-                )
+                raise self._blind(walk.seen, counted)
         raise self._changing()
+
+    def refuse_blindness(self) -> None:
+        """Raise Denied when nobody is shown although somebody is there: to Keycloak too few rights are an empty list, with 200."""
+        if not self._get("/users", first=0, max=1) and (counted := self.count()):
+            raise self._blind(0, counted)
+
+    def rights(self) -> Collection[str] | None:
+        """The client roles over this realm that our token has; None where it does not list any, or where others may count."""
+        return None if self._get("").get("adminPermissionsEnabled") else self._connection.rights()
+
+    def lacking(self, *rights: str) -> Denied | None:
+        """The first of these rights that the service account lacks, as far as can be known."""
+        found = self.rights()
+        return next((self._account.denied(right) for right in rights if right not in found), None) if found is not None else None
 
     def roles(self) -> Sequence[Document]:
         """All roles of the realm: id, name, composite, ..."""
@@ -161,12 +171,12 @@ class Realm:
         if attribute:
             name, value = attribute
             if '"' in name + value:
-                raise ValueError("Keycloak can't look for a quotation mark")
+                raise ConfigError(f"{self.name}: Keycloak can't look for an id with a quotation mark in it", hint="choose another id")
             found = self._found(q=f'"{name}":"{value}"')
             return [user for user in found if value in user.get("attributes", {}).get(name, [])]
         field, value = ("username", username) if username else ("email", email)
         if not value:
-            raise ValueError("nothing to look for: to Keycloak that is everybody")
+            raise ConfigError(f"{self.name}: there is no name to look for", hint="name the account by its user name, or by its id")
         found = self._found(**{field: value, "exact": "true"})
         return [user for user in found if str(user.get(field, "")).casefold() == value.casefold()]
 
@@ -285,6 +295,13 @@ class Realm:
             if walk.met:
                 return
         raise self._changing()
+
+    def _blind(self, shown: int, counted: int) -> Denied:
+        return Denied(
+            f"{self.name} shows {shown:,} of {counted:,} accounts to the service account of {self._account.client_id}",
+            right="view-users",
+            hint="it needs the client role manage-users, or view-users to read alone",
+        )
 
     def _changing(self) -> Unavailable:
         return Unavailable(

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from usersync_cli import applying, intents, state
+from usersync_cli import applying, intents, log, state
 from usersync_cli.arrays import texts
 from usersync_cli.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from usersync_cli.targets._keycloak_realm import Realm
 
 ATTRIBUTE = "usersync_id"  # of an account: whose it is
+_FIELDS = {"email": "email", "firstName": "first_name", "lastName": "last_name"}
 ROLES = {
     "Account Manager": "account-manager", "Loan Officer": "loan-officer", "Branch Manager": "branch-manager", "Accountant": "accountant",
     "Cashier": "teller", "System Administrator": "admin", "Super User": "Super User", "Admin": "admin", "Manager": "Manager",
@@ -191,6 +192,9 @@ class Seen:
     id: str
     duplicate_emails: bool
     editable_usernames: bool
+    email_as_username: bool
+    login_with_email: bool
+    fields: Sequence[str]  # of e-mail address and names, those that we can write
     username_length: tuple[int, int]
     username_refused: str
     passwords: Policy
@@ -219,21 +223,24 @@ class Target:
         seen = self._look()
         scope = replace(self.use.scope, target=f"realm {seen.id}")
         there = state.current(tx) == state.VERSION
-        intents.recall(tx, scope, there=there)
+        intents.recall(tx, scope, self.use.living, there=there)
         self._stage(tx, seen)
         self._want(tx)
         lacking = self._lacking(tx, seen)
         own = self.settings
+        if there and not self.use.again:
+            planning.recall_refused(tx, vars(scope))
         planning.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=seen)
-        planning.differ(tx, self._values(seen))
         if there:
-            planning.remember(tx, vars(scope), refused=not self.use.again)
+            planning.remember(tx, vars(scope))
+        planning.differ(tx, self._values(seen))
         obstacle, held = self._obstacle(seen), 0
         if obstacle and not (held := planning.hold_back(tx)):
             obstacle = None
         counts = planning.count(tx, read - held, distinct - held)
         if scope.run_id is not None:
             planning.note_accounts(tx, vars(scope))
+            planning.sign_out(tx, vars(scope))
             intents.write(tx, scope)
         passwords = seen.passwords if self.use.credentials else None
         return Plan(
@@ -272,6 +279,9 @@ class Target:
             id=str(about["id"]),
             duplicate_emails=bool(about.get("duplicateEmailsAllowed")),
             editable_usernames=bool(about.get("editUsernameAllowed")),
+            email_as_username=bool(about.get("registrationEmailAsUsername")),
+            login_with_email=bool(about.get("loginWithEmailAllowed")),
+            fields=self._fields(profile),
             username_length=_username_length(profile),
             username_refused="".join(signs for rule, signs in planning.REFUSED_SIGNS.items() if rule in _username_rules(profile)),
             passwords=policy(about),
@@ -280,25 +290,36 @@ class Target:
             groups=self.realm.group_ids(own.managed_groups),
         )
 
+    def _fields(self, profile: Mapping[str, Any]) -> Sequence[str]:
+        """What the user profile has, and lets admins change: anything else Keycloak drops without a word, or refuses."""
+        open_ = {str(one["name"]) for one in profile.get("attributes", ()) if "admin" in one.get("permissions", {}).get("edit", ("admin",))}
+        for name in _FIELDS:
+            if name not in open_:
+                log.once("the realm's user profile has no such attribute that admins may change; it is left out", attribute=name)
+        return [ours for name, ours in _FIELDS.items() if name in open_]
+
     def _stage(self, tx: Connection, seen: Seen) -> None:
-        """All accounts, and who is in which of the roles and groups that we may give."""
+        """All accounts, and who is in which of the roles and groups that we may give, or gave once."""
         planning.stages(tx)
+        given, paths = planning.given(tx)
+        seen.groups = {**seen.groups, **self.realm.group_ids([path for path in paths if path not in seen.groups])}
         with tx.cursor().copy("COPY pg_temp.usersync_read FROM STDIN") as copy:
             for page in self.realm.users():
                 for user in page:
                     copy.write_row(_account_row(user, self.settings.required_actions))
         with tx.cursor().copy("COPY pg_temp.usersync_held_read FROM STDIN") as copy:
-            for kind, name, accounts in self._members(seen):
+            for kind, name, managed, accounts in self._members(seen, given):
                 for account in accounts:
-                    copy.write_row((kind, name, account))
+                    copy.write_row((kind, name, managed, account))
         planning.staged(tx)
 
-    def _members(self, seen: Seen) -> Iterator[tuple[str, str, Sequence[str]]]:
-        for role in self.settings.managed_roles:
+    def _members(self, seen: Seen, given: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
+        managed = self.settings.managed_roles
+        for role in dict.fromkeys([*managed, *given]):
             if role in seen.roles:
-                yield from (("role", role, page) for page in self.realm.role_members(role))
+                yield from (("role", role, role in managed, page) for page in self.realm.role_members(role))
         for path, group in seen.groups.items():
-            yield from (("group", path, page) for page in self.realm.group_members(group))
+            yield from (("group", path, path in self.settings.managed_groups, page) for page in self.realm.group_members(group))
 
     def _want(self, tx: Connection) -> None:
         own = self.settings
@@ -311,6 +332,10 @@ class Target:
         return {
             "editable": seen.editable_usernames,
             "duplicates": seen.duplicate_emails,
+            "by_email": seen.email_as_username,
+            "login_with_email": seen.login_with_email,
+            "fields": list(seen.fields),
+            "longest": seen.username_length[1],
             "extra": own.extra_roles,
             "verified": own.email_verified,
             "actions": own.required_actions,
@@ -335,7 +360,10 @@ class Target:
         """For `usersync check`: what was looked at, and what is wrong with it; nothing is written. Raises what keeps from looking on."""
         own = self.settings
         yield f"realm {own.realm}, {self.realm.count():,} accounts", None
+        self.realm.refuse_blindness()
         problem = attribute_problem(self.realm.profile())
+        lacks = "manage-users", "view-realm"
+        yield "rights of the service account", self.realm.lacking(*lacks, *(("manage-realm",) if self._makes(problem) else ()))
         if problem is UNDECLARED and own.create_missing:
             yield f"attribute {ATTRIBUTE} will be declared", None
         else:
@@ -355,24 +383,34 @@ class Target:
         said = f"target {self.name}: the realm {own.realm} lacks {', '.join(lacking)}; a person who is to have them stops a run"
         yield "maps", Drift(said, hint=hint)
 
+    def _makes(self, problem: str | None) -> bool:
+        """Whether a run may have to make a role, or declare the attribute: groups need no right of their own."""
+        if not self.settings.create_missing:
+            return False
+        there = {str(role["name"]) for role in self.realm.roles()}
+        return problem is UNDECLARED or not there.issuperset(self.settings.managed_roles)
+
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
         """Whose enabled accounts are ours although the source leaves their people alone (reason by record): conflicts; gives how many."""
         return planning.kept_out(tx, reasons)
 
-    def leaving(self, tx: Connection) -> tuple[int, int]:
-        """How many of our accounts are of nobody that is desired; and how many of them are enabled at all."""
-        return planning.leaving(tx)
+    def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]:
+        """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
 
-    def disable(self, tx: Connection, plan: Plan) -> None:
+        Without `known`, of those that carry our attribute and that this job does not remember.
+        """
+        return planning.leaving(tx, known=known)
+
+    def disable(self, tx: Connection, plan: Plan, *, known: bool) -> None:
         """Plan that those on `usersync_gone` are disabled."""
-        planning.disable(tx, vars(plan.scope))
+        planning.disable(tx, vars(plan.scope), known=known)
         if plan.scope.run_id is not None:
             intents.write(tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
         """What the calls would do, person by person, and what a person has to decide."""
         for action, key, before, after, reason in planning.changes(tx):
-            told = {"conflict": reason, "adopt": f"adopted {reason}"}.get(action) or ""
+            told = {"conflict": reason, "adopt": "came back" if reason == "came_back" else f"adopted {reason}"}.get(action) or ""
             yield Change(step, _KINDS.get(action, "update"), {"id": key}, before, after, told)
 
     # apply
@@ -382,13 +420,20 @@ class Target:
 
         What the realm refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
         """
-        from usersync_cli.targets._keycloak_calls import Desk
+        from usersync_cli.targets._keycloak_calls import Desk, Parking
 
         with Desk(self, plan, tx) as desk:
             self._prepare(plan)
-            applying.run(desk, intents.open_ones(tx, plan.scope), workers=self.settings.workers, stop=self.use.stop, check=self.use.check)
+            self._calls(desk, plan, tx, "leaving")
+            self._calls(Parking(desk), plan, tx, "parked")
+            self._calls(desk, plan, tx, "parked")  # one who is refused has the old name again before another one takes it
+            self._calls(desk, plan, tx, "staying")
             desk.complain()
         return plan.counts
+
+    def _calls(self, desk: applying.Desk, plan: Plan, tx: Connection, which: intents.Which) -> None:
+        waiting = intents.open_ones(tx, plan.scope, which)
+        applying.run(desk, waiting, workers=self.settings.workers, stop=self.use.stop, check=self.use.check)
 
     def _prepare(self, plan: Plan) -> None:
         """Before the first person: what the realm lacks. Raises ConfigError without the right to."""
