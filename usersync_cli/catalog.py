@@ -137,6 +137,31 @@ def locked_sequences(tx: Connection, table: Table, columns: Sequence[str]) -> li
     return [name for (name,) in tx.execute(_LOCKED, (table.oid, list(columns))).fetchall()]
 
 
+def behind(tx: Connection, table: Table, columns: Sequence[str]) -> list[str]:
+    """Sequences of these columns, quoted, that would give a number that a row has already."""
+    found = tx.execute(_SEQUENCES, (table.oid, list(columns))).fetchall()
+    query = sql.SQL("SELECT pg_catalog.max({0}) > COALESCE(pg_catalog.pg_sequence_last_value({1}), 0) FROM {2}")
+    return [
+        str(name)
+        for oid, name, column in found
+        if tx.execute(query.format(identifier(column), sql.Literal(oid), table.name)).fetchone() == (True,)
+    ]
+
+
+# Only those that may be looked at; each numbers upwards. An index makes the largest number cheap to find.
+_SEQUENCES = """
+    SELECT s.oid, pg_catalog.format('%%I.%%I', n.nspname, s.relname), a.attname
+      FROM pg_catalog.pg_depend d
+      JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid AND q.seqincrement > 0
+      JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
+       AND d.refobjid = %s AND a.attname = ANY (%s) AND pg_catalog.has_table_privilege(d.refobjid, 'SELECT')
+       AND CASE WHEN s.relkind = 'S' THEN pg_catalog.has_sequence_privilege(s.oid, 'USAGE, SELECT') END
+       AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = d.refobjid AND i.indkey[0] = a.attnum)
+     ORDER BY 2
+"""
 _READ_BY = """
     SELECT DISTINCT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
       FROM pg_catalog.pg_rewrite r

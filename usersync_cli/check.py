@@ -23,7 +23,7 @@ from usersync_cli.pages import fit
 from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Loading, Reader
-from usersync_cli.targets.postgres import SETTINGS, misplaced
+from usersync_cli.targets.postgres import SETTINGS, misplaced, sequences
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
 
@@ -130,7 +130,9 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
             with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
                 loading = Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), world.progress)
-                yield Finding(f"step {step.name}: {loading.describe()}", advice=misplaced(tx, step.load))
+                told = f"step {step.name}: {loading.describe()}"
+                advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns)]
+                yield Finding(told, advice="\n".join(filter(None, advice)))
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:
@@ -152,7 +154,8 @@ def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         for name in extract.streams:
             what = f"step {step.name}: stream {name} from source {extract.source}"
             try:
-                yield Finding(f"{what}: {_look(extract.source, session, name)}; {_fitting(step, name, session, tx, world)}")
+                fits, advice = _fitting(step, name, session, tx, world)
+                yield Finding(f"{what}: {_look(extract.source, session, name)}; {fits}", advice=advice)
             except UsersyncError as error:
                 yield Finding(what, error)
 
@@ -204,8 +207,8 @@ def _look(source: str, session: Any, stream: str) -> str:
     return f"{len(first.content.records)} on its first page"
 
 
-def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World) -> str:
-    """Whether the stream's transform fits its table. Raises Drift where it does not."""
+def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World) -> tuple[str, str]:
+    """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
     ((_, extract),) = step.extract.items()
     scope = {"job": world.tools.job, "step": step.name, "run_id": None, "account": session.account}
     into = Into(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
@@ -214,9 +217,10 @@ def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World
             begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             merge, table = fit(tx, into)
             name = merge.table.as_string(tx)
+            advice = sequences(tx, into.load.table, [field.name for field in merge.fields]) if table else ""
     finally:
         rollback(tx)
-    return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
+    return (f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"), advice
 
 
 def _release(version: int) -> str:

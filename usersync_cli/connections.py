@@ -17,7 +17,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar, cast
 
@@ -503,8 +503,33 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
     if state == "53100":
         return Unavailable(what, hint="the server's disk is full; nothing was lost, make room and run again")
     if passes(error):
-        return Unavailable(what, hint="nothing was lost; the next run tries again")
+        return Unavailable(what, hint=f"{_lockers(database) if state == '55P03' else ''}nothing was lost; the next run tries again")
     return Drift(what, hint=_hint(error))
+
+
+def _lockers(database: Database) -> str:
+    """Who has held locks on tables of this database for long, and may be who was waited for; never what they execute.
+
+    Asked when the wait is over. Whoever locks a row has a lock on its table too.
+    """
+    with suppress(psycopg.Error, UsersyncError), closing(connect(database, job="looking for locks")) as connection:
+        found = [f"{who}, process {pid}, {state}" for pid, who, state in connection.execute(_LOCKERS).fetchall()]
+        return f"locks are held by {'; '.join(found)}: let it end, or stop it with pg_terminate_backend(PID); " if found else ""
+    return ""
+
+
+# A role that may not see another's activity sees its process and application, no more.
+_LOCKERS = f"""
+    SELECT a.pid, COALESCE(NULLIF(a.application_name, ''), 'a session of ' || COALESCE(a.usename, 'somebody')),
+           COALESCE(a.state || ' since ' || date_trunc('second', a.xact_start)::text, 'since some time')
+      FROM pg_catalog.pg_stat_activity a
+     WHERE a.pid <> pg_backend_pid()
+       AND (a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '{_SMALL["lock_timeout"]}')
+       AND EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+                    WHERE l.pid = a.pid AND l.granted AND l.mode <> 'AccessShareLock' AND c.relnamespace <> 'pg_catalog'::regnamespace
+                      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()))
+     ORDER BY a.xact_start NULLS LAST, a.pid LIMIT 3
+"""  # noqa: S608  our own text
 
 
 def _underlying(error: psycopg.Error) -> psycopg.Error:

@@ -111,6 +111,7 @@ class Loading:
         self._stages: dict[str, stage.Stage] = {}
         self._bound: sql.Composed = sql.Composed([])  # once it was described
         self._target = Target(step.load)
+        self.columns: Sequence[str] = ()  # of the table that are loaded, once it was described
         self._aside = Aside(tx, job, step.name)
         self._rows: dict[str, int] = {}  # of each extract
         self._normalised = 0
@@ -160,6 +161,7 @@ class Loading:
                 self._stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream), rows=before)
         self._bound = bind(self._tx, Own.of(self._step), list(self._stages.values()))
         merge, table = self._target.fit(self.desired, self._tx)
+        self.columns = [field.name for field in merge.fields]
         name = merge.table.as_string(self._tx)
         return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
 

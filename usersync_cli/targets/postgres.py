@@ -18,6 +18,7 @@ from usersync_cli import sweep as sweeping
 from usersync_cli.catalog import (
     Table,
     TableColumn,
+    behind,
     describe,
     equality,
     has_equality,
@@ -507,6 +508,17 @@ class Target:
 
     def _shown(self) -> str:
         return _shown(self.load.table)
+
+
+def sequences(tx: Connection, table: str, columns: Sequence[str]) -> str:
+    """What to do about sequences that stay behind the ids that are loaded: the application's next INSERT would collide; "" if none does."""
+    found = describe(tx, table)
+    return "\n".join(
+        f"the sequence {name} is behind the ids that are loaded: an application's INSERT would get an id that is taken, or one that the"
+        f" source gives to somebody else later. If there is such an application, give it numbers of its own:\n"
+        f"ALTER SEQUENCE {name} RESTART WITH 1000000000;"
+        for name in (behind(tx, found, columns) if found else [])
+    )
 
 
 def misplaced(tx: Connection, load: Load) -> str:
