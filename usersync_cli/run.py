@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, outward, retry, sweep, tabular
+from usersync_cli import documents, log, outward, retry, state, sweep, tabular
 from usersync_cli.connections import connect, translated
 from usersync_cli.errors import ConfigError, Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
@@ -49,6 +49,8 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
+        with closing(connect(world.target, job=job.name, stop=world.tools.stop)) as connection, translated(world.target, "looking at it"):
+            state.refuse_newer(connection)
         _lists(job, world, options, None)
         _run_steps(steps, world, options, None, result)
         result.seconds = time.monotonic() - began

@@ -49,6 +49,21 @@ def cursors(connection: Connection, job: str, step: str) -> dict[str, StoredCurs
     return {one.stream: one for one in all_cursors(connection, job) if one.step == step}
 
 
+def may_read(connection: Connection, table: str) -> bool:
+    """Whether this table of ours is there, and the role may read it."""
+    query = (
+        "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'usersync' AND c.relname = %s"
+    )
+    return connection.execute(query, (table,)).fetchone() == (True,)
+
+
+def refuse_newer(connection: Connection) -> None:
+    """Raises Drift where a newer program has upgraded our tables: what it noted down means something else."""
+    if may_read(connection, "alembic_version") and (found := current(connection)) is not None and found > VERSION:
+        raise newer(found)
+
+
 def all_cursors(connection: Connection, job: str | None = None) -> list[StoredCursor]:
     """Every cursor (of a job)."""
     query = "SELECT * FROM usersync.cursors WHERE %(job)s::text IS NULL OR job = %(job)s ORDER BY job, step, stream"

@@ -109,3 +109,12 @@ def refuse_other_account(
                     + hint
                 )
             raise Drift(f"source {source} is {account} now; the rows in the target came from {before.account}", hint=hint)
+
+
+def refuse_silence(what: str, before: int, now: int, options: Options) -> None:
+    """A source that fell silent is not a source without people: nothing is written over what is there."""
+    if before and not now and not options.allow_empty:
+        raise Drift(
+            f"{what} is empty; the last run read {before} rows; nothing was written",
+            hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
+        )

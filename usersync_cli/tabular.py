@@ -16,13 +16,13 @@ from usersync_cli import log, rivals, stage, state, sweep
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
 from usersync_cli.connections import Connection, begin, connect, rollback, translated
-from usersync_cli.errors import Drift, GuardRefused, PartialError, VerificationFailed
+from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
 from usersync_cli.lease import Lease
 from usersync_cli.merge import WithoutKey
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
 from usersync_cli.rejects import is_about_data
 from usersync_cli.state import StoredCursor
-from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account
+from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
 from usersync_cli.targets.postgres import SETTINGS, Plan, Target
 
 
@@ -166,14 +166,10 @@ class Loading:
         return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
 
     def refuse_empty(self, options: Options) -> None:
-        """A source that fell silent is not a source without people: nothing is written over what is there."""
+        """Raises Drift for an extract that had rows and has none."""
         for extract, rows in self._rows.items():
             before = self._stored[extract].rows if extract in self._stored else 0
-            if before and not rows and not options.allow_empty:
-                raise Drift(
-                    f"extract {extract} is empty; the last run read {before} rows; nothing was written",
-                    hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
-                )
+            refuse_silence(f"extract {extract}", before, rows, options)
             if rows * 2 < before:
                 log.once("extract shrank to less than half", step=self._step.name, extract=extract, rows=rows, before=before)
 

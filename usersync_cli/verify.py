@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log, outward, stage
+from usersync_cli import listing, log, outward, stage, state, sweep
 from usersync_cli.binding import Own, bind
 from usersync_cli.catalog import Table, describe
 from usersync_cli.compare import Comparison, Difference, Report
@@ -26,8 +26,9 @@ from usersync_cli.errors import ConfigError, GuardRefused, NotFound, PartialErro
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.shape import shape_of
+from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options as RunOptions
-from usersync_cli.steps import StepResult, World, is_outward, reads_streams
+from usersync_cli.steps import StepResult, World, is_outward, reads_streams, refuse_other_account, refuse_silence
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Reader, open_sources
 
@@ -102,14 +103,16 @@ def _table(tx: Connection, name: str, job: str) -> Table:
 
 def _rejects(tx: Connection, job: str, step: str, stream: str = "") -> dict[str, bytes]:
     """Records that were set aside, key and hash. None where the role may not read them; then they count as missing."""
-    query = (
-        "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'usersync' AND c.relname = 'rejects'"
-    )
-    if tx.execute(query).fetchone() != (True,):
+    if not state.may_read(tx, "rejects"):
         return {}
     query = "SELECT key, hash FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s"
     return dict(tx.execute(query, (job, step, stream)).fetchall())
+
+
+def _stored(tx: Connection, job: str, step: str) -> Mapping[str, StoredCursor]:
+    """What the last run read, by stream. Raises Drift where a newer program wrote that; empty where the role may not read it."""
+    state.refuse_newer(tx)
+    return state.cursors(tx, job, step) if state.may_read(tx, "cursors") else {}
 
 
 def _moved(world: World, name: str, size: int) -> None:
@@ -139,6 +142,9 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
     table, rejects = _table(tx, step.load.table, job), _rejects(tx, job, step.name)
     with ExitStack() as closing:
         readers = open_sources(step, world, closing, as_text=True)
+        stored = _stored(tx, job, step.name)
+        for reader in readers:
+            reader.refuse_other_account(stored, RunOptions())
         stages = {
             stream.name: stage.create(tx, stream.name, reader.session.columns(stream)) for reader in readers for stream in reader.streams
         }
@@ -148,17 +154,18 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
         comparison.begin()
         _only_read(tx)
         for reader in readers:
-            _stage(reader, stages, world, tx)
+            _stage(reader, stages, stored, world, tx)
     taken = _put(comparison, desired, list(stages.values()), rejects, tx)
     report.read += taken
     comparison.run(keyless=sum(key.startswith("sha256:") for key in rejects))
 
 
-def _stage(reader: Reader, stages: Mapping[str, stage.Stage], world: World, tx: Connection) -> None:
+def _stage(reader: Reader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], world: World, tx: Connection) -> None:
     """All that this source has; then it is closed."""
     for content in reader.pages():
-        into = stages[content.stream].table
-        stage.copy(tx, into, content, partial(_moved, world, content.stream), freeze=True)
+        name, into = content.stream, stages[content.stream].table
+        rows = stage.copy(tx, into, content, partial(_moved, world, name), freeze=True)
+        refuse_silence(f"extract {name}", stored[name].rows if name in stored else 0, rows, RunOptions())
         tx.execute(sql.SQL("ANALYZE {}").format(into))
     reader.close()
 
@@ -252,11 +259,26 @@ def _compare_streams(  # noqa: PLR0913, PLR0917  all that it takes
             listings.append(_listing(step, world, options, session, report, number, tx))
     if not listings:
         return
+    stored = _stored(tx, world.tools.job, step.name)
+    refuse_other_account(extract.source, session.account, [stored[one] for one in extract.streams if one in stored], RunOptions())
+    before = {one.into.name: _listed_before(tx, one) for one in listings}
     _only_read(tx)
     listing.read(extract.source, session, listings)
     for one in listings:
+        with _told([one.report]):
+            refuse_silence(f"stream {one.into.name}", before[one.into.name], one.records + one.report.read, RunOptions())
+        if one.report.error:
+            continue
         with _told([one.report]), translated(world.target, f"comparing {one.report.table}"), tx.transaction():
             one.compare()
+
+
+def _listed_before(tx: Connection, one: Listing) -> int:
+    """Records of the last complete reading that was accepted."""
+    if not (state.may_read(tx, "seen_streams") and state.may_read(tx, "sweeps")):
+        return 0
+    found = sweep.recall(tx, one.into.seen.scope)
+    return (found[0].previous or 0) if found else 0
 
 
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes

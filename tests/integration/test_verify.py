@@ -452,3 +452,26 @@ def test_it_says_what_a_dictionary_says(job: Job) -> None:
     assert 8 == status
     assert sorted(expected, key=itemgetter(1)) == differences(step)
     assert {"missing", "extra", "different"} == {kind for kind, _, _ in expected}
+
+
+@pytest.mark.parametrize("state", ["empty", "other", "newer"])
+def test_what_stops_a_run_stops_all_that_look(job: Job, state: str) -> None:
+    """
+    A source that fell silent or is another one, and tables of a newer program: a run, a dry run and verify say 7, each.
+    """
+    job.write(load={"on_missing": "keep", "create": True})
+    job.people(*"abc")
+    run(job)
+    if state == "empty":
+        job.at_source("DELETE FROM people_at_source")
+    elif state == "newer":
+        job.at_target("UPDATE usersync.alembic_version SET version_num = '9999'")
+    else:
+        job.at_target("UPDATE usersync.cursors SET account = 'somebody else'")
+
+    for words in (["run", "-q"], ["run", "--dry-run"], ["verify"]):
+        try:
+            status, _, told = command(job, *words, "--job", "copy")
+        except UsersyncError as error:
+            status, told = error.status, error.message
+        assert 7 == status, (words, told)

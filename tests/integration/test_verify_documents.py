@@ -513,3 +513,20 @@ def test_without_a_transform(usersync: Command, new_database: NewDatabase) -> No
     (usersync.folder / "people.jsonl").write_text('{"id": "a", "n": 12345678901234567.891}\n{"m":2,"id": "b", "n": 1}\n')
 
     assert ["  different a: data"] == [line for line in command(file, "verify")[1].splitlines() if line.startswith(" ")]
+
+
+@pytest.mark.parametrize("state", ["empty", "other", "newer"])
+def test_what_stops_a_run_stops_verify(sync: Sync, state: str) -> None:
+    """
+    A stream that fell silent, a source that is another one, and tables of a newer program are 7, as in a run; no difference hides it.
+    """
+    sync.load = {"on_missing": "mark"}
+    sync.ok()
+    if state == "empty":
+        sync.source.streams["people"] = []
+    else:
+        newer = "UPDATE usersync.alembic_version SET version_num = '9999'"
+        sync.ask(newer if state == "newer" else "UPDATE usersync.cursors SET account = 'somebody else'")
+
+    (report,) = reports(sync)
+    assert isinstance(report.error, Drift)
