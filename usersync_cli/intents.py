@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from usersync_cli.connections import Connection
 from usersync_cli.signals import Stop
+from usersync_cli.state import may_read
 
 KEPT = timedelta(days=30)  # what an intent wanted, after its end
 BATCH = 200
@@ -142,6 +143,38 @@ def prune(connection: Connection, job: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """An intent as the table has it. `wanted` is None when it was forgotten, 30 days after its end."""
+
+    id: int
+    run_id: int
+    job: str
+    step: str
+    key: str = field(repr=False)
+    action: str
+    account: str | None
+    wanted: Mapping[str, Any] | None = field(repr=False)
+    state: str  # open, done, refused, left
+    done: Sequence[str]
+    error: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+def written(connection: Connection, job: str | None, *, everything: bool) -> list[Written]:
+    """Those that are open, with `everything` also those that ended; oldest first. Empty where the table is not there yet."""
+    if not may_read(connection, "intents"):
+        return []
+    return [Written(*row) for row in connection.execute(_WRITTEN.encode(), {"job": job, "everything": everything, "kept": KEPT}).fetchall()]
+
+
+_WRITTEN = """
+SELECT id, run_id, job, step, key, action, account, wanted, state, done, error, created_at, ended_at FROM usersync.intents
+ WHERE (%(job)s::text IS NULL OR job = %(job)s)
+   AND (state = 'open' OR %(everything)s AND created_at > clock_timestamp() - %(kept)s)
+ ORDER BY id
+"""
 _OURS = "job = %(job)s AND step = %(step)s AND target = %(target)s"
 _RECALL = f"""
 INSERT INTO pg_temp.usersync_accounts (key, record, account, roles, groups, disabled, mail)

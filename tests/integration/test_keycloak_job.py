@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import signal
 import stat
@@ -1291,6 +1292,31 @@ def test_killed_behind_a_line_of_the_file(staff: Staff, usersync: Command) -> No
     (_, first, last) = list(csv.reader((usersync.folder / "passwords.csv").read_text().splitlines()))
     said = [staff.bank.log_in("alice", password).json()["error_description"] for _, password in (first, last)]
     assert ["Invalid user credentials", "Account is not fully set up"] == said
+
+
+def test_what_is_unfinished_can_be_seen(staff: Staff, usersync: Command) -> None:
+    """
+    After a run that was killed between two calls: what is left, without anybody's name or id, unless it is asked for.
+    """
+    staff.settings |= {"workers": 1}
+    (alice, _) = staff.people("alice", "bob")
+    staff.killed(usersync, "POST .*/role-mappings/realm")
+
+    def shown(*options: str) -> str:
+        result = staff.command(usersync, "intents", "--job", "fineract", *options)
+        assert 0 == result.status, result.stderr
+        return result.stdout
+
+    text = shown()
+    assert [True, True] == ["create, open" in line for line in text.splitlines()]
+    assert (True, False) == (staff.bank.person("alice")["id"] in text, "alice" in text or ours(alice) in text)
+    first, second = json.loads(shown("--output", "json"))["intents"]
+    assert (["create"], [], None) == (first["done"], second["done"], second["account"])
+    assert "key" not in first
+    assert ours(alice) in shown("--people")
+    staff.run()
+    assert "nothing is unfinished\n" == shown()
+    assert {"done", "left"} == {one["state"] for one in json.loads(shown("--all", "--output", "json"))["intents"]}
 
 
 # what is told

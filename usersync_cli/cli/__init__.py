@@ -26,6 +26,7 @@ COMMANDS = {
     "health": ("health", "Exit 0 when every scheduled job is well; for probes and monitoring."),
     "approvals": ("approvals", "Show the rows that wait for a person's word before they are removed."),
     "rejects": ("rejects", "Show, retry or drop the records that were set aside."),
+    "intents": ("intents", "Show the calls to Keycloak that a run has planned and not finished."),
     "oauth-url": ("oauth", "Print the address where a person lets usersync read from a source."),
     "oauth-callback": ("oauth", "Take the answer of a vendor: CODE is the whole address that it sent you to, or the code in it."),
     "oauth-status": ("oauth", "Show the tokens of each source: state, generation, age; never a token."),
