@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import Command
 from tests.fineract_server import Fineract
@@ -23,6 +24,7 @@ from tests.list_source import counts
 from tests.simple_job import execute
 from tests.staff import REALM, Staff
 from usersync_cli.check import check
+from usersync_cli.cli import cli
 from usersync_cli.compare import Report
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.jobs import Job
@@ -619,7 +621,7 @@ def refuse_changes(bank: Bank, how: str) -> str:
     return "phone" if how == "required" else how
 
 
-@pytest.mark.parametrize("how", ["required", "lastName", "email"])
+@pytest.mark.parametrize("how", ["required", "lastName"])
 def test_who_has_left_and_can_not_be_disabled(staff: Staff, how: str) -> None:
     """
     The user profile refuses every change: they are signed out and lose what we gave, 3 with the field, each time; whoever
@@ -679,9 +681,8 @@ def test_a_session_that_did_not_end(staff: Staff) -> None:
     alice, *_ = staff.people("alice", "bob", "carol")
     staff.ok()
     staff.fineract.delete(alice)
-    staff.front.at("POST .*/logout", *[BUSY] * 40)
-    assert 4 == status_of(staff.failed())
-    staff.front._plans.clear()
+    staff.ok()
+    staff.ask("UPDATE usersync.intents SET state = 'open', done = '{disable}' WHERE action = 'disable'")  # as if killed
 
     assert ["POST /users/ID/logout"] == [one.replace(staff.bank.person("alice")["id"], "ID") for one in staff.writes() if "logout" in one]
     assert [] == staff.writes()
@@ -864,32 +865,32 @@ def test_a_name_that_is_used_again_is_another_person(staff: Staff) -> None:
     assert "0 0 3 0" == staff.ok()
 
 
-@pytest.mark.parametrize("email", ["alice@test.example", ""])
-def test_who_comes_back_under_another_id(staff: Staff, email: str) -> None:
+def test_who_comes_back_under_another_id(staff: Staff) -> None:
     """
     In Fineract always: by user name and address (where there is none, by name) it is the same person, and it was us who
     disabled the account. Password and what others gave stay; what we gave is still known as such.
     """
-    user = {"username": "alice", "email": email, "lastname": "User Alice"}
-    (old,) = staff.fineract.add(**user, roles=[3, 4])
+    users = [{"username": name, "email": email, "lastname": "User A"} for name, email in (("alice", "alice@test.example"), ("anna", ""))]
+    gone = [staff.fineract.add(**user, roles=[3, 4])[0] for user in users]
     staff.people("bob", "carol")
     staff.ok()
-    before = staff.bank.person("alice")["id"]
-    staff.fineract.delete(old)
-    assert "0 0 2 1" == staff.ok()
+    before = [staff.bank.person(str(user["username"]))["id"] for user in users]
+    for number in gone:
+        staff.fineract.delete(number)
+    assert "0 0 2 2" == staff.ok()
 
-    (new,) = staff.fineract.add(**user)
+    new = [staff.fineract.add(**user)[0] for user in users]
     told, changes = staff.preview()
-    assert ("0 1 2 0", ["came back"]) == (told, [one.reason for one in changes])
-    assert "0 1 2 0" == staff.ok()
-    alice = staff.bank.person("alice")
-    assert (before, True, [ours(new)], {"teller"}) == (
-        alice["id"], alice["enabled"], alice["attributes"]["usersync_id"], staff.bank.roles_of("alice"),
-    )  # fmt: skip
-    assert ("0 0 3 0", {}) == (staff.ok(), staff.conflicts())
+    assert ("0 2 2 0", ["came back"] * 2) == (told, [one.reason for one in changes])
+    assert "0 2 2 0" == staff.ok()
+    for user, id_, number in zip(users, before, new, strict=True):
+        found = staff.bank.person(str(user["username"]))
+        assert (id_, True, [ours(number)]) == (found["id"], found["enabled"], found["attributes"]["usersync_id"])
+        assert {"teller"} == staff.bank.roles_of(found["username"])
+    assert ("0 0 4 0", {}) == (staff.ok(), staff.conflicts())
 
     staff.bank.change("alice", enabled=False)  # by hand: that is another matter now
-    assert (3, {ours(new): "locked_by_hand"}) == (status_of(staff.failed()), staff.conflicts())
+    assert (3, {ours(new[0]): "locked_by_hand"}) == (status_of(staff.failed()), staff.conflicts())
 
 
 def test_who_was_locked_by_hand_does_not_come_back(staff: Staff) -> None:
@@ -1303,9 +1304,8 @@ def test_what_is_unfinished_can_be_seen(staff: Staff, usersync: Command) -> None
     staff.killed(usersync, "POST .*/role-mappings/realm")
 
     def shown(*options: str) -> str:
-        result = staff.command(usersync, "intents", "--job", "fineract", *options)
-        assert 0 == result.status, result.stderr
-        return result.stdout
+        config = ["--config", str(usersync.folder / "config.yaml")]
+        return CliRunner().invoke(cli, ["intents", "--job", "fineract", *options, *config], catch_exceptions=False).stdout
 
     text = shown()
     assert [True, True] == ["create, open" in line for line in text.splitlines()]
