@@ -25,13 +25,26 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.rate_limit import moment
 
 T = TypeVar("T")
+_ERRORS = """
+a access account action active allowed an and any api application are array authenticate authenticated authentication
+authorization authorized bad be been billing blocked by can can't cannot client could couldn't currently customer data date denied
+deprecated disabled do does doesn't don't empty enabled endpoint error exceed exceeded exceeds exist exists expired failed feature
+field fields filter for forbidden format found greater has have header id ids in inactive include includes insufficient
+integration invalid is isn't it json key less limit list longer malformed maximum may method minimum missing module more most must
+no not number object of on one only or order package page page_size pagination parameter payment permission permissions permitted
+plan please privileges problem provide provided query read record refused request requested requests required requires resource
+revoked right rights scope scopes server service should size sort sort_field status string subscription supported suspended
+temporarily than the there this to token too try type unable unauthenticated unauthorised unauthorized unavailable unexpected
+unknown unsupported updated_since upgrade user valid value version was were with without wrong you your
+"""  # what titles of errors are made of, and nobody is called
+_WORDS = frozenset(_ERRORS.split())
 REPEATED = (429, 500, 502, 503, 504)
 _FOREIGN = re.compile("VERSION|PROTOCOL|CIPHER|ALERT|HTTP_REQUEST|RECORD_LAYER|HANDSHAKE|SIGNATURE|DH_KEY")  # reasons of OpenSSL
 _REQUEST_IDS = ("X-Request-ID", "Request-Id", "X-Correlation-ID", "CF-Ray")
 
 
 class Refused(UsersyncError):
-    """An answer that repeating the request does not change. `title` is the vendor's own word: it stays out of messages."""
+    """An answer that repeating the request does not change. `title` is the vendor's own, which may name people: messages have `words`."""
 
     status = 7
 
@@ -39,6 +52,12 @@ class Refused(UsersyncError):
         super().__init__(message, hint=hint)
         self.http_status = http_status
         self.title = title
+
+    @property
+    def words(self) -> str:
+        """The title, where it is made of words of such errors alone, so that it can't name anybody; else nothing."""
+        found = re.findall(r"[a-z_'-]+|[^a-z_'\s-]", self.title.lower())
+        return self.title if found and all(word in _WORDS or word in ".,:;()" for word in found) else ""
 
 
 class Forbidden(Refused):

@@ -26,17 +26,16 @@ from usersync_cli.errors import (
     Unavailable,
     UsersyncError,
     VerificationFailed,
-    status_of,
-    worst,
+    together,
 )
 from usersync_cli.lease import Lease
 from usersync_cli.leaving import Leavers, had_row, listed_before
-from usersync_cli.model import Counts, Cursor, Documents, Extract, Page, Record, Step, Stream
+from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader, fit
 from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
 from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import StoredCursor
-from usersync_cli.steps import Options, StepResult, World, loading, read_of, refuse_other_account
+from usersync_cli.steps import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
 from usersync_cli.targets.postgres import SETTINGS
@@ -155,9 +154,11 @@ class Reading:
     def read(self) -> UsersyncError | None:
         """Everything there is to read now; what a person has to hear of it."""
         groups = [self._intos] if getattr(self._session, "together", False) else [[into] for into in self._intos]
-        failed: list[UsersyncError] = []
+        failed: list[tuple[str, UsersyncError]] = []
         for group in groups:
             self._check()
+            for into in group:
+                self._result(into)
             try:
                 with translated(self._world.target, f"loading {', '.join(into.load.table for into in group)}"):
                     self._read(group)
@@ -165,13 +166,22 @@ class Reading:
                 raise
             except UsersyncError as error:
                 self._check()
+                for into in group:
+                    self._result(into).error = error
                 if len(groups) == 1:
                     raise
-                failed.append(_of_stream(error, ", ".join(into.name for into in group), others=len(groups) - 1))
+                failed.append((", ".join(into.name for into in group), error))
                 self._log.warning("stream failed", stream=group[0].name, error=error.message)
                 if self._connection:
                     rollback(self._connection)
-        return _worst([*failed, *self._refusals, *self._kept(), *self._waiting()])
+        return together([*_of_streams(failed, len(groups)), *self._refusals, *self._kept(), *self._waiting()])
+
+    def _result(self, into: Into) -> StreamResult:
+        """Of this stream in this run."""
+        found = next((one for one in self._done.streams if one.name == into.name), None)
+        if found is None:
+            self._done.streams.append(found := StreamResult(into.name))
+        return found
 
     def _check(self) -> None:
         """The place where a signal, --max-runtime or a lost lease ends the reading: between two pages."""
@@ -265,9 +275,11 @@ class Reading:
                 into.cursor_version += 1
                 into.judged = page.complete and bool(page.sweep)
             self._done.counts += work.counts
+            self._result(into).counts += work.counts
             self._done.bytes += work.size
             if work.refusal:
                 self._refusals.append(work.refusal)
+                self._result(into).error = work.refusal
             self._world.progress(into.name, work.size)
             facts = {name: value for name, value in vars(work.counts).items() if value or name == "read"}
             self._log.info("page stored" if self._lease else "page compared", stream=into.name, **facts)
@@ -601,26 +613,19 @@ def _rolled_back(tx: Connection) -> Any:
     return stack
 
 
-def _of_stream(error: UsersyncError, streams: str, *, others: int) -> UsersyncError:
-    """One stream's failure among several. What may pass stays temporary, so that whatever starts us tries again."""
-    told = f"stream {streams}: {error.message}"
-    if isinstance(error, Unavailable) and others:
-        return Unavailable(f"{told}; the other streams were read", hint=error.hint)
-    return type(error)(told, hint=error.hint) if type(error).__init__ is UsersyncError.__init__ else error
-
-
-def _worst(errors: Sequence[UsersyncError]) -> UsersyncError | None:
-    """What an operator has to see first; how many more there are is told."""
-    if not errors:
-        return None
-    status = worst(status_of(error) for error in errors)
-    return next(error for error in errors if status_of(error) == status)
+def _of_streams(failed: Sequence[tuple[str, UsersyncError]], number: int) -> list[UsersyncError]:
+    """The failures of some of several streams, each with its name. What may pass stays temporary, so that it is tried again."""
+    if not failed:
+        return []
+    (streams, error), *others = failed
+    if not others:
+        behind = "; the other streams were read" if number > 1 else ""
+        return [error.retold(f"stream {streams}: {error.message}{behind}")]
+    named = [one.retold(f"stream {name}: {one.message}", hint=one.hint and f"{name}: {one.hint}") for name, one in failed]
+    told = together(named)
+    assert told is not None  # noqa: S101  there are several
+    return [told.retold(f"{len(failed)} of {number} streams failed: {told.message}")]
 
 
 def _records(number: int) -> str:
     return "record" if number == 1 else "records"
-
-
-def chosen_streams(extract: Extract, wanted: Sequence[str]) -> list[str]:
-    """Those of the step's streams that the command line asks for; all of them, when it asks for none."""
-    return [name for name in extract.streams if not wanted or name in wanted]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Self
 
 OK = 0
 STATUSES: dict[int, str] = {
@@ -59,6 +59,13 @@ class UsersyncError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def retold(self, message: str, *, hint: str | None = None) -> Self:
+        """The same error in other words."""
+        found = type(self).__new__(type(self), message)
+        found.__dict__ |= vars(self)
+        found.message, found.args, found.hint = message, (message,), self.hint if hint is None else hint
+        return found
 
 
 class ConfigError(UsersyncError):
@@ -139,6 +146,15 @@ class Stopped(UsersyncError):
     def exit_status(self) -> int:
         """128 plus the signal's number, as shells report it."""
         return 128 + self.signum
+
+
+def together(errors: Sequence[UsersyncError]) -> UsersyncError | None:
+    """One error that says all of these, the worst first, which gives it its status; None for none."""
+    if len(errors) < 2:
+        return errors[0] if errors else None
+    ordered = sorted(errors, key=lambda error: _WORST_FIRST.index(status_of(error)))
+    hints = dict.fromkeys(error.hint for error in ordered if error.hint)
+    return ordered[0].retold("; ".join(dict.fromkeys(error.message for error in ordered)), hint="\n".join(hints))
 
 
 def status_of(error: BaseException) -> int:

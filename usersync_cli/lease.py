@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -309,6 +309,24 @@ class Lease:
             "UPDATE usersync.run_steps SET status = %(status)s, error = %(error)s, finished_at = clock_timestamp()"
             " WHERE run_id = %(run)s AND step = %(step)s",
             {**self._mine, "step": step, "status": status, "error": error.message if error else None},
+        )
+
+    def note_streams(self, step: str, outcomes: Sequence[tuple[str, UsersyncError | None]]) -> None:
+        """How each stream of a step ended; "" for a step of tables. What was noted of others in earlier runs stays true."""
+        errors_ = [error for _, error in outcomes]
+        self._control.execute(
+            "INSERT INTO usersync.run_streams (run_id, step, stream, exit_status, error, error_hint)"
+            " SELECT %(run)s, %(step)s, s.stream, s.exit_status, s.error, s.hint"
+            " FROM unnest(%(streams)s::text[], %(statuses)s::integer[], %(errors)s::text[], %(hints)s::text[])"
+            " AS s(stream, exit_status, error, hint) ON CONFLICT DO NOTHING",
+            {
+                **self._mine,
+                "step": step,
+                "streams": [stream for stream, _ in outcomes],
+                "statuses": [status_of(error) if error else 0 for error in errors_],
+                "errors": [error.message if error else None for error in errors_],
+                "hints": [(error.hint or None) if error else None for error in errors_],
+            },
         )
 
     def finish(self, *, exit_status: int, summary: str = "", error: UsersyncError | None = None) -> None:

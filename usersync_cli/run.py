@@ -16,10 +16,10 @@ from datetime import datetime
 
 from usersync_cli import documents, log, outward, retry, state, sweep, tabular
 from usersync_cli.connections import connect, translated
-from usersync_cli.errors import ConfigError, Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
+from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
 from usersync_cli.model import Counts, Job, Step
-from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, streams
+from usersync_cli.steps import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
 
 
 @dataclass
@@ -45,7 +45,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
 
     Raises Busy when another run holds the job, and whatever keeps a run from beginning; errors of steps are in the result.
     """
-    steps = _chosen(job, options)
+    steps = chosen(job, options.steps, options.streams)
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
@@ -69,24 +69,6 @@ def run(job: Job, world: World, options: Options) -> RunResult:
         lease.finish(exit_status=result.exit_status, summary="; ".join(line(result, step) for step in result.steps), error=first)
         result.failing = lease.failing() if result.exit_status else None
     return result
-
-
-def _chosen(job: Job, options: Options) -> Sequence[Step]:
-    unknown = set(options.steps) - {step.name for step in job.steps}
-    if unknown:
-        raise ConfigError(
-            f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}"
-        )
-    steps = [step for step in job.steps if not options.steps or step.name in options.steps]
-    if not options.streams:
-        return steps
-    known = list(dict.fromkeys(stream for step in steps for stream in streams(step)))
-    if not known:
-        which = f"step {', '.join(options.steps)} of job {job.name}" if options.steps else f"job {job.name}"
-        raise ConfigError(f"{which} has no streams: it reads tables and queries, all of them together", hint="choose a step with --step")
-    if unknown := set(options.streams) - set(known):
-        raise ConfigError(f"job {job.name} reads no stream {', '.join(sorted(unknown))}", hint=f"its streams: {', '.join(known)}")
-    return [step for step in steps if set(streams(step)) & set(options.streams)]
 
 
 def _lists(job: Job, world: World, options: Options, lease: Lease | None) -> None:
@@ -129,6 +111,15 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             break
         elif lease:
             lease.finish_step(step.name, "partial" if done.written else "failed", error=done.error)
+        if lease and options.retry is None:
+            lease.note_streams(step.name, _outcomes(step, options, done))
+
+
+def _outcomes(step: Step, options: Options, done: StepResult) -> list[tuple[str, UsersyncError | None]]:
+    """How each stream that was to be read ended: by itself, or as its step did."""
+    known = {one.name: one.error for one in done.streams}
+    names = [name for extract in step.extract.values() for name in chosen_streams(extract, options.streams)] or [""]
+    return [(name, known.get(name, done.error)) for name in names]
 
 
 def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Lease | None, StepResult], None]:

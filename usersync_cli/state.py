@@ -21,8 +21,8 @@ from usersync_cli.migrations import VERSION, current, newer, permitted, ready
 from usersync_cli.model import Counts, Cursor
 
 __all__ = [
-    "VERSION", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "holders", "inspect",
-    "last_good", "last_runs", "latest", "normalised_before", "permitted", "prune", "ready",
+    "VERSION", "Failing", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "failing",
+    "holders", "inspect", "last_good", "last_runs", "latest", "normalised_before", "permitted", "prune", "ready",
 ]  # fmt: skip
 
 COUNTS = tuple(one.name for one in fields(Counts))
@@ -212,6 +212,41 @@ def _with_steps(connection: Connection, runs: Sequence[Run]) -> list[Run]:
     for step in _read(connection, StepRun, query, ids=list(of)) if of else []:
         of[step.run_id].append(step)
     return [replace(run, steps=tuple(of[run.id])) for run in runs]
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A stream whose last run did not end well, whatever ran since. `stream` is empty for a step of tables."""
+
+    step: str
+    stream: str
+    exit_status: int
+    error: str | None
+    error_hint: str | None
+    since: datetime  # the first run that failed since it was last well
+    runs: int
+    run_id: int
+
+
+def failing(connection: Connection, job: str) -> list[Failing]:
+    """The streams of a job whose last outcome is a failure."""
+    if (current(connection) or "") < "0011":
+        return []
+    return _read(connection, Failing, _FAILING, job=job)
+
+
+_FAILING = """
+WITH noted AS (
+    SELECT s.*, r.started_at, pg_catalog.max(s.run_id) FILTER (WHERE s.exit_status = 0) OVER stream AS well,
+           pg_catalog.max(s.run_id) OVER stream AS newest
+      FROM usersync.run_streams s JOIN usersync.runs r ON r.id = s.run_id WHERE r.job = %(job)s
+    WINDOW stream AS (PARTITION BY s.step, s.stream)
+), bad AS (SELECT * FROM noted WHERE exit_status <> 0 AND newest > COALESCE(well, 0) AND run_id > COALESCE(well, 0))
+SELECT b.step, b.stream, b.exit_status, b.error, b.error_hint, b.run_id,
+       (SELECT pg_catalog.min(o.started_at) FROM bad o WHERE o.step = b.step AND o.stream = b.stream) AS since,
+       (SELECT pg_catalog.count(*) FROM bad o WHERE o.step = b.step AND o.stream = b.stream) AS runs
+  FROM bad b WHERE b.run_id = b.newest ORDER BY b.step, b.stream
+"""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from usersync_cli.errors import Drift, UsersyncError
+from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.intents import Use
-from usersync_cli.model import Change, Counts, Database, Source, Step, Tools
+from usersync_cli.model import Change, Counts, Database, Extract, Job, Source, Step, Tools
 from usersync_cli.rivals import Writer
 from usersync_cli.state import StoredCursor
 
@@ -37,6 +37,15 @@ class Options:
 
 
 @dataclass
+class StreamResult:
+    """How one stream of a step ended; its step's error says the same in other words."""
+
+    name: str  # "" for a step of tables
+    counts: Counts = field(default_factory=Counts)
+    error: UsersyncError | None = None
+
+
+@dataclass
 class StepResult:
     """How one step ended. `error` is None when it is done; with `written`, what the error says was left out, and the rest was done."""
 
@@ -48,6 +57,7 @@ class StepResult:
     left_out: Mapping[str, int] = field(default_factory=dict)  # records that the source lists and does not give, by what they are
     error: UsersyncError | None = None
     written: bool = False
+    streams: list[StreamResult] = field(default_factory=list)  # of documents, in the order in which they were read
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,30 @@ def streams(step: Step) -> list[str]:
 def loading(step: Step) -> str:
     """What is being done, in messages of the target that are of no single stream."""
     return f"loading step {step.name}" if "{stream}" in step.load.table else f"loading {step.load.table}"
+
+
+def chosen(job: Job, names: Sequence[str], wanted: Sequence[str]) -> Sequence[Step]:
+    """The steps of these names that read any of these streams; all, where none is named. Raises ConfigError for unknown ones."""
+    unknown = set(names) - {step.name for step in job.steps}
+    if unknown:
+        raise ConfigError(
+            f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}"
+        )
+    steps = [step for step in job.steps if not names or step.name in names]
+    if not wanted:
+        return steps
+    known = list(dict.fromkeys(stream for step in steps for stream in streams(step)))
+    if not known:
+        which = f"step {', '.join(names)} of job {job.name}" if names else f"job {job.name}"
+        raise ConfigError(f"{which} has no streams: it reads tables and queries, all of them together", hint="choose a step with --step")
+    if unknown := set(wanted) - set(known):
+        raise ConfigError(f"job {job.name} reads no stream {', '.join(sorted(unknown))}", hint=f"its streams: {', '.join(known)}")
+    return [step for step in steps if set(streams(step)) & set(wanted)]
+
+
+def chosen_streams(extract: Extract, wanted: Sequence[str]) -> list[str]:
+    """Those of the step's streams that the command line asks for; all of them, when it asks for none."""
+    return [name for name in extract.streams if not wanted or name in wanted]
 
 
 def is_outward(step: Step) -> bool:

@@ -22,13 +22,13 @@ from usersync_cli.binding import Own, bind
 from usersync_cli.catalog import Table, describe
 from usersync_cli.compare import Comparison, Difference, Report
 from usersync_cli.connections import Connection, as_user, begin, codec, connect, rollback, translated
-from usersync_cli.errors import ConfigError, GuardRefused, NotFound, PartialError, Stopped, UsersyncError
+from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.shape import shape_of
 from usersync_cli.state import StoredCursor
 from usersync_cli.steps import Options as RunOptions
-from usersync_cli.steps import StepResult, World, is_outward, reads_streams, refuse_other_account, refuse_silence
+from usersync_cli.steps import StepResult, World, chosen, chosen_streams, is_outward, reads_streams, refuse_other_account, refuse_silence
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Reader, open_sources
 
@@ -43,6 +43,7 @@ class Options:
     """What the command line asks for."""
 
     steps: Sequence[str] = ()
+    streams: Sequence[str] = ()
     limit: int | None = 20  # differences kept of each report; None keeps all of them in memory
     values: bool = False  # keep values with them: people's data
 
@@ -50,15 +51,9 @@ class Options:
 def verify(job: Job, world: World, options: Options) -> Iterator[Report]:
     """Compare the job's steps in their order, each stream by itself; one that can't be compared does not stop the next, but
     a signal does."""
-    unknown = set(options.steps) - {step.name for step in job.steps}
-    if unknown:
-        raise ConfigError(
-            f"job {job.name} has no step {', '.join(sorted(unknown))}", hint=f"its steps: {', '.join(s.name for s in job.steps)}"
-        )
-    for step in job.steps:
-        if not options.steps or step.name in options.steps:
-            compare = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
-            yield from compare(step, world, options)
+    for step in chosen(job, options.steps, options.streams):
+        compare = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
+        yield from compare(step, world, options)
 
 
 @contextmanager
@@ -232,7 +227,7 @@ _KINDS: dict[str, Any] = {"insert": "missing", "update": "different", "disable":
 def _streams(step: Step, world: World, options: Options) -> Iterator[Report]:
     (extract,) = step.extract.values()
     source = world.sources[extract.source]
-    reports = [Report(step.name, step.load.table.replace("{stream}", name), name) for name in extract.streams]
+    reports = [Report(step.name, step.load.table.replace("{stream}", name), name) for name in chosen_streams(extract, options.streams)]
     with ExitStack() as closing:
         session: Any = None
         with _told(reports):

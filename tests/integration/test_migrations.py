@@ -78,7 +78,7 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     assert migrations.current(connection) is None
 
     ready(database)
-    state = {"job_locks", "runs", "run_steps", "cursors"}
+    state = {"job_locks", "runs", "run_steps", "run_streams", "cursors"}
     people = {"seen_streams", "seen", "removals", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
     tokens = {"tokens", "authorizations"}
     outside = {"accounts", "intents"}

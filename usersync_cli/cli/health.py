@@ -13,10 +13,11 @@ import click
 
 from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.ledger import JobStatus, read, seconds, told
-from usersync_cli.cli.status import ago, moment, plural, when
+from usersync_cli.cli.status import ago, failing_document, moment, named, plural, when
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
+    from usersync_cli.state import Failing
     from usersync_cli.tokens import State
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
@@ -40,6 +41,7 @@ def health(ctx: click.Context, job_name: str | None, config_path: Path | None, o
 
     A job is well when its last run ended with 0 and its last good run is recent: not more than two starts of its
     schedule have passed since, not counting the time that the job usually takes. The schedule is read in UTC.
+    Every step and stream must have ended well when it was last read: a good run of one stream says nothing about others.
 
     \b
     Examples:
@@ -55,10 +57,20 @@ def health(ctx: click.Context, job_name: str | None, config_path: Path | None, o
     if job_name is None:
         _refuse_nothing(config)
     report = read(config, job_name)
-    verdicts = [judge(job, report.at) for job in report.jobs if job_name or job.schedule]
+    judged = [job for job in report.jobs if job_name or job.schedule]
+    verdicts = [judge(job, report.at) for job in judged]
     status = worst(verdict.status for verdict in verdicts)
     if output == "json":
-        write_json("health", {"exit_status": status, "jobs": [vars(verdict) for verdict in verdicts]})
+        write_json(
+            "health",
+            {
+                "exit_status": status,
+                "jobs": [
+                    {**vars(verdict), "failing_streams": [failing_document(one, report.at) for one in job.failing]}
+                    for job, verdict in zip(judged, verdicts, strict=True)
+                ],
+            },
+        )
     else:
         _print(verdicts)
     ctx.exit(status)
@@ -110,8 +122,8 @@ def _judged(job: JobStatus, at: datetime) -> Verdict:
         if job.holder:
             return Verdict(job.name, 0, "running for the first time")
         return Verdict(job.name, _TEMPORARY, "never ran", f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
-    if job.failures:
-        return _failed(job, at)
+    if job.failures or job.failing:
+        return _failed(job, at) if job.failures else _streams_failed(job, at)
     if job.schedule and job.good and (missed := overdue(job, at)):
         return Verdict(
             job.name,
@@ -135,7 +147,21 @@ def _failed(job: JobStatus, at: datetime) -> Verdict:
     status = newest.exit_status if newest.exit_status is not None and newest.exit_status < 128 else _TEMPORARY
     how = "crashed" if newest.exit_status is None else f"exit status {newest.exit_status}"
     what = f"{how} since {when(first.started_at, at)}, {plural(len(job.failures), 'run')}: {message}"
+    what = "; ".join([what, *(_stream_failed(one, at) for one in job.failing if one.run_id != newest.id)])
     return Verdict(job.name, status, what, "; ".join(line.strip() for line in hint.splitlines()))
+
+
+def _streams_failed(job: JobStatus, at: datetime) -> Verdict:
+    """The last run was good, but it did not read everything."""
+    from usersync_cli.errors import worst
+
+    todo = dict.fromkeys(line.strip() for one in job.failing for line in (one.error_hint or "").splitlines())
+    whats = (_stream_failed(one, at) for one in job.failing)
+    return Verdict(job.name, worst(one.exit_status for one in job.failing), "; ".join(whats), "; ".join(todo))
+
+
+def _stream_failed(one: Failing, at: datetime) -> str:
+    return f"{named(one)} failed since {when(one.since, at)}, {plural(one.runs, 'run')}: {one.error}"
 
 
 def overdue(job: JobStatus, at: datetime) -> datetime | None:

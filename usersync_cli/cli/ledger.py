@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from usersync_cli.cli.streams import StreamStatus
     from usersync_cli.config import Config
     from usersync_cli.connections import Connection
-    from usersync_cli.model import Database
-    from usersync_cli.state import Holder, Run, StepRun, StoredCursor
+    from usersync_cli.model import Database, Job
+    from usersync_cli.state import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
 
@@ -36,6 +36,7 @@ class JobStatus:
     rejects: Mapping[str, int] = field(default_factory=dict)  # records that wait, by step
     tokens: Mapping[str, State | None] = field(default_factory=dict)  # of its sources that a person authorises; None: not yet
     streams: Sequence[StreamStatus] = ()  # of documents, where they were asked for
+    failing: Sequence[Failing] = ()  # streams that the config still has, and whose last outcome was not good
 
     @property
     def last(self) -> Run | None:
@@ -115,6 +116,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
                 {step: number for (job, step), number in waiting.items() if job == name},
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
                 streams.read(connection, configured, cursors) if tables and configured else (),
+                _failing(connection, name, configured),
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
@@ -147,6 +149,14 @@ def _history(connection: Connection, job: str) -> Sequence[Run]:
 
     runs = state.last_runs(connection, job, _RECENT)
     return runs if len(runs) < _RECENT or any(run.status == "ok" for run in runs) else state.last_runs(connection, job, _KEPT)
+
+
+def _failing(connection: Connection, name: str, job: Job | None) -> list[Failing]:
+    from usersync_cli import state
+    from usersync_cli.steps import streams
+
+    read = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]} if job else set()
+    return [one for one in state.failing(connection, name) if (one.step, one.stream) in read]
 
 
 @contextmanager

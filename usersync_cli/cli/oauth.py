@@ -298,6 +298,7 @@ def oauth_import(stop: Stop, table: str, source_name: str | None, config_path: P
       usersync oauth-import --from-table shared.tl_auth
     """
     from usersync_cli.cli.world import tokens
+    from usersync_cli.connections import relation
     from usersync_cli.errors import Conflict
 
     config = _config(config_path)
@@ -310,6 +311,7 @@ def oauth_import(stop: Stop, table: str, source_name: str | None, config_path: P
         token = _foreign(config, connection, table)
     _keep_foreign(store, name, token)
     click.echo(f"{name}: the token of {table} is kept, encrypted; the first run refreshes it. See to it that the other tool does not")
+    click.echo(f"{table} still holds its tokens in clear. When the first run was well: DROP TABLE {relation(table).as_string(None)}")
 
 
 def _keep_foreign(store: Tokens, name: str, token: Token) -> None:

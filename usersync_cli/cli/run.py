@@ -19,6 +19,7 @@ from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
+    from usersync_cli.errors import UsersyncError
     from usersync_cli.model import Change
     from usersync_cli.run import RunResult
     from usersync_cli.steps import Diff, StepResult
@@ -246,11 +247,25 @@ def document(result: RunResult) -> dict[str, Any]:
                 "bytes": step.bytes,
                 "seconds": round(step.seconds, 3),
                 "duplicate_keys": list(step.duplicate_keys) if result.dry_run else [],  # they may be names: only who asks sees them
-                "error": step.error and {"message": step.error.message, "hint": step.error.hint},
+                "error": _error(step.error),
+                "streams": [
+                    {"stream": one.name, "exit_status": _status(one.error), **asdict(one.counts), "error": _error(one.error)}
+                    for one in step.streams
+                ],
             }
             for step in result.steps
         ],
     }
+
+
+def _error(error: UsersyncError | None) -> dict[str, str] | None:
+    return {"message": error.message, "hint": error.hint} if error else None
+
+
+def _status(error: UsersyncError | None) -> int:
+    from usersync_cli.errors import status_of
+
+    return status_of(error) if error else 0
 
 
 class _Bar:

@@ -15,7 +15,7 @@ from usersync_cli.cli.ledger import seconds, told
 if TYPE_CHECKING:
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.cli.streams import Listing, StreamStatus
-    from usersync_cli.state import Holder, Run, StepRun, StoredCursor
+    from usersync_cli.state import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
 
@@ -80,6 +80,10 @@ def _ran(job: JobStatus, finished: Run, at: datetime) -> Iterator[str]:
     elif job.good is not finished and job.good.id != finished.id:
         yield _row("last good", f"{when(job.good.started_at, at)}, took {_took(job.good)}")
     yield from _failing(job, at)
+    for one in job.failing:
+        yield _row("failing", f"{named(one)} since {when(one.since, at)}, {plural(one.runs, 'run')}, exit status {one.exit_status}:")
+        yield _row("", f"{one.error}")
+        yield from (_row("", line) for line in (one.error_hint or "").splitlines())
     for step in job.steps:
         yield _row(f"step {step.step}", _counted(step))
     for waiting in job.approvals:
@@ -160,6 +164,26 @@ def _token(source: str, token: State | None) -> Iterator[str]:
     yield _row(f"token {source}", token_line(token))
     for line in token_hints(source, token):
         yield _row("", line.strip())
+
+
+def named(one: Failing) -> str:
+    """A stream, or a step of tables."""
+    return f"stream {one.stream}" if one.stream else f"step {one.step}"
+
+
+def failing_document(one: Failing, at: datetime) -> dict[str, Any]:
+    """A stream whose last outcome was not good, for programs."""
+    return {
+        "step": one.step,
+        "stream": one.stream or None,
+        "exit_status": one.exit_status,
+        "error": one.error,
+        "hint": one.error_hint or "",
+        "since": iso(one.since),
+        "age_seconds": _age(one.since, at),
+        "runs": one.runs,
+        "run": one.run_id,
+    }
 
 
 def _row(name: str, text: str) -> str:
@@ -268,6 +292,7 @@ def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
         "cursors": [_cursor(cursor, at) for cursor in job.cursors],
         "streams": [_stream_document(one) for one in job.streams],
+        "failing_streams": [failing_document(one, at) for one in job.failing],
         "tokens": [token_document(source, token) for source, token in job.tokens.items()],
     }
 

@@ -26,6 +26,9 @@ sides can't be compared, 8 differences, 9 a target table is not there yet,
 @click.command(epilog=_EXIT_STATUSES)
 @click.option("--job", "job_name", required=True, metavar="NAME", help="The job, by its name in the config file.")
 @click.option("--step", "steps", multiple=True, metavar="NAME", help="Only this step; may be given several times.")
+@click.option(
+    "--stream", "streams", multiple=True, metavar="NAME", help="Only this stream of a source of documents; may be given several times."
+)
 @click.option("--values", is_flag=True, help="Print values too, of source and table: people's data.")
 @click.option(
     "--limit",
@@ -40,7 +43,16 @@ sides can't be compared, 8 differences, 9 a target table is not there yet,
 @output_option
 @click.pass_obj
 def verify(  # noqa: PLR0913  each option is one
-    stop: Stop, job_name: str, steps: tuple[str, ...], config_path: Path | None, *, values: bool, limit: int, quiet: bool, output: str
+    stop: Stop,
+    job_name: str,
+    steps: tuple[str, ...],
+    streams: tuple[str, ...],
+    config_path: Path | None,
+    *,
+    values: bool,
+    limit: int,
+    quiet: bool,
+    output: str,
 ) -> int:
     """Compare a job's tables with its sources, row by row; write nothing.
 
@@ -55,6 +67,7 @@ def verify(  # noqa: PLR0913  each option is one
     Examples:
       usersync verify --job auroville
       usersync verify --job auroville --values             with what differs
+      usersync verify --job teamleader --stream contacts
       usersync verify --job auroville --output json --limit 0
     """
     from usersync_cli import config, log
@@ -69,7 +82,7 @@ def verify(  # noqa: PLR0913  each option is one
     settings.check_environment(job)
     stop.patience = Patience(job.max_wait.total_seconds(), partial(click.echo, err=True))
     reports: list[Report] = []
-    for report in compare(job, world(settings, job, stop), Options(steps, limit or None, values=values)):
+    for report in compare(job, world(settings, job, stop), Options(steps, streams, limit or None, values=values)):
         reports.append(report)
         if output == "text" and not (quiet and report.exit_status == 0):
             click.echo(line(job.name, report))

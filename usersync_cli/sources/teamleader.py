@@ -801,11 +801,12 @@ class Session:
         try:
             yield
         except Refused as error:
+            words = f" ({error.words})" if error.words else ""
             if error.http_status != 403:
-                raise
+                raise error.retold(error.message + words) from error
             scope = f"the scope {resource.scope}" if resource.scope else "the right"
             raise ConfigError(
-                f"{error.message}: {scope} is missing",
+                f"{error.message}{words}: {scope} is missing",
                 hint=f"give it to the integration in Teamleader's marketplace, and see that who authorises may read {resource.called};"
                 f" then authorise again: usersync oauth-url --source {self._name}",
             ) from error
