@@ -40,8 +40,13 @@ def changed(api: Teamleader, resource: str, ids: list[str], what: str) -> None:
         api.change(resource, id_, title=what, remarks=what)
 
 
-@pytest.mark.parametrize("how", [404, 410, "null", "empty", "other"])
-@pytest.mark.parametrize("when", ["first sync", "changes", "sweep"])
+WHEN = ["first sync", "changes", "sweep"]
+
+
+WRONG = [*((404, when) for when in WHEN), (410, "sweep"), ("null", "changes"), ("empty", "sweep"), ("other", "sweep")]
+
+
+@pytest.mark.parametrize(("how", "when"), WRONG)
 def test_one_wrong_answer_removes_nobody(crm: Crm, how: int | str, when: str) -> None:
     """
     A record that a list shows, and whose .info is once not known, empty or another record's: it is asked for again, and loaded.
@@ -56,11 +61,11 @@ def test_one_wrong_answer_removes_nobody(crm: Crm, how: int | str, when: str) ->
     assert crm.is_equal()
 
 
-KEPT = [("contacts", 404, 4), ("contacts", 410, 4), ("contacts", 403, 3), ("projects", 404, 4), ("users", 404, 4)]
+KEPT = [*(("contacts", 404, 4, when) for when in WHEN), ("contacts", 410, 4, "changes"), ("contacts", 403, 3, "first sync"),
+        ("projects", 404, 4, "changes"), ("users", 404, 4, "sweep")]  # fmt: skip
 
 
-@pytest.mark.parametrize(("resource", "how", "status"), KEPT)
-@pytest.mark.parametrize("when", ["first sync", "changes", "sweep"])
+@pytest.mark.parametrize(("resource", "how", "status", "when"), KEPT)
 def test_what_a_list_shows_is_there(api: Teamleader, database: Any, resource: str, how: int, status: int, when: str) -> None:
     """
     Two of twelve records whose .info stays unknown or refused: the others are loaded, no row goes, the status says so, and the next

@@ -156,8 +156,8 @@ def _streams_failed(job: JobStatus, at: datetime) -> Verdict:
     from usersync_cli.errors import worst
 
     todo = dict.fromkeys(line.strip() for one in job.failing for line in (one.error_hint or "").splitlines())
-    whats = (_stream_failed(one, at) for one in job.failing)
-    return Verdict(job.name, worst(one.exit_status for one in job.failing), "; ".join(whats), "; ".join(todo))
+    found = (_stream_failed(one, at) for one in job.failing)
+    return Verdict(job.name, worst(one.exit_status for one in job.failing), "; ".join(found), "; ".join(todo))
 
 
 def _stream_failed(one: Failing, at: datetime) -> str:
