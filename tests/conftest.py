@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ ROOT = Path(__file__).parent.parent
 _databases = servers.Databases()
 
 NewDatabase = Callable[..., Database]
+
+
+# Under nohup the processes that tests start would ignore it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -79,7 +79,7 @@ def test_json_of_a_run_that_fails(job: Job) -> None:
 
     assert (7, 7, 7) == (result.status, document["exit_status"], event["status"])
     assert 'relation "nowhere" does not exist' in step_of(result.stdout)["error"]["message"]
-    assert (event["error"].removeprefix("copy: "), event["hint"]) == tuple(step_of(result.stdout)["error"].values())
+    assert (event["error"].removeprefix("copy: step people: "), event["hint"]) == tuple(step_of(result.stdout)["error"].values())
 
 
 def test_quiet_prints_nothing_when_all_is_well(job: Job) -> None:

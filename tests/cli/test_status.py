@@ -213,7 +213,7 @@ def test_newer_tables(ledger: Ledger) -> None:
     for command in ("status", "health"):
         result = ledger.command(command)
         assert (7, "") == (result.status, result.stdout)
-        assert "install the newer usersync" in result.stderr
+        assert "use the newer usersync that upgraded them" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,10 @@ def test_a_source_that_dribbles(job: Job) -> None:
     One row in a second, under a lease of two: the run holds its job to the end and removes who left, and only them.
     """
     job.people(*(["One"] * 6))
-    job.write(load={"on_missing": "delete"})
+    job.at_source("CREATE TABLE pace AS SELECT 0 AS seconds")
+    job.write(extract={"query": SLOW.replace("0.1", "(SELECT seconds FROM pace)")}, lease="2s", load={"on_missing": "delete"})
     assert 0 == job.sync().exit_status
-    job.at_source("DELETE FROM people_at_source WHERE id > 4")
-    job.write(extract={"query": SLOW.replace("0.1", "1")}, lease="2s", load={"on_missing": "delete"})
+    job.at_source("DELETE FROM people_at_source WHERE id > 4; UPDATE pace SET seconds = 1")
 
     result = job.run()
 

@@ -310,7 +310,7 @@ def test_whoever_is_at_work_is_left_alone(
             with pytest.raises(Busy, match="at work for"), lease.hold(database, "job", lease=timedelta(seconds=0.5), stop=Stop()):
                 pass
             thread.join()
-            tx.execute("INSERT INTO t VALUES (1)")
+            tx.execute("INSERT INTO public.t VALUES (1)")
         held.check()
     assert [1] == rows(connection)
     with psycopg.connect(database.url) as other:

@@ -63,7 +63,7 @@ def tx(database: Database) -> Iterator[Connection]:
 
 
 def content(tx: psycopg.Connection[Any]) -> Table:
-    return {id_: (name, age) for id_, name, age in tx.execute("SELECT id, name, age FROM people")}
+    return {id_: (name, age) for id_, name, age in tx.execute("SELECT id, name, age FROM public.people")}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,8 @@ def test_the_table_is_what_the_model_says(tx: Connection, ddl: str, history: lis
     """Any sequence of source states, with duplicates, NULLs, swapped and passed-on unique names: table and counts equal
     the model's; names that really collide change nothing; the same state again writes nothing."""
     tx.execute(
-        f"DROP TABLE IF EXISTS people; CREATE TABLE people (id int PRIMARY KEY, age int, is_there bool NOT NULL DEFAULT true, {ddl})"
+        "DROP TABLE IF EXISTS public.people;"
+        f"CREATE TABLE public.people (id int PRIMARY KEY, age int, is_there bool NOT NULL DEFAULT true, {ddl})"
     )
     model: Table = {}
     for rows in history:
@@ -95,8 +96,8 @@ def test_the_table_is_what_the_model_says(tx: Connection, ddl: str, history: lis
 @given(rows=st.lists(row, max_size=10), there=st.lists(row, max_size=40))
 def test_a_small_sync_into_a_big_table_counts_the_same(tx: Connection, rows: list[tuple[Any, ...]], there: list[tuple[Any, ...]]) -> None:
     """The comparison that does not read the whole table gives the same counts as the one that does."""
-    tx.execute("DROP TABLE IF EXISTS people; CREATE TABLE people (id int PRIMARY KEY, name text, age int)")
-    tx.execute("INSERT INTO people SELECT i FROM generate_series(100, 300) i; ANALYZE people")
+    tx.execute("DROP TABLE IF EXISTS public.people; CREATE TABLE public.people (id int PRIMARY KEY, name text, age int)")
+    tx.execute("INSERT INTO public.people SELECT i FROM generate_series(100, 300) i; ANALYZE public.people")
     model: Table = {}
     for state in (there, rows):
         assert expected_counts(model, state) == load_rows(tx, COLUMNS, state, LOAD)[0]
@@ -108,7 +109,7 @@ def test_a_small_sync_into_a_big_table_counts_the_same(tx: Connection, rows: lis
 @pytest.mark.parametrize("there", [[], [(1, "b", 2, 1)]])
 def test_a_record_without_a_key_is_an_error(tx: Connection, rows: list[tuple[Any, ...]], there: list[tuple[Any, ...]]) -> None:
     """A record without a key is neither loaded nor passed over in silence, whether the table is empty or not."""
-    tx.execute("CREATE TABLE people (id int PRIMARY KEY, name text, age int)")
+    tx.execute("CREATE TABLE public.people (id int PRIMARY KEY, name text, age int)")
     load_rows(tx, COLUMNS, there, LOAD)
     before = content(tx)
 

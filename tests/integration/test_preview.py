@@ -477,7 +477,7 @@ def test_values_are_as_postgresql_writes_them(job: Job) -> None:
         "at": "'2020-02-29 12:00+05:30'::timestamptz", "doc": """'{"b": 1.0,  "a": null}'::json""", "many": "ARRAY['a,b', NULL, 'NULL']",
     }  # fmt: skip
     text = {
-        "id": r"\x5cff", "spent": "$12.50", "ratio": "0.30000000000000004", "span": "1 day 02:00:00",
+        "id": r"\x5cff", "spent": "12.50", "ratio": "0.30000000000000004", "span": "1 day 02:00:00",
         "at": "2020-02-29 06:30:00+00", "doc": '{"b": 1.0,  "a": null}', "many": '{"a,b",NULL,"NULL"}',
     }  # fmt: skip
     job.write(extract={"table": "odd"}, load={"table": "odds", "on_missing": "delete"})
