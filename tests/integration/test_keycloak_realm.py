@@ -260,7 +260,7 @@ def test_looking_for_nothing_finds_nobody(realm: Realm) -> None:
     """
     To Keycloak an empty name is no condition: it would list everybody.
     """
-    with pytest.raises(ValueError, match="nothing to look for"):
+    with pytest.raises(ConfigError, match="there is no name to look for"):
         realm.find(username="")
 
 
