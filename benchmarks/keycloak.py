@@ -21,7 +21,7 @@ from benchmarks.server import Server
 from tests.fineract_server import Fineract, made
 from tests.keycloak_server import Bank, Front, Keycloak, shared
 from tests.staff import GROUPS, REALM, ROLES, STAFF_EXCLUDED
-from usersync_cli.passwords import temporary_password
+from usersync_cli.passwords import Policy, first_passwords
 
 WORKERS = 4
 PAGE = 1000
@@ -91,7 +91,7 @@ class Bare:
         user = {
             "username": f"user{number:05}", "email": f"user{number}@test.example", "firstName": "Test", "lastName": f"User {number}",
             "enabled": True, "requiredActions": ACTIONS, "groups": ["/tellers"], "attributes": {"usersync_id": [f"default:{number}"]},
-            "credentials": [{"type": "password", "value": temporary_password(), "temporary": True}],
+            "credentials": [{"type": "password", "value": next(first_passwords(Policy())), "temporary": True}],
         }  # fmt: skip
         id_ = self.ask("POST", "/users", json=user).headers["Location"].rpartition("/")[2]
         self.ask("POST", f"/users/{id_}/role-mappings/realm", json=[role])
