@@ -300,7 +300,7 @@ def comparison_wal(people: People) -> int:
                 sink.write(row)
         desired = Desired(sql.SQL("SELECT * FROM {}").format(stage.table("records")), people.rows)
         merge, _ = Target(Load(table="accounts", key=["id"])).fit(desired, tx)
-        explain = sql.SQL("EXPLAIN (ANALYZE, WAL, FORMAT JSON) ") + merging._compare_whole(merge)  # noqa: SLF001  its plan is what the promise is about
+        explain = sql.SQL("EXPLAIN (ANALYZE, WAL, FORMAT JSON) ") + merging.whole_query(merge)
         (plan,) = tx.execute(explain).fetchone() or ([],)
         tx.rollback()
         return int(plan[0]["Plan"].get("WAL Bytes", 0))

@@ -251,20 +251,7 @@ def _whole(tx: Connection, merge: Merge) -> _Found:
     Keys of the table are unique: it has as many rows as the join hits, once each, plus those that the join leaves over.
     So the distinct keys among the matched rows need no sort and no second hash table (0.5 s for a million).
     """
-    rest = [sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key[1:]]
-    some = (
-        sql.SQL("pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=_or(rest))
-        if rest
-        else sql.SQL("0")
-    )
-    query = sql.SQL("""
-        SELECT pg_catalog.count(*), pg_catalog.count(w.{k}), pg_catalog.count(t.{k}), pg_catalog.count(COALESCE(w.{k}, t.{k})), {some},
-               pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND t.{k} IS NOT NULL AND {differs}),
-               (SELECT pg_catalog.count(*) FROM {table}), {checksum}
-          FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}
-    """)
-    parts = {**_parts(merge), **(_packed(merge) if merge.wide else {})}
-    joined, staged, there, keyed, incomplete, differing, rows, checksum = _one(tx, query.format(some=some, **parts))
+    joined, staged, there, keyed, incomplete, differing, rows, checksum = _one(tx, whole_query(merge))
     return (
         staged + joined - keyed,
         joined - keyed + incomplete,
@@ -274,6 +261,22 @@ def _whole(tx: Connection, merge: Merge) -> _Found:
         rows + staged - keyed,
         checksum,
     )
+
+
+def whole_query(merge: Merge) -> sql.Composed:
+    """The statement that compares all rows of both sides."""
+    rest = [sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key[1:]]
+    some = (
+        sql.SQL("pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=_or(rest))
+        if rest
+        else sql.SQL("0")
+    )
+    return sql.SQL("""
+        SELECT pg_catalog.count(*), pg_catalog.count(w.{k}), pg_catalog.count(t.{k}), pg_catalog.count(COALESCE(w.{k}, t.{k})), {some},
+               pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND t.{k} IS NOT NULL AND {differs}),
+               (SELECT pg_catalog.count(*) FROM {table}), {checksum}
+          FROM ({wanted}) AS w FULL JOIN {table} AS t ON {same_key}
+    """).format(some=some, **{**_parts(merge), **(_packed(merge) if merge.wide else {})})
 
 
 def _packed(merge: Merge) -> dict[str, sql.Composable]:
