@@ -336,7 +336,7 @@ def test_nobody_overlooks_it(files: Command) -> None:
     assert 0 == in_process(settings, "others").exit_status
     health = clean(files("health"))
     assert 6 == health.status
-    assert "the guard kept 100 rows of step people, stream people, table people, since" in health.stdout
+    assert "step people: stream people, table people: 100 of 100 rows would go" in health.stdout
     assert "usersync approvals show 2" in health.stdout
     assert "100 rows of step people wait since" in files("status").stdout
     assert 0 == in_process(settings).exit_status

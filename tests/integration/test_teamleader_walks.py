@@ -11,6 +11,7 @@ import pytest
 
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
+from usersync_cli import log
 from usersync_cli.errors import status_of
 from usersync_cli.sources import teamleader
 
@@ -451,7 +452,8 @@ def test_a_shorter_list_is_looked_at_more_closely(crm: Crm, capsys: pytest.Captu
     for id_ in ids[:9]:
         crm.server.delete("contacts", id_)
     crm.server.ahead = timedelta(days=8)
+    log.configure("json")
     asked = crm.requests()
 
     assert [4, 3, 1, 2, 6, 3, 4, 1] == [one.page for one in asked if one.action == "list"]
-    assert "list is shorter than when it was last listed whole" in capsys.readouterr().out
+    assert "list is shorter than when it was last listed whole" in capsys.readouterr().err
