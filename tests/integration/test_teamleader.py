@@ -7,7 +7,7 @@ import itertools
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,18 +30,6 @@ SIZES = {
     "customFieldDefinitions": 200, "departments": 3,
 }  # fmt: skip
 STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 @pytest.fixture

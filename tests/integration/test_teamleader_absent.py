@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,18 +13,6 @@ from usersync_cli.errors import status_of
 from usersync_cli.sources import teamleader
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 @pytest.fixture(autouse=True)

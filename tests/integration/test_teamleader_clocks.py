@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,18 +15,6 @@ from usersync_cli.sources import teamleader
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BEHIND = [timedelta(minutes=20), timedelta(hours=5), timedelta(minutes=-20), timedelta(hours=-14)]
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 @pytest.fixture(autouse=True)

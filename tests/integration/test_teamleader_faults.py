@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,18 +11,6 @@ from tests.teamleader_job import Crm
 from tests.teamleader_server import Fault, Teamleader
 from usersync_cli.errors import status_of
 from usersync_cli.sources import teamleader
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,18 +19,6 @@ CREATE TABLE tl_{stream} (
     created_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone NOT NULL DEFAULT now(),
     CONSTRAINT tl_{stream}_constraint_key UNIQUE (tl_uuid))
 """
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 def taken_over(crm: Crm) -> None:

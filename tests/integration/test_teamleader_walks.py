@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -17,18 +17,6 @@ from usersync_cli.sources import teamleader
 
 STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
 SINCE = ["contacts", "invoices", "projects"]  # those whose changes can be asked for; companies are like contacts
-
-
-@pytest.fixture
-def api() -> Iterator[Teamleader]:
-    with Teamleader().running() as running:
-        yield running
-
-
-@pytest.fixture
-def crm(api: Teamleader, database: Any) -> Crm:
-    """Contacts alone."""
-    return Crm(api, database)
 
 
 @pytest.fixture(autouse=True)
