@@ -38,7 +38,7 @@ def read(source: str, session: Any, listings: Sequence[Listing]) -> None:
             complete |= set(page.streams) if page.complete else set()
     if (kept_out := getattr(session, "kept_out", None)) is not None:
         for one in listings:
-            one.left_alone = [key for key, reason in kept_out(one.into.name).items() if reason == "excluded"]
+            one.left_alone = [key for key, why in kept_out(one.into.name).items() if not why.leaves]
     if missing := [one.into.name for one in listings if one.into.name not in complete]:
         raise Unavailable(
             f"source {source} ended before the listing of {', '.join(missing)} was complete", hint="nothing was compared; verify once more"

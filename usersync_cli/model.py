@@ -123,6 +123,14 @@ class TabularSession(Session, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class KeptOut:
+    """Why a source does not give a record that it lists: the reason code of a conflict, where the record's person has an account."""
+
+    reason: str
+    leaves: bool = False  # the record counts as gone; otherwise what is there stays as it is
+
+
 class DocumentSession(Session, Protocol):
     """A session whose streams are documents. The engine asks for each of these by name; a session has those that it can do.
 
@@ -156,8 +164,8 @@ class DocumentSession(Session, Protocol):
 
     left_out: Mapping[str, int]  # of what was listed so far, how many records are not given, by what they are: "self-service users"
 
-    def kept_out(self, stream: str) -> Mapping[str, str]:
-        """Why (`excluded`, `self_service`), by key, of the records that a complete listing has and `pages` does not give."""
+    def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
+        """Why, by key, `pages` does not give records that a complete listing has."""
         ...
 
 

@@ -21,14 +21,13 @@ from usersync_cli.connections import Connection, begin, codec, connect, rollback
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.intents import Living, Scope, Use
 from usersync_cli.lease import Lease
-from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, Record, Step, Stream
+from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
 from usersync_cli.rejects import Reject
 from usersync_cli.steps import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.sweep import Sweep
 from usersync_cli.tabular import open_sources
 from usersync_cli.targets.postgres import SETTINGS
 
-SELF_SERVICE = "self_service"  # a customer, who is no staff
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 
 
@@ -145,7 +144,7 @@ class Reading:
         return Desired(bound, rows)
 
     @property
-    def kept_out(self) -> Mapping[str, str]:
+    def kept_out(self) -> Mapping[str, KeptOut]:
         """Why the source does not give some of those whom it lists, by key."""
         kept_out = getattr(self.session, "kept_out", None)
         return kept_out(self.stream) if kept_out else {}
@@ -276,9 +275,9 @@ class Planning:
         limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])
 
     def _add_kept_out(self, target: Target, counts: Counts) -> None:
-        """Accounts that were given to people whom the source leaves alone now. A self-service user has left, where that has an effect."""
+        """Accounts of people whom the source keeps out now. One who counts as gone has left, where leaving has an effect."""
         keep = self._step.load.on_missing == "keep"
-        reasons = {key: reason for key, reason in self._reading.kept_out.items() if keep or reason != SELF_SERVICE}
+        reasons = {key: why.reason for key, why in self._reading.kept_out.items() if keep or not why.leaves}
         if number := target.kept_out(self._tx, reasons) if reasons else 0:
             counts.read += number
             counts.rejected += number

@@ -27,7 +27,7 @@ from usersync_cli import config
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
 from usersync_cli.jobs import Job
 from usersync_cli.mistakes import Mistakes
-from usersync_cli.model import Database, Tools
+from usersync_cli.model import Database, KeptOut, Tools
 from usersync_cli.run import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources import fineract
@@ -321,7 +321,7 @@ def test_technical_users_are_left_alone_by_default(bank: Bank, reader: str, left
 
     with Source("bank", Settings.model_validate(made(bank.server.url, username=reader))).open(TOOLS) as session:
         assert f"{7 - len(left_alone)} users" == session.look("users")
-        assert dict.fromkeys(left_alone, "excluded") == session.kept_out("users")
+        assert dict.fromkeys(left_alone, KeptOut("excluded")) == session.kept_out("users")
 
 
 def test_a_row_that_is_left_alone_is_no_difference(bank: Bank, usersync: Command) -> None:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.mistakes import Misfit
-from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
+from usersync_cli.model import Cursor, Documents, KeptOut, Page, Record, Stream, Tools
 from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
@@ -271,10 +271,10 @@ class Session:
         number = sum(len(listing.customers) for listing in self._listed.values())
         return {"self-service users": number} if number else {}
 
-    def kept_out(self, stream: str) -> Mapping[str, str]:
-        """Why the users whom the list has and `pages` does not are left out: `excluded` or `self_service`, by key."""
+    def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
+        """Users that `exclude` names are left alone; self-service users are no staff and have left."""
         listed = self._listed.get(stream, _Listing((), ()))
-        return dict.fromkeys(listed.customers, "self_service") | dict.fromkeys(listed.left_alone, "excluded")
+        return dict.fromkeys(listed.customers, KeptOut("self_service", leaves=True)) | dict.fromkeys(listed.left_alone, KeptOut("excluded"))
 
     def _list(self, stream: str) -> _Listing:
         resource = self._resource(stream)
