@@ -61,7 +61,7 @@ class Refused(UsersyncError):
 
 
 class Forbidden(Refused):
-    """A right, a scope or the credentials: a person has to mend them."""
+    """A right, a scope or the credentials: a person has to fix them."""
 
     status = 2
 
@@ -209,7 +209,7 @@ class Server:
             hint = "does the server speak TLS at this port? then its TLS, or that of what stands before it, is another than ours"
             return Untrusted(f"no TLS connection to {self.name} ({self.host}): {reason}", hint=hint)
         if isinstance(error, ValueError):  # InvalidURL, InvalidHeader and the like, which quote what they dislike
-            hint = "mend its address or its credentials in the config file"
+            hint = "fix its address or its credentials in the config file"
             return ConfigError(f"no request to {self.name} can be made: {type(error).__name__}", hint=hint)
         if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in causes):
             why = ": no such host name" if any(isinstance(cause, socket.gaierror) for cause in causes) else ""
@@ -231,7 +231,7 @@ def said(reply: Reply) -> str:
 
 
 _KINDS: Mapping[int, tuple[type[Refused], str]] = {
-    401: (Forbidden, "mend the credentials in the config file"),
+    401: (Forbidden, "fix the credentials in the config file"),
     403: (Forbidden, "give the integration the right or scope for this, where it is registered, then authorise again"),
     404: (Missing, "no such record or path; is the source's address in the config file right?"),
 }

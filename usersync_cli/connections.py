@@ -263,7 +263,7 @@ def _class_of(state: str) -> type[psycopg.Error]:
 def connect(database: Database, *, job: str, stop: Stop | None = None, read_write: bool = False) -> Connection:
     """A connection in autocommit. `stop` makes its waits interruptible; without it the caller's statements have to be short.
 
-    `read_write` insists on a primary; sources may be standbys. Raises ConfigError for what a person has to mend
+    `read_write` insists on a primary; sources may be standbys. Raises ConfigError for what a person has to fix
     (password, database, certificate), Unavailable for what may pass.
     """
     url = _url(database)
@@ -489,15 +489,15 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
         return _without_state(error, where)
     what = f"{where}: {_said(error)}"
     if state.startswith("28"):
-        return ConfigError(what, hint="mend the user or password in the URL (or the server's pg_hba.conf)")
+        return ConfigError(what, hint="fix the user or password in the URL (or the server's pg_hba.conf)")
     if state.startswith("3D"):
-        return ConfigError(what, hint="mend the database in the URL, or create it")
+        return ConfigError(what, hint="fix the database in the URL, or create it")
     if error.pgconn is not None and not error.diag.sqlstate:  # refused before there was a session
         return _refusal(error, f"{where}: {_first_line(error)} [{state}]")
     if state == "42501":
         return ConfigError(what, hint="an administrator grants that right; `usersync check` looks for all that a run needs")
     if state == "42601":
-        return ConfigError(what, hint="mend the SQL in the config file; `usersync db shell` is a place to try it")
+        return ConfigError(what, hint="fix the SQL in the config file; `usersync db shell` is a place to try it")
     if state == "25006":
         return ConfigError(what, hint="this server or role only reads; point the target's URL at the primary")
     if state == "53100":
@@ -549,9 +549,9 @@ def _refusal(error: psycopg.Error, what: str) -> UsersyncError:
     if state == "42501":
         return ConfigError(what, hint="an administrator runs: GRANT CONNECT ON DATABASE ... TO the user in the URL")
     if state.startswith(("22", "42", "0A")):
-        return ConfigError(what, hint="mend the parameters in the URL (options=)")
+        return ConfigError(what, hint="fix the parameters in the URL (options=)")
     if state == "08P01" and any(words in str(error) for words in _POOLER_REFUSES):
-        return ConfigError(what, hint="mend the user, password, database or parameters (options=) in the URL, or the pooler's settings")
+        return ConfigError(what, hint="fix the user, password, database or parameters (options=) in the URL, or the pooler's settings")
     return Unavailable(what, hint="nothing was lost; the next run tries again")
 
 
@@ -564,17 +564,15 @@ def passes(error: psycopg.Error) -> bool:
 def _hint(error: psycopg.Error) -> str:
     state = error.sqlstate or ""
     if state in {"42P01", "42703", "3F000"}:
-        return "is it spelt right, and is this the right database? If it was renamed, mend the config file, or bring it back"
+        return "is it spelt right, and is this the right database? If it was renamed, fix the config file, or bring it back"
     if state in {"23505", "23P01"}:
         return "two records want what only one may have, or a row that the source no longer has still holds it; nothing was written"
     if state == "23503":
         return "a record refers to a row that is not there; nothing was written"
     if state.startswith(("22", "23")):
-        return "a value does not fit its column or a cast of the transform; nothing was written. Mend the value, or the transform"
+        return "a value does not fit its column or a cast of the transform; nothing was written. Fix the value, or the transform"
     if state.startswith(("42", "0A")):
-        return (
-            "mend the SQL or the names in the config file; `usersync check` looks at each part, `usersync db shell` is a place to try SQL"
-        )
+        return "fix the SQL or the names in the config file; `usersync check` looks at each part, `usersync db shell` is a place to try SQL"
     return "`usersync check` looks at each part; nothing was written"
 
 
@@ -604,9 +602,9 @@ def _without_state(error: psycopg.Error, where: str) -> UsersyncError:
     """No server has said anything: libpq or psycopg speak, in English whatever the servers' language is."""
     what = f"{where}: {_first_line(error)}"
     if isinstance(error, BadURL):
-        return ConfigError(what, hint="mend the URL: postgresql://user:password@host:port/database")
+        return ConfigError(what, hint="fix the URL: postgresql://user:password@host:port/database")
     if isinstance(error, NotConnected) and error.pgconn and (error.pgconn.needs_password or error.pgconn.used_password):
-        return ConfigError(what, hint="mend the user or password in the URL: the server asked for one")
+        return ConfigError(what, hint="fix the user or password in the URL: the server asked for one")
     if isinstance(error, NotConnected) and _untrusted(str(error)):
         return ConfigError(
             f"{where}: no verified TLS connection: {_first_line(error)}",

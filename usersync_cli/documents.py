@@ -113,7 +113,7 @@ class Reading:
         if given not in {None, "", account} and not options.accept_account:
             raise Drift(
                 f"source {source} is {account} now; its token was given for {given}",
-                hint="mend the source's settings, or authorise again; if the move is meant, run once with --accept-account",
+                hint="fix the source's settings, or authorise again; if the move is intentional, run once with --accept-account",
             )
         kept = self._world.tools.tokens
         if given not in {None, account} and kept and self._lease:
@@ -469,7 +469,7 @@ class Reading:
         if before and not now and not self._options.allow_empty:
             raise Drift(
                 f"stream {into.name} is empty; the last complete reading had {before} records; nothing was removed",
-                hint="look at the source (emptied? rights?); if it is meant, run once with --allow-empty",
+                hint="look at the source (emptied? rights?); if this is intentional, run once with --allow-empty",
             )
         if now * 2 < before:
             log.once("stream shrank to less than half", step=self._step.name, stream=into.name, records=now, before=before)

@@ -10,7 +10,7 @@ OK = 0
 STATUSES: dict[int, str] = {
     0: "ok",
     1: "a bug in usersync: please report it",
-    2: "usage or config: mend the command or the config file",
+    2: "usage or config: fix the command or the config file",
     3: "partial: some step failed, or rejects wait for a person",
     4: "temporary: try again later",
     5: "a person must authorise",
@@ -69,7 +69,7 @@ class UsersyncError(Exception):
 
 
 class ConfigError(UsersyncError):
-    """The command line, the config file, a password or a right has to be mended by a person."""
+    """The command line, the config file, a password or a right has to be fixed by a person."""
 
     status = 2
 

@@ -201,11 +201,11 @@ def _mixed(tx: Connection, merge: Merge) -> Drift:
             return Drift(
                 f"transform: {code} in column {f.name}, and which record it is can't be told; nothing was written",
                 hint="the transform mixes the rows of its extracts (GROUP BY, DISTINCT, a window, UNION, LIMIT):"
-                " mend the value at the source, or let the transform cope with it before it mixes them",
+                " fix the value at the source, or let the transform cope with it before it mixes them",
             )
     return Drift(
         "transform: a value can't be computed with, and which record it is can't be told; nothing was written",
-        hint="the transform mixes the rows of its extracts (GROUP BY, DISTINCT, a window, UNION, LIMIT): mend the value at the source",
+        hint="the transform mixes the rows of its extracts (GROUP BY, DISTINCT, a window, UNION, LIMIT): fix the value at the source",
     )
 
 

@@ -62,7 +62,7 @@ class Keys:
         except (InvalidTag, ValueError):
             raise ConfigError(
                 f"the token of {source} can't be decrypted with key {key_id}: that key is another one now, or the row was changed by hand",
-                hint=f"mend {key_id} in {VARIABLE}, {again}",
+                hint=f"fix {key_id} in {VARIABLE}, {again}",
             ) from None
 
 

@@ -146,7 +146,7 @@ _WORDS = {
     "too_long": "must have at most {max_length} entries",
 }
 STRUCTURE = frozenset({"dict_type", "list_type", "mapping_type", "model_type", "tuple_type"})
-"""A scalar stands where a list or mapping belongs: no variable can mend that."""
+"""A scalar stands where a list or mapping belongs: no variable can fix that."""
 
 _KINDS = {dict: "a mapping", list: "a list", bool: "true or false", int: "a number", float: "a number", type(None): "nothing"}
 

@@ -81,7 +81,7 @@ class Client:
         if 300 <= status < 400:
             raise ConfigError(
                 f"{self._host}: the token endpoint answered with a redirect ({status}), which is not followed with a secret",
-                hint="mend the vendor's address in the config file",
+                hint="fix the vendor's address in the config file",
             )
         if status >= 500 or status == 429:
             told = f" and asks to wait {later:.0f} s" if later else ""
@@ -99,7 +99,7 @@ class Client:
         if not isinstance(answer, dict) and status in _NOWHERE:
             raise ConfigError(
                 f"{self._host}: there is no token endpoint at the vendor's address: it answered {status}",
-                hint="mend the vendor's address in the config file",
+                hint="fix the vendor's address in the config file",
             )
         if not isinstance(answer, dict):
             what = "an HTML page" if body.lstrip()[:1] == b"<" else "no JSON object"
@@ -117,7 +117,7 @@ class Client:
             return InvalidGrant(f"{self._host} says that the code or token is spent, withdrawn, or of another redirect_uri (invalid_grant)")
         what = error if error in _KNOWN else "an error of its own"
         if error in {"invalid_client", "unauthorized_client"} or (status == 401 and error not in _KNOWN):
-            hint = "mend client_id and client_secret in the config file (or the variables that they come from)"
+            hint = "fix client_id and client_secret in the config file (or the variables that they come from)"
         elif error == "redirect_uri_mismatch":
             hint = "redirect_uri in the config file must be one of those that are registered with the vendor, letter for letter"
         else:

@@ -94,7 +94,7 @@ class Reading:
             if before and not rows and not self._options.allow_empty:
                 raise Drift(
                     f"{name} of source {self._source} is empty; the last run read {before:,} records; nothing was written",
-                    hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
+                    hint="look at the source (wrong database? emptied? rights?); if this is intentional, run once with --allow-empty",
                 )
         return desired
 

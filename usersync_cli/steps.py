@@ -136,7 +136,7 @@ def refuse_other_account(
     """The people of another database or account are not loaded over those of this one. `formerly` are names that it had, too."""
     for before in stored:
         if before.account not in {account, *formerly} and not options.accept_account:
-            hint = "mend the source's settings; if the move is meant, run once with --accept-account"
+            hint = "fix the source's settings; if the move is intentional, run once with --accept-account"
             if before.account.startswith(f"{account} on server "):
                 hint = (
                     "this role may not ask which server it is: GRANT EXECUTE ON FUNCTION pg_control_system() TO it, at the source. Or "
@@ -150,5 +150,5 @@ def refuse_silence(what: str, before: int, now: int, options: Options) -> None:
     if before and not now and not options.allow_empty:
         raise Drift(
             f"{what} is empty; the last run read {before} rows; nothing was written",
-            hint="look at the source (wrong database? emptied? rights?); if it is meant, run once with --allow-empty",
+            hint="look at the source (wrong database? emptied? rights?); if this is intentional, run once with --allow-empty",
         )

@@ -2,7 +2,7 @@
 
 Who refreshes claims the row first, and that claim is committed: a row lock would be gone with the database's connection
 while the request still runs. The claim also proves that the row can be written. The clock is the database's.
-What nobody can mend: the vendor rotated and its answer never came. That ends with a person who authorises again, not in a loop.
+What nobody can fix: the vendor rotated and its answer never came. That ends with a person who authorises again, not in a loop.
 """
 
 from __future__ import annotations

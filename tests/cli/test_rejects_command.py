@@ -120,7 +120,7 @@ class Export:
         """Key and status of every reject."""
         return [(key, status) for key, status in self.ask('SELECT key, status FROM usersync.rejects ORDER BY key COLLATE "C"')]
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         self.ask("ALTER TABLE people DROP CONSTRAINT young")
 
 
@@ -300,7 +300,7 @@ def test_retry_after_the_table_was_mended(bad: Export) -> None:
     They are loaded, without the source being asked and without moving its cursor; the next run finds nothing to do.
     """
     cursor = bad.ask("SELECT value, version, rows FROM usersync.cursors")
-    bad.mend()
+    bad.fix()
     (bad.usersync.folder / "people.jsonl").rename(bad.usersync.folder / "away")
     result = bad.rejects("retry", "--all", "--job", "copy", "-vv")
 
@@ -358,7 +358,7 @@ def test_a_dropped_one_may_be_tried(bad: Export) -> None:
     failed = bad.rejects("retry", 1, "--job", "copy")
     assert 3 == failed.status
     assert "1 still can't be loaded; they stay dropped" in failed.stderr
-    bad.mend()
+    bad.fix()
     assert 0 == bad.rejects("retry", 1, "--job", "copy").status
     assert [("4", "dropped")] == bad.left()
 
@@ -369,7 +369,7 @@ def test_newer_news_wins(bad: Export) -> None:
     """
     bad.holds(*(person(i, age=200 if i in {2, 4} else 30, at="2026-01-02T00:00:00Z") for i in range(1, 7)))
     assert "3: 0 0 4 2" == bad.ran()
-    bad.mend()
+    bad.fix()
     bad.ask("UPDATE usersync.seen SET version_at = '2026-01-03' WHERE key = '2'")
     result = bad.rejects("retry", "--all", "--job", "copy")
 
@@ -387,7 +387,7 @@ def test_versions_that_are_numbers(export: Export, version: int | None) -> None:
     export.write(transform=TRANSFORM.replace(" FROM", ", version + 1 AS version FROM"), stream={**STREAM, "version_type": "number"})
     export.holds(person(1, at=1), person(2, age=200, at=version), person(3, at=10))
     assert "3: 2 0 0 1" == export.ran()
-    export.mend()
+    export.fix()
 
     assert 0 == export.rejects("retry", "--all", "--job", "copy").status
     assert [(1, 2), (2, version and 10), (3, 11)] == export.ask("SELECT id, version FROM people ORDER BY id")
@@ -415,7 +415,7 @@ def test_a_document_that_was_forgotten(bad: Export) -> None:
     bad.ask("UPDATE usersync.rejects SET last_at = now() - interval '31 days', step = 'elsewhere'")
     bad.sync()
     bad.ask("DELETE FROM usersync.rejects WHERE step = 'people'; UPDATE usersync.rejects SET step = 'people'")
-    bad.mend()
+    bad.fix()
     shown, asked, tried = bad.rejects("show", 1), bad.rejects("show", 1, "--document"), bad.rejects("retry", 1, "--job", "copy")
 
     assert "forgotten, 30 days after the record was last met; `usersync run --job copy --full` reads it" in shown.stdout
@@ -430,7 +430,7 @@ def test_a_run_holds_the_job(bad: Export) -> None:
     """
     While a run has the job: 75, and nothing is changed.
     """
-    bad.mend()
+    bad.fix()
     with hold(bad.target, "copy", lease=config.load(bad.usersync.folder / "config.yaml").jobs["copy"].lease, stop=Stop()):
         result = bad.rejects("retry", "--all", "--job", "copy")
 
@@ -447,7 +447,7 @@ def test_killed_in_the_middle(export: Export) -> None:
     slow = person(2, **big) | {"name": f"{PERSON} slow"}
     export.holds(*(person(i) for i in range(4, 9)), person(1, **big), slow, person(3, **big))
     assert "3: 5 0 0 3" == export.ran()
-    export.mend()
+    export.fix()
     export.ask(DAWDLE.format(seconds=60))
     with (
         export.usersync.start("rejects", "retry", "--all", "--job", "copy", "-vv") as process,
@@ -473,7 +473,7 @@ def test_calls_to_the_database_that_fail(bad: Export) -> None:
     fault = Fault()
     while fault.calls >= fault.at:
         fault = Fault(fault.at + 7, "lost" if fault.at % 2 else "cut")
-        bad.mend()
+        bad.fix()
         with counting(fault):
             assert bad.rejects("retry", "--all", "--job", "copy").status in {0, 3, 4, 76}, fault
         assert list(range(1, 7)) == sorted([*bad.people(), *(int(key) for key, _ in bad.left())]), fault
@@ -488,7 +488,7 @@ def test_calls_to_the_database_that_fail(bad: Export) -> None:
 
 def test_another_transform(bad: Export) -> None:
     """
-    A mended transform is tried at once; the step still counts as another, so the next run looks at everything.
+    A fixed transform is tried at once; the step still counts as another, so the next run looks at everything.
     """
     before = bad.ask("SELECT fingerprint FROM usersync.seen_streams")
     bad.write(transform=TRANSFORM.replace("(data ->> 'age')::int", "least((data ->> 'age')::int, 99)"))
@@ -534,7 +534,7 @@ def test_what_waits_elsewhere(bad: Export) -> None:
     bad.save()
     bad.ask("CREATE TABLE others (LIKE people INCLUDING ALL)")
     assert 3 == bad.sync().exit_status
-    bad.mend()
+    bad.fix()
     result = bad.rejects("retry", 1, 2, "--job", "copy")
 
     assert 3 == result.status
@@ -553,10 +553,10 @@ def test_a_step_of_tables(usersync: Command, database: Database, new_database: N
     assert 3 == job.sync().exit_status
     failed = clean(usersync("rejects", "retry", "1", "--job", "copy", "-vv"))
     job.at_target("ALTER TABLE people DROP CONSTRAINT people_name_check")
-    mended = clean(usersync("rejects", "retry", "--all", "--job", "copy", "-vv"))
+    fixed = clean(usersync("rejects", "retry", "--all", "--job", "copy", "-vv"))
 
-    assert (3, 0) == (failed.status, mended.status)
-    assert mended.stdout.startswith("copy: 3 records: 1 new, 0 changed, 2 the same")
+    assert (3, 0) == (failed.status, fixed.status)
+    assert fixed.stdout.startswith("copy: 3 records: 1 new, 0 changed, 2 the same")
     assert [(1, "One"), (2, "Two"), (3, "Three")] == job.loaded()
     assert [] == job.at_target("SELECT FROM usersync.rejects")
 

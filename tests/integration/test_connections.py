@@ -198,7 +198,7 @@ def test_what_keeps_us_from_connecting(
     server: servers.Server, proxy: servers.Proxy, url: str, kind: type[UsersyncError], says: str
 ) -> None:
     """
-    Each reason has its class (a person mends the config, or the next run tries again) and never the password in its message.
+    Each reason has its class (a person fixes the config, or the next run tries again) and never the password in its message.
     """
     plain = server.url().replace("/postgres?", "/no_such_database?")
     tls = proxy.url("postgres").replace("sslmode=disable", "sslmode=require").replace("postgres@", "postgres:s3cret@")
@@ -333,7 +333,7 @@ def test_errors_of_the_server_become_ours(
     database: Database, connection: psycopg.Connection, statement: str, kind: type[UsersyncError], says: str
 ) -> None:
     """
-    By SQLSTATE: what passes by itself, what the config's author mends, what is not as the step expects; nobody's data is quoted.
+    By SQLSTATE: what passes by itself, what the config's author fixes, what is not as the step expects; nobody's data is quoted.
     """
     connection.execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO public.t VALUES (1, 'Test User One')")
     with (

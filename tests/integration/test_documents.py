@@ -101,7 +101,7 @@ def test_an_error_in_the_middle_keeps_what_was_stored(sync: Sync) -> None:
 
 def test_one_stream_fails_and_the_others_are_done(target: Database) -> None:
     """
-    Each stream is read by itself; what may pass next time is temporary (4), what a person has to mend keeps its status.
+    Each stream is read by itself; what may pass next time is temporary (4), what a person has to fix keeps its status.
     """
 
     def fail(stream: str, _page: int) -> None:

@@ -164,7 +164,7 @@ def test_what_is_absent_is_null(bank: Bank) -> None:
 
 def test_digits_stay_as_they_came(bank: Bank) -> None:
     """
-    A number keeps its digits, also where the order of roles had to be mended.
+    A number keeps its digits, also where the order of roles had to be fixed.
     """
     bank.server.on_wire = lambda body: body.replace(b'"isSelfServiceUser": false', b'"amount": 12345678901234567.890')
     bank.server.add(roles=[4, 3])
@@ -580,8 +580,8 @@ def test_one_list_that_fails_leaves_the_other_done(bank: Bank) -> None:
     ("settings", "words"),
     [
         ({"tenant": "nosuch"}, "answered 400 to GET /users: it knows no tenant nosuch; set `tenant`"),
-        ({"password": "wrong-canary"}, "answered 401 to GET /users: it does not take this user name and password; mend `username`"),
-        ({"token": "wrong-canary"}, "answered 401 to GET /users: it does not take this token; mend `token`"),
+        ({"password": "wrong-canary"}, "answered 401 to GET /users: it does not take this user name and password; fix `username`"),
+        ({"token": "wrong-canary"}, "answered 401 to GET /users: it does not take this token; fix `token`"),
         ({"username": "user00004"}, "403 to GET /users (error.msg.not.authorized): the permission READ_USER is missing; in Fineract, give"),
     ],
 )

@@ -467,7 +467,7 @@ def test_a_server_that_takes_the_call_and_says_nothing(job: Job, hole: str) -> N
 
 def test_a_missing_database(job: Job) -> None:
     """
-    A database that does not exist is exit 2: it is the URL that has to be mended.
+    A database that does not exist is exit 2: it is the URL that has to be fixed.
     """
     name = job.source.url.split("/")[3].split("?")[0]
     job.write(target=job.target.url.replace(job.target.url.split("/")[3].split("?")[0], "nowhere"))
@@ -476,7 +476,7 @@ def test_a_missing_database(job: Job) -> None:
     source = job.run()
 
     assert (2, 2) == (target.status, source.status), (target, source)
-    assert "mend the database in the URL" in target.stderr
+    assert "fix the database in the URL" in target.stderr
     assert 'database "nowhere" does not exist' in source.stderr
 
 
@@ -519,7 +519,7 @@ def test_a_wrong_password(job: Job, guarded: servers.Server) -> None:
     assert [2, 2, 2, 2] == [result.status for result in results]
     assert "target: connecting: " in results[0].stderr
     assert "source crm: connecting: " in results[1].stderr
-    assert all("mend the user or password in the URL" in result.stderr for result in results), results
+    assert all("fix the user or password in the URL" in result.stderr for result in results), results
 
 
 @pytest.fixture

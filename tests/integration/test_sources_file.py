@@ -279,7 +279,7 @@ def as_nobody() -> Iterator[None]:
 def test_what_may_not_be_read_is_told(home: Path) -> None:
     """
     A file without the right to read it, in a folder that may not be entered, or in one of a pattern's folders that may not
-    be listed: its people would seem to be gone. Each is the file's owner's to mend.
+    be listed: its people would seem to be gone. Each is the file's owner's to fix.
     """
     (home / "open").mkdir()
     (home / "open" / "people.jsonl").write_bytes(lines(1))
@@ -452,7 +452,7 @@ def test_zeroes_are_no_blank_line(people: Path) -> None:
 )  # fmt: skip
 def test_a_broken_archive_is_told(tmp_path: Path, content: bytes, error: type[Exception]) -> None:
     """
-    Cut off, it may be whole later; what gzip did not write, somebody has to mend. An empty file is an empty file.
+    Cut off, it may be whole later; what gzip did not write, somebody has to fix. An empty file is an empty file.
     """
     path = tmp_path / "people.jsonl.gz"
     path.write_bytes(content)

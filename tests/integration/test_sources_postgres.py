@@ -282,7 +282,7 @@ def test_what_is_not_sql(job: Job, query: str, said: str) -> None:
     loads(job)
     job.write(extract={"query": query})
 
-    drifts(job, said, "mend the SQL in the config file", status=2)
+    drifts(job, said, "fix the SQL in the config file", status=2)
 
 
 @pytest.mark.parametrize(

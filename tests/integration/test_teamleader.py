@@ -672,7 +672,7 @@ CREATE TABLE tl_contacts (
 
 def test_a_table_of_the_old_tool_is_taken_over(crm: Crm) -> None:
     """
-    Rows that are equal stay untouched, those that differ are mended, those that are missing come; nothing else changes.
+    Rows that are equal stay untouched, those that differ are fixed, those that are missing come; nothing else changes.
     """
     ids = crm.server.add("contacts", 6)
     crm.load = {"on_missing": "keep"}

@@ -33,7 +33,7 @@ def taken_over(crm: Crm) -> None:
 
 def test_all_tables_of_the_old_tool_are_taken_over(api: Teamleader, database: Any) -> None:
     """
-    Eight tables: rows that are equal are not touched, one that differs is mended, and who reads meanwhile sees all rows all the time.
+    Eight tables: rows that are equal are not touched, one that differs is fixed, and who reads meanwhile sees all rows all the time.
     """
     crm = Crm(api, database, ALL, load={"on_missing": "keep"})
     ids = {stream: api.add(RESOURCE_OF.get(stream, stream), 6) for stream in ALL}

@@ -306,7 +306,7 @@ def test_a_merge_that_overlooks_changes_is_found_out(job: Job, monkeypatch: pyte
     assert (8, [("different", "2", "name")]) == ((broken := found(job))[0], differences(broken[1]))
     monkeypatch.undo()
     run(job)
-    assert (0, []) == ((mended := found(job))[0], differences(mended[1]))
+    assert (0, []) == ((fixed := found(job))[0], differences(fixed[1]))
 
 
 def test_two_sources_and_a_step_that_cannot_be_compared(job: Job, new_database: NewDatabase) -> None:

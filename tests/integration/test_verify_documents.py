@@ -64,7 +64,7 @@ def test_what_seen_hides_is_found(sync: Sync) -> None:
     """
     Rows that somebody changed and added by hand are no news to a run, which knows its documents; verify finds each, and those
     that were deleted.
-    It writes nothing. `run --full` mends what came from the source.
+    It writes nothing. `run --full` fixes what came from the source.
     """
     sync.load = {"on_missing": "delete"}
     sync.ok()

@@ -85,7 +85,7 @@ def test_kubernetes_refuses_a_mistake(break_: Callable[[dict[str, Any]], None]) 
 
 def test_every_failure_has_one_rule() -> None:
     """
-    Each exit status of errors.py is in exactly one rule, but success and the signals: what a person has to mend, or another run
+    Each exit status of errors.py is in exactly one rule, but success and the signals: what a person has to fix, or another run
     does, fails the job at once; what may pass is tried again.
     """
     rules = {rule["action"]: rule["onExitCodes"] for rule in JOB["podFailurePolicy"]["rules"] if "onExitCodes" in rule}

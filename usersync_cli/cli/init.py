@@ -345,12 +345,12 @@ class _Interview:
             return
         if not self.asking:
             error = found[0]
-            error.hint = f"{error.hint}\nnothing was written; mend this first, or write the files with --no-check".lstrip("\n")
+            error.hint = f"{error.hint}\nnothing was written; fix this first, or write the files with --no-check".lstrip("\n")
             raise error
         for error in found:
             _complain(error)
-        if not self.ask("Write the files all the same, and mend this later? yes or no", "no").lower().startswith("y"):
-            raise ConfigError("nothing was written", hint="mend this first: usersync init asks again")
+        if not self.ask("Write the files all the same, and fix this later? yes or no", "no").lower().startswith("y"):
+            raise ConfigError("nothing was written", hint="fix this first: usersync init asks again")
 
     def say_what_comes_next(self, answers: Answers) -> None:
         named, job = self.named, ["--job", answers.job]

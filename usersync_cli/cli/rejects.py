@@ -40,7 +40,7 @@ def rejects() -> None:
     Examples:
       usersync rejects list --job auroville
       usersync rejects show 7
-      usersync rejects retry --all --job auroville       after the table or the record was mended
+      usersync rejects retry --all --job auroville       after the table or the record was fixed
       usersync rejects drop 7                            it may stay out
     """
 
@@ -118,7 +118,7 @@ def show(id_: int, config_path: Path | None, output: str, *, with_document: bool
 def retry(  # noqa: PLR0913  each option is one
     stop: Stop, ids: tuple[int, ...], job_name: str, config_path: Path | None, *, everything: bool, output: str, verbose: int
 ) -> int:
-    """Try to load them again, as a run would: after the table, a trigger or a record that they need was mended.
+    """Try to load them again, as a run would: after the table, a trigger or a record that they need was fixed.
 
     Of a source of documents, what was kept is loaded, without asking the source; a newer version that has arrived since
     wins. Of a step of tables nothing less than everything can be compared: its rejects are tried by a run of the step.

@@ -351,8 +351,8 @@ class Session:
             hint = "set `tenant` in the source's settings to the identifier of the tenant"
             raise ConfigError(f"{what}: it knows no tenant {self._settings.tenant}", hint=hint)
         if reply.status == 401:
-            given, mend = ("token", "`token`") if self._settings.token else ("user name and password", "`username` and `password`")
-            raise ConfigError(f"{what}: it does not take this {given}", hint=f"mend {mend} in the source's settings")
+            given, fix = ("token", "`token`") if self._settings.token else ("user name and password", "`username` and `password`")
+            raise ConfigError(f"{what}: it does not take this {given}", hint=f"fix {fix} in the source's settings")
         if reply.status == 403:
             hint = "in Fineract, give who reads a role with READ_USER and READ_ROLE"
             raise ConfigError(f"{what}: the permission {resource.permission} is missing", hint=hint)

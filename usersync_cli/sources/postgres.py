@@ -115,7 +115,7 @@ class Session:
                 raise
             at = place(bare(stream.query or ""), error, before)
             said = f"{self._database.name}: {_what(stream)}{at}: {wrong(error)}"
-            hint = "mend the SQL in the config file: the query of an extract is one SELECT that writes nothing"
+            hint = "fix the SQL in the config file: the query of an extract is one SELECT that writes nothing"
             raise ConfigError(said, hint=hint) from error
 
     @contextmanager

@@ -249,7 +249,7 @@ def _needed(realm: Realm, own: Settings, name: str, path: str) -> Mapping[str, A
     lacking = [f"role {name}"] * (name not in roles) + [f"group {path}"] * lacks_group
     if lacking and not own.create_missing:
         said = f"{realm.name}: the realm {own.realm} lacks {' and '.join(lacking)}; nothing was written"
-        raise Drift(said, hint="make it there, mend the maps, or say `create_missing: true`")
+        raise Drift(said, hint="make it there, fix the maps, or say `create_missing: true`")
     if lacks_group:
         realm.create_group(path)
     if name not in roles:

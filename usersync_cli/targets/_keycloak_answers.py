@@ -158,7 +158,7 @@ def _right(method: str, path: str) -> str:
 
 
 def _no_realm(account: Account, realm: str) -> ConfigError:
-    return ConfigError(f"{account.name}: there is no realm {realm}", hint="mend realm in the config file; upper and lower case differ")
+    return ConfigError(f"{account.name}: there is no realm {realm}", hint="fix realm in the config file; upper and lower case differ")
 
 
 def no_token(account: Account, reply: Reply) -> ConfigError:
@@ -179,14 +179,14 @@ def no_keycloak(account: Account) -> ConfigError:
 
 # What Keycloak says when asked for a token, what that means, and what to do.
 _LOGIN = {
-    "Realm not enabled": ("the realm {realm} is disabled", "enable it, or mend realm in the config file"),
+    "Realm not enabled": ("the realm {realm} is disabled", "enable it, or fix realm in the config file"),
     "Client not enabled to retrieve service account": (
         "{client} has no service account",
         'turn on "Service accounts roles" in its settings',
     ),
     "Public client not allowed to retrieve service account": ("{client} is public", 'turn on "Client authentication" in its settings'),
-    "invalid_client": ("the realm {realm} does not know {client}, or it is disabled", "mend client_id in the config file"),
-    "unauthorized_client": ("the secret of {client} is wrong", "Keycloak shows it under Credentials of the client; mend client_secret"),
+    "invalid_client": ("the realm {realm} does not know {client}, or it is disabled", "fix client_id in the config file"),
+    "unauthorized_client": ("the secret of {client} is wrong", "Keycloak shows it under Credentials of the client; fix client_secret"),
 }
-_NO_KEYCLOAK = ("there is no Keycloak at its url", "old ones have /auth at the end; mend url in the config file")
+_NO_KEYCLOAK = ("there is no Keycloak at its url", "old ones have /auth at the end; fix url in the config file")
 _NO_TOKEN = ("answered {status} when {client} asked for a token", "look at the client in realm {realm}")

@@ -31,7 +31,7 @@ Document = Mapping[str, Any]
 class Realm:
     """Thread-safe. Each request is over within `deadline`, its repetitions included; `stop` ends it at once.
 
-    Every method raises ConfigError for what a person has to mend: the address, the realm, the client, its secret, and, as
+    Every method raises ConfigError for what a person has to fix: the address, the realm, the client, its secret, and, as
     Denied, a right of its service account. Unavailable: Keycloak does not answer. Unknown, which is an Unavailable too: it
     does not say whether it did what it was asked to do.
     """

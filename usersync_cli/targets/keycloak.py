@@ -352,7 +352,7 @@ class Target:
             parts = [f"role {name}" for name in roles] + [f"group {name}" for name in groups]
             raise Drift(
                 f"target {self.name}: the realm {self.settings.realm} lacks {', '.join(parts)}, which people are to have",
-                hint="nothing was written; make them there, mend the maps under `roles` and `groups`, or say `create_missing: true`",
+                hint="nothing was written; make them there, fix the maps under `roles` and `groups`, or say `create_missing: true`",
             )
         return roles, groups
 
