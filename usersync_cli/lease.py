@@ -346,8 +346,14 @@ class Lease:
             " finished_at = clock_timestamp() WHERE run_id = %(run)s AND status = 'running'",
             values,
         )
-        with self._control.lock, connections.translated(self._control.database, "forgetting old runs"):
-            state.prune(self._control.connection(), self.job)
+        with self.ledger("forgetting old runs") as connection:
+            state.prune(connection, self.job)
+
+    @contextmanager
+    def ledger(self, doing: str) -> Iterator[connections.Connection]:
+        """The connection that keeps the lease, for a few small statements; no others are sent meanwhile."""
+        with self._control.lock, connections.translated(self._control.database, doing):
+            yield self._control.connection()
 
     def failing(self) -> tuple[datetime, int] | None:
         """Since when the job has not ended well any more, and in how many runs, after `finish`; None when it did, or nobody can tell."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from usersync_cli import documents, log, outward, retry, state, sweep, tabular
-from usersync_cli.connections import connect, translated
+from usersync_cli.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
 from usersync_cli.model import Counts, Job, Step
@@ -49,16 +49,19 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
-        with closing(connect(world.target, job=job.name, stop=world.tools.stop)) as connection, translated(world.target, "looking at it"):
+        connection = connect(world.target, job=job.name, stop=world.tools.stop)
+        with closing(connection), translated(world.target, "looking for lists"):
             state.refuse_newer(connection)
-        _lists(job, world, options, None)
+            _check_approval(job, options, connection)
         _run_steps(steps, world, options, None, result)
         result.seconds = time.monotonic() - began
         return result
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
         world.began()
-        _lists(job, world, options, lease)
+        with lease.ledger("looking for lists") as connection:
+            _withdraw_others(job, lease, connection)
+            _check_approval(job, options, connection)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
         _run_steps(steps, world, options, lease, result)
@@ -71,19 +74,18 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     return result
 
 
-def _lists(job: Job, world: World, options: Options, lease: Lease | None) -> None:
-    """A list that can't be approved is reported before anything is read; one from whose table the job removes nobody now is withdrawn."""
-    if options.approve_deletes is None and lease is None:
-        return
+def _withdraw_others(job: Job, lease: Lease, connection: Connection) -> None:
+    """A list from whose table the job removes nobody now is withdrawn."""
     removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
     swept = {(step.name, stream) for step, stream in removing}
     swept |= {(step.name, outward.not_remembered(stream)) for step, stream in removing if is_outward(step)}
-    connection = connect(world.target, job=job.name, stop=world.tools.stop)
-    with closing(connection), translated(world.target, "looking for lists"):
-        if lease:
-            sweep.withdraw_others(connection, job.name, swept, lease.run_id)
-        if options.approve_deletes is not None:
-            sweep.check_approval(connection, job.name, options.approve_deletes)
+    sweep.withdraw_others(connection, job.name, swept, lease.run_id)
+
+
+def _check_approval(job: Job, options: Options, connection: Connection) -> None:
+    """A list that can't be approved is reported before anything is read."""
+    if options.approve_deletes is not None:
+        sweep.check_approval(connection, job.name, options.approve_deletes)
 
 
 def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lease | None, result: RunResult) -> None:
