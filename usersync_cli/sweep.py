@@ -458,9 +458,10 @@ def accept(tx: Connection, scope: Scope, id_: int) -> None:
 
 
 def withdraw_others(connection: state.Connection, job: str, swept: Collection[tuple[str, str]], run_id: int) -> None:
-    """Lists of steps and streams that the job has no more, or from which it removes nobody now: nobody could approve them."""
-    for one in {(one.step, one.stream) for one in approvals(connection, job=job, waiting=True)} - set(swept):
-        connection.execute(_WITHDRAW, {"job": job, "step": one[0], "stream": one[1], "keep": 0, "run_id": run_id})
+    """Lists of steps and streams that the job no longer has, or from which it removes nobody now: nobody could approve them."""
+    waiting = connection.execute("SELECT DISTINCT step, stream FROM usersync.approvals WHERE job = %s AND status = 'waiting'", (job,))
+    for step, stream in set(waiting.fetchall()) - set(swept):
+        connection.execute(_WITHDRAW, {"job": job, "step": step, "stream": stream, "keep": 0, "run_id": run_id})
 
 
 # approvals
