@@ -428,21 +428,6 @@ def test_a_file_of_which_no_line_has_a_key_is_not_a_list_of_nobody(people: Path,
         records(people)
 
 
-def test_a_look_says_what_the_first_line_is(people: Path) -> None:
-    """
-    `check` reads no further: a first line that would be set aside is reported, with the key that it lacks.
-    """
-    for content, said in (
-        (lines(1, 2), "1 file"),
-        (b"\n", "1 file"),
-        (b'{"error": "no"}', "1 file, and the first line would be set aside"),
-    ):
-        people.write_bytes(content)
-        with opened(people) as session:
-            assert session.look("people").startswith(said)
-    assert session.look("people").endswith("(no_key; key: id)")
-
-
 def test_bytes_that_are_no_text_are_no_zeroes(people: Path) -> None:
     """
     Whatever else a file holds, nobody is told of a crash.

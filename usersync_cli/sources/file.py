@@ -19,7 +19,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -177,11 +177,8 @@ class Session:
         something else."""
         if stream not in self._streams:
             raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(self._streams)}")
-        listing = _Listing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop)
-        number = listing.try_files()
-        problem = listing.first_problem()
-        odd = f", and the first line would be set aside ({problem}; key: {', '.join(self._streams[stream].keys)})" if problem else ""
-        return f"{number} file{'s' if number > 1 else ''}{odd}"
+        number = _Listing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop).try_files()
+        return f"{number} file{'s' if number > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -245,11 +242,6 @@ class _Listing:
                 self._refuse_other_formats(file, lines)
         return len(self._files)
 
-    def first_problem(self) -> str:
-        """Why the first line is no record; empty when it is one, or when there is none."""
-        with closing(self._lines(_Place(0, 0, 0))) as lines:
-            return next((self._read(line).problem for _, line in lines if line), "")
-
     def pages(self, since: Cursor | None) -> Generator[Page, None, None]:
         sweep, at = uuid.uuid4().hex, _Place(0, 0, 0)
         if since and since.get("files") == self._state and not since.get("done"):
@@ -277,7 +269,7 @@ class _Listing:
         cursor = {"sweep": sweep, "files": self._state, "done": True}
         yield Page(Documents(page), cursor, complete=True, streams=(self._stream,), sweep=sweep)
 
-    def _lines(self, at: _Place) -> Generator[tuple[_Place, bytes], None, None]:
+    def _lines(self, at: _Place) -> Iterator[tuple[_Place, bytes]]:
         """Each line without its end, and the place after it; empty for a blank one."""
         for number in range(at.file, len(self._files)):
             offset, line = (at.offset, at.line) if number == at.file else (0, 0)
