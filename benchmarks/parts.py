@@ -18,7 +18,7 @@ from benchmarks.report import Figure, Part, ratio
 from benchmarks.server import Server
 from usersync_cli import merge as merging
 from usersync_cli import stage
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.jobs import Load
 from usersync_cli.model import Column, Desired
 from usersync_cli.targets.postgres import SETTINGS, Target

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from usersync_cli import embedded
+from usersync_cli.clients.postgres import embedded
 
 _OTHERS = """
     SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')

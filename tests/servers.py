@@ -23,7 +23,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from usersync_cli import embedded, migrations
+from usersync_cli import migrations
+from usersync_cli.clients.postgres import embedded
 from usersync_cli.model import Database
 
 POSTGRES15 = Path(os.environ.get("POSTGRES15_BIN", "/usr/lib/postgresql/15/bin"))

@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import constraints, isolate, rejects
-from usersync_cli.catalog import Table
-from usersync_cli.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.catalog import Table
+from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import PartialError
 from usersync_cli.merge import ASIDE, Merge, key_text, texts
 from usersync_cli.model import Change, Counts

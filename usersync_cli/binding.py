@@ -16,8 +16,8 @@ from psycopg import generators, sql
 from psycopg.pq.abc import PGresult
 
 from usersync_cli import stage
-from usersync_cli.catalog import locate
-from usersync_cli.connections import OWN, Connection, as_ours, as_user, passes
+from usersync_cli.clients.postgres.catalog import locate
+from usersync_cli.clients.postgres.connections import OWN, Connection, as_ours, as_user, passes
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.model import Step
 

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 
 from usersync_cli import rivals, state
-from usersync_cli.catalog import others_may_create
-from usersync_cli.connections import Connection, begin, connect, identifier, rollback, translated
+from usersync_cli.clients.postgres.catalog import others_may_create
+from usersync_cli.clients.postgres.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Documents, Job, Step, Stream

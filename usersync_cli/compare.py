@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from psycopg import errors, sql
 
 from usersync_cli import stage
-from usersync_cli.connections import Connection, as_user, type_name
+from usersync_cli.clients.postgres.connections import Connection, as_user, type_name
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
 from usersync_cli.model import Desired
 from usersync_cli.shape import Shape, exact

@@ -14,8 +14,8 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import isolate, rejects
-from usersync_cli.catalog import Table
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.clients.postgres.catalog import Table
+from usersync_cli.clients.postgres.connections import Connection, identifier
 from usersync_cli.merge import ASIDE, CHANGES, Merge
 
 _LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from usersync_cli import log, rejects, rivals, state, sweep, tokens
-from usersync_cli.catalog import describe
-from usersync_cli.connections import Connection, begin, codec, connect, rollback, transaction, translated
+from usersync_cli.clients.postgres.catalog import describe
+from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (
     Drift,
     Fenced,

@@ -17,8 +17,8 @@ import psycopg
 from psycopg import errors, sql
 
 from usersync_cli import spreadsheets
-from usersync_cli.catalog import Table, describe, path
-from usersync_cli.connections import Connection, as_ours, as_user, connect, relation, transaction, translate, translated
+from usersync_cli.clients.postgres.catalog import Table, describe, path
+from usersync_cli.clients.postgres.connections import Connection, as_ours, as_user, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.mistakes import closest
 from usersync_cli.model import Database, Job

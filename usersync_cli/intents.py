@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.signals import Stop
 from usersync_cli.state import may_read
 

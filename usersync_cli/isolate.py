@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import stage
-from usersync_cli.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, CHANGES, Merge, insert, update
 from usersync_cli.rejects import BAD, allowed, condition, detail, is_about_data, reason

@@ -22,7 +22,8 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from usersync_cli import __version__, connections, state
+from usersync_cli import __version__, state
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Busy, Fenced, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop

@@ -9,9 +9,9 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli import log, rejects, sweep
-from usersync_cli.arrays import texts
-from usersync_cli.catalog import Table, describe
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.arrays import texts
+from usersync_cli.clients.postgres.catalog import Table, describe
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.lease import Lease
 from usersync_cli.merge import Merge, Outcome, key_text
 from usersync_cli.model import Page

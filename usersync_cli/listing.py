@@ -16,8 +16,8 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import stage
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.compare import Comparison, Report
-from usersync_cli.connections import Connection
 from usersync_cli.errors import Drift, Unavailable
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.pages import Item, bound

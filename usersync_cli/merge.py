@@ -17,7 +17,7 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")

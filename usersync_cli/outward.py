@@ -17,7 +17,7 @@ from psycopg import sql
 
 from usersync_cli import intents, log, rejects, rivals, stage, state, sweep
 from usersync_cli.binding import Own, bind
-from usersync_cli.connections import Connection, begin, codec, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.intents import Living, Scope, Use
 from usersync_cli.lease import Lease

@@ -16,11 +16,11 @@ from psycopg import sql
 
 from usersync_cli import constraints, stage
 from usersync_cli import merge as merging
-from usersync_cli.arrays import Texts, texts
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
-from usersync_cli.catalog import Table
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.clients.postgres.arrays import Texts, texts
+from usersync_cli.clients.postgres.catalog import Table
+from usersync_cli.clients.postgres.connections import Connection, identifier
 from usersync_cli.errors import Drift
 from usersync_cli.merge import ASIDE, Merge, key_text
 from usersync_cli.model import Change, Column, Counts, Desired, Record

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import class_row
 
-from usersync_cli.arrays import Blobs, texts
+from usersync_cli.clients.postgres.arrays import Blobs, texts
 from usersync_cli.errors import Drift, NotFound, PartialError
 from usersync_cli.migrations import current
 

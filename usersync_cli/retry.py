@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from itertools import groupby
 
 from usersync_cli import rejects
-from usersync_cli.connections import connect, translated
+from usersync_cli.clients.postgres.connections import connect, translated
 from usersync_cli.documents import UNCHANGED, Reading
 from usersync_cli.errors import ConfigError, PartialError
 from usersync_cli.lease import Lease

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from usersync_cli.catalog import locate
-from usersync_cli.connections import Connection, schemas
+from usersync_cli.clients.postgres.catalog import locate
+from usersync_cli.clients.postgres.connections import Connection, schemas
 from usersync_cli.errors import ConfigError
 
 

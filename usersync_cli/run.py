@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from usersync_cli import documents, log, outward, retry, state, sweep, tabular
-from usersync_cli.connections import Connection, connect, translated
+from usersync_cli.clients.postgres.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.lease import Lease, hold
 from usersync_cli.model import Counts, Job, Step

@@ -16,8 +16,8 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli import state, sweep
-from usersync_cli.arrays import Blobs, texts
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.arrays import Blobs, texts
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.merge import Merge, key_text
 from usersync_cli.sweep import GONE, Memory, Scope, Sweep, kept
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from usersync_cli import stage
-from usersync_cli.catalog import Table, TableColumn, has_one_text
-from usersync_cli.connections import Connection, identifier, type_name
+from usersync_cli.clients.postgres.catalog import Table, TableColumn, has_one_text
+from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
 from usersync_cli.errors import Drift
 from usersync_cli.merge import key_text
 from usersync_cli.model import Desired, Load

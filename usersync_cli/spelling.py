@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from usersync_cli.arrays import texts
-from usersync_cli.catalog import Table, has_one_text
-from usersync_cli.connections import Connection, identifier, type_name
+from usersync_cli.clients.postgres.arrays import texts
+from usersync_cli.clients.postgres.catalog import Table, has_one_text
+from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
 from usersync_cli.merge import Merge, key_text
 from usersync_cli.rejects import BAD, is_about_data
 

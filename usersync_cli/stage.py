@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.connections import Connection, identifier
+from usersync_cli.clients.postgres.connections import Connection, identifier
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Column, Copy
 

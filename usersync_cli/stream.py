@@ -14,8 +14,8 @@ from psycopg import sql
 
 from usersync_cli import rejects
 from usersync_cli.binding import Own
-from usersync_cli.catalog import Table
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.catalog import Table
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.dry_run import Came
 from usersync_cli.errors import ConfigError, GuardRefused
 from usersync_cli.merge import Merge

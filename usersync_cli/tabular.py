@@ -15,7 +15,7 @@ from psycopg import sql
 from usersync_cli import log, rivals, stage, state, sweep
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
-from usersync_cli.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
 from usersync_cli.lease import Lease
 from usersync_cli.merge import WithoutKey

@@ -21,7 +21,8 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import class_row
 
-from usersync_cli import connections, log, rescue
+from usersync_cli import log, rescue
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Conflict, Drift, LoginRequired, Unavailable, UsersyncError
 from usersync_cli.keys import Keys
 from usersync_cli.lease import Owner

@@ -19,9 +19,9 @@ from psycopg import errors, sql
 
 from usersync_cli import listing, log, outward, stage, state, sweep
 from usersync_cli.binding import Own, bind
-from usersync_cli.catalog import Table, describe
+from usersync_cli.clients.postgres.catalog import Table, describe
+from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.compare import Comparison, Difference, Report
-from usersync_cli.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step

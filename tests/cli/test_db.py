@@ -13,7 +13,8 @@ import pytest
 
 from tests import servers
 from tests.conftest import Command, NewDatabase
-from usersync_cli import embedded, migrations
+from usersync_cli import migrations
+from usersync_cli.clients.postgres import embedded
 from usersync_cli.model import Database
 
 CONFIG = """

@@ -11,7 +11,7 @@ import pytest
 from tests import servers
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.simple_job import PASSWORD, clean, execute, with_password
-from usersync_cli import embedded
+from usersync_cli.clients.postgres import embedded
 
 IDS = [(f"00000000-0000-4000-8000-00000000000{i}",) for i in (1, 2, 3)]
 

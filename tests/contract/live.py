@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.model import Copy, Desired, Documents, Stream, Target, Tokens
 
 SECRET = "a-secret-to-look-for"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.live import LiveTarget, modules, sample
 from usersync_cli import targets
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift
 from usersync_cli.model import Counts
 

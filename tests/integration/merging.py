@@ -9,7 +9,7 @@ from psycopg import sql
 
 from usersync_cli import stage
 from usersync_cli.binding import Own, bind
-from usersync_cli.connections import Connection, begin, rollback
+from usersync_cli.clients.postgres.connections import Connection, begin, rollback
 from usersync_cli.jobs import Load
 from usersync_cli.model import Column, Counts, Desired
 from usersync_cli.targets.postgres import SETTINGS, Target

@@ -15,7 +15,7 @@ import pytest
 from tests import servers
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.simple_job import clean, execute, with_password
-from usersync_cli import embedded
+from usersync_cli.clients.postgres import embedded
 from usersync_cli.model import Database
 
 FACE = "https://assets.auroville.org.in/profiles/dummy-face.png"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, clean
-from usersync_cli import connections
+from usersync_cli.clients.postgres import connections
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli import connections
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop

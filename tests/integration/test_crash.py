@@ -23,7 +23,7 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import PERSON, Job
 from usersync_cli import log
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import UsersyncError
 from usersync_cli.sources import file
 

@@ -12,7 +12,7 @@ from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import PERSON, Job, execute
 from usersync_cli import sweep
-from usersync_cli.connections import connect
+from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
 from usersync_cli.jobs import Load
 from usersync_cli.sweep import Memory, Scope, Sweep

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli import embedded
+from usersync_cli.clients.postgres import embedded
 from usersync_cli.errors import ConfigError, Unavailable
 
 SAYS_URL = "import sys; from pathlib import Path; from usersync_cli import embedded; print(embedded.url(Path(sys.argv[1]), sys.argv[2]))"

@@ -15,7 +15,7 @@ from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, perso
 from tests.simple_job import PERSON, Job, clean, execute
 from usersync_cli import check, config, migrations, rivals, run
 from usersync_cli.cli.world import world
-from usersync_cli.connections import connect
+from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import UsersyncError
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop

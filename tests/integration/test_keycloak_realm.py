@@ -18,8 +18,8 @@ import pytest
 from tests.http_server import Answer, HttpServer
 from tests.keycloak_server import BUSY, CLIENT, CUT, LEAST_RIGHTS, LOST, Bank, Front, Keycloak, Mailbox, NewBank, Trouble
 from tests.servers import free_port, until
+from usersync_cli.clients.http.client import Unknown
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError, status_of
-from usersync_cli.rest import Unknown
 from usersync_cli.signals import Stop
 from usersync_cli.targets._keycloak_realm import Denied, Gone, Realm, Rejected, Taken
 

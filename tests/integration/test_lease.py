@@ -19,7 +19,8 @@ import pytest
 
 from tests import servers
 from tests.conftest import NewDatabase
-from usersync_cli import connections, lease, state
+from usersync_cli import lease, state
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Busy, Fenced, Unavailable, UsersyncError
 from usersync_cli.lease import Lease, Owner
 from usersync_cli.model import Counts, Database

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.merging import load_rows
-from usersync_cli.connections import Connection, connect
+from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Counts, Database
 from usersync_cli.signals import Stop

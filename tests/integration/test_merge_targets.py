@@ -10,7 +10,7 @@ import pytest
 
 from tests import servers
 from tests.integration.merging import load_rows
-from usersync_cli.connections import Connection, connect
+from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.errors import ConfigError, Drift, UsersyncError, VerificationFailed
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -289,7 +289,7 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     from psycopg import sql
 
     from usersync_cli import stage
-    from usersync_cli.connections import begin
+    from usersync_cli.clients.postgres.connections import begin
     from usersync_cli.jobs import Load
     from usersync_cli.model import Column, Desired
     from usersync_cli.targets.postgres import Target

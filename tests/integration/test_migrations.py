@@ -20,7 +20,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import servers
 from tests.conftest import NewDatabase
-from usersync_cli import connections, embedded, migrations
+from usersync_cli import migrations
+from usersync_cli.clients.postgres import connections, embedded
 from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
 from usersync_cli.migrations import apart
 from usersync_cli.model import Database

@@ -26,10 +26,11 @@ from cryptography.x509.oid import NameOID
 
 from tests.http_server import Answer, Asked, HttpServer, Window
 from tests.servers import free_port, until
-from usersync_cli import log, rate_limit, wire
+from usersync_cli import log
+from usersync_cli.clients.http import rate_limit, transport
+from usersync_cli.clients.http.client import Client, Forbidden, Missing, RateLimit, Refused, Request, Unknown
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.patience import Patience
-from usersync_cli.rest import Client, Forbidden, Missing, RateLimit, Refused, Request, Unknown
 from usersync_cli.signals import Stop
 
 HTML = Answer(body=b"<html><body>Bad gateway</body></html>", headers={"Content-Type": "text/html"})
@@ -805,7 +806,7 @@ def test_whoever_waits_hears_of_it(server: HttpServer, make: Make, stop: Stop, m
     """
     A request that hangs is reported while it does, in the log and to the person at the keyboard.
     """
-    monkeypatch.setattr(wire, "SILENCE", 0.2)
+    monkeypatch.setattr(transport, "SILENCE", 0.2)
     said: list[str] = []
     stop.patience = Patience(0.5, said.append)
     server.on("/x", Answer(fault="hang"))

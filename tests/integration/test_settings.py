@@ -8,7 +8,8 @@ import pytest
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, clean
-from usersync_cli import connections, migrations
+from usersync_cli import migrations
+from usersync_cli.clients.postgres import connections
 from usersync_cli.model import Database
 
 ODD = {

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli import connections, lease, migrations, state
+from usersync_cli import lease, migrations, state
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Fenced
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop

@@ -14,8 +14,8 @@ from tests.integration.test_teamleader import VARIABLES, clean, with_token
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
 from usersync_cli import state
-from usersync_cli.answers import Refused
 from usersync_cli.cli.run import document
+from usersync_cli.clients.http.responses import Refused
 from usersync_cli.errors import status_of
 
 

@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 from tests.integration.test_crash import Fault, counting
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
 from usersync_cli import config, keys, log, oauth, rescue, tokens
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Conflict, Drift, LoginRequired, Unavailable, UsersyncError
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.patience import Patience

@@ -12,8 +12,8 @@ from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, execute
 from usersync_cli import config, stage, verify
 from usersync_cli.cli.world import world
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.compare import Report
-from usersync_cli.connections import Connection
 from usersync_cli.model import Copy
 from usersync_cli.signals import Stop
 

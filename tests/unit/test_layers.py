@@ -18,22 +18,22 @@ LAYERS = [
     ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
     ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
-        *("seen", "sweep", "intents", "applying", "rejects", "aside", "isolate", "constraints", "stage", "merge", "catalog", "identity"),
+        *("seen", "sweep", "intents", "applying", "rejects", "aside", "isolate", "constraints", "stage", "merge"),
         *("spelling", "binding", "rivals", "tokens", "oauth", "authorisations"),
     ],
-    ["state", "lease", "rest", "answers", "rate_limit", "wire", "connections", "embedded", "migrations", "keys", "rescue"],
+    ["state", "lease", "clients", "migrations", "keys", "rescue"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
-    ["model", "errors", "signals", "stdio", "log", "metrics", "arrays", "passwords", "patience", "spreadsheets"],
+    ["model", "errors", "signals", "stdio", "log", "passwords", "patience", "spreadsheets"],
 ]
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {
     "config.py": {"?"},  # the one reader
     "log.py": {"NO_COLOR"},  # before there is a config
-    "connections.py": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
+    "clients/postgres/connections.py": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
     "cli/db.py": {"?"},  # hands the environment on to psql
     "notify.py": {"?"},  # hands a few on to the program of on_failure
-    "embedded.py": {"?"},  # hands the environment on to PostgreSQL's programs
+    "clients/postgres/embedded.py": {"?"},  # hands the environment on to PostgreSQL's programs
 }
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "base", "core", "misc"}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from usersync_cli.clients.http.rate_limit import RateLimit
 from usersync_cli.errors import Unavailable
-from usersync_cli.rate_limit import RateLimit
 
 NOW = datetime(2026, 2, 4, 16, 44, 33, tzinfo=UTC)  # the server's clock when ours is at 0
 

@@ -94,7 +94,8 @@ def _document(one: Any) -> dict[str, Any]:
 
 @contextmanager
 def _reading(config_path: Path | None) -> Iterator[Connection]:
-    from usersync_cli import connections, log
+    from usersync_cli import log
+    from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
     from usersync_cli.migrations import permitted
 

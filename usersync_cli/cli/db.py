@@ -89,7 +89,7 @@ def shell(ctx: click.Context, name: str | None, config_path: Path | None) -> Non
     """
     from psycopg.conninfo import make_conninfo
 
-    from usersync_cli import embedded
+    from usersync_cli.clients.postgres import embedded
 
     database = _database(_load(config_path), name)
     given = _parsed(_libpq_url(database))
@@ -199,7 +199,7 @@ def stop(config_path: Path | None) -> None:
     Example:
       usersync db stop
     """
-    from usersync_cli import embedded
+    from usersync_cli.clients.postgres import embedded
     from usersync_cli.config import default_home, default_path
 
     home = default_home() if config_path is None and not default_path().exists() else _load(config_path).home
@@ -240,7 +240,7 @@ def _databases(config: Config) -> list[Database]:
 def _libpq_url(database: Database) -> str:
     if database.embedded is None:
         return database.url
-    from usersync_cli import embedded
+    from usersync_cli.clients.postgres import embedded
 
     return embedded.url(database.embedded, database.url)
 
@@ -274,7 +274,7 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     """psql's environment: the password, which everybody could read on its command line, and TLS as careful as ours."""
     from psycopg.conninfo import make_conninfo
 
-    from usersync_cli import connections
+    from usersync_cli.clients.postgres import connections
 
     environment = dict(os.environ)
     if password := _take_secrets(given).get("password"):
@@ -289,14 +289,16 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
 
 
 def _version(database: Database) -> str | None:
-    from usersync_cli import connections, migrations
+    from usersync_cli import migrations
+    from usersync_cli.clients.postgres import connections
 
     with connections.connect(database, job="db") as connection, migrations.permitted(connection, database, "reading usersync's version"):
         return migrations.current(connection)
 
 
 def _refuse_while_running(database: Database) -> None:
-    from usersync_cli import connections, state
+    from usersync_cli import state
+    from usersync_cli.clients.postgres import connections
 
     with connections.connect(database, job="db") as connection, state.permitted(connection, database, "looking for runs"):
         if held := state.holders(connection):

@@ -37,8 +37,9 @@ def intents(job_name: str | None, config_path: Path | None, *, everything: bool,
       usersync intents --all --output json | jq '.intents[] | select(.state == "refused")'
       usersync intents --people
     """
-    from usersync_cli import connections, log, state
+    from usersync_cli import log, state
     from usersync_cli.cli.diff import escaped
+    from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
     from usersync_cli.intents import written
     from usersync_cli.migrations import permitted

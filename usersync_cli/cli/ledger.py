@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.cli.streams import StreamStatus
+    from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
-    from usersync_cli.connections import Connection
     from usersync_cli.model import Database, Job
     from usersync_cli.state import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
@@ -78,7 +78,7 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
     Raises ConfigError for a name that neither knows, and for a missing right to read.
     """
-    from usersync_cli import connections
+    from usersync_cli.clients.postgres import connections
 
     database = config.target_database()
     with (
@@ -125,7 +125,8 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
 
 def token_states(config: Config) -> Mapping[str, State]:
     """What is known of each source's tokens, by its name."""
-    from usersync_cli import connections, tokens
+    from usersync_cli import tokens
+    from usersync_cli.clients.postgres import connections
 
     database = config.target_database()
     with connections.connect(database, job="status") as connection, _readable(connection, database):
@@ -164,7 +165,7 @@ def _readable(connection: Connection, database: Database) -> Iterator[None]:
     """Errors of Postgres become ours; where a right is missing, those which reading takes are printed, not all of a run's."""
     from psycopg import errors, sql
 
-    from usersync_cli.connections import translated
+    from usersync_cli.clients.postgres.connections import translated
     from usersync_cli.errors import ConfigError
 
     with translated(database, "reading usersync's own tables"):

@@ -14,8 +14,8 @@ from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
     from usersync_cli.authorisations import Opened
+    from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
-    from usersync_cli.connections import Connection
     from usersync_cli.model import Token
     from usersync_cli.oauth import Client
     from usersync_cli.rescue import Rescue
@@ -298,7 +298,7 @@ def oauth_import(stop: Stop, table: str, source_name: str | None, config_path: P
       usersync oauth-import --from-table shared.tl_auth
     """
     from usersync_cli.cli.world import tokens
-    from usersync_cli.connections import relation
+    from usersync_cli.clients.postgres.connections import relation
     from usersync_cli.errors import Conflict
 
     config = _config(config_path)
@@ -324,7 +324,7 @@ def _foreign(config: Config, connection: Connection, table: str) -> Token:
 
     import psycopg
 
-    from usersync_cli.connections import as_user, relation, transaction, translate
+    from usersync_cli.clients.postgres.connections import as_user, relation, transaction, translate
     from usersync_cli.errors import Drift, NotFound
     from usersync_cli.model import Token
 
@@ -380,7 +380,8 @@ def _source(config: Config, name: str | None) -> str:
 @contextmanager
 def _database(config: Config, stop: Stop) -> Iterator[Connection]:
     """The target with usersync's tables, made where they are missing."""
-    from usersync_cli import connections, migrations
+    from usersync_cli import migrations
+    from usersync_cli.clients.postgres import connections
 
     database = config.target_database()
     with connections.connect(database, job=_JOB, stop=stop, read_write=True) as connection:

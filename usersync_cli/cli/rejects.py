@@ -19,8 +19,8 @@ from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
+    from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
-    from usersync_cli.connections import Connection
     from usersync_cli.rejects import Waiting
     from usersync_cli.run import RunResult
 
@@ -171,7 +171,7 @@ def drop(  # noqa: PLR0913  each option is one
       usersync rejects drop --all --job auroville
     """
     from usersync_cli import rejects as stored
-    from usersync_cli.connections import transaction
+    from usersync_cli.clients.postgres.connections import transaction
 
     _refuse_vague(ids, everything=everything)
     if everything and not job_name:
@@ -214,7 +214,8 @@ def _refuse_unknown(config: Config, job: str | None, step: str | None) -> None:
 
 @contextmanager
 def _opened(config_path: Path | None, *, write: bool = False) -> Iterator[tuple[Config, Connection]]:
-    from usersync_cli import connections, log
+    from usersync_cli import log
+    from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
     from usersync_cli.migrations import VERSION, current, newer, permitted
 

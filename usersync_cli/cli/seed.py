@@ -10,7 +10,7 @@ import click
 from psycopg import sql
 
 from usersync_cli.cli import EXIT_STATUSES, config_option
-from usersync_cli.connections import Connection, connect, schemas, transaction, translated
+from usersync_cli.clients.postgres.connections import Connection, connect, schemas, transaction, translated
 from usersync_cli.errors import ConfigError
 from usersync_cli.jobs import Load
 from usersync_cli.signals import Stop

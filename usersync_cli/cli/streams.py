@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors, sql
 
 if TYPE_CHECKING:
-    from usersync_cli.catalog import Table
-    from usersync_cli.connections import Connection
+    from usersync_cli.clients.postgres.catalog import Table
+    from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.model import Job, Step
     from usersync_cli.state import StoredCursor
 
@@ -90,7 +90,7 @@ def read(connection: Connection, job: Job, cursors: Sequence[StoredCursor]) -> l
 def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
     connection: Connection, job: str, step: Step, source: str, stream: str, cursor: StoredCursor | None, rejected: int
 ) -> StreamStatus:
-    from usersync_cli.catalog import describe
+    from usersync_cli.clients.postgres.catalog import describe
     from usersync_cli.targets.postgres import lacks_mark
 
     load, name = step.load, step.load.table.replace("{stream}", stream)

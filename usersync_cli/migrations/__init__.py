@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors
 
-from usersync_cli import connections
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Database
 

@@ -29,7 +29,7 @@ from usersync_cli.model import Cursor, Documents, KeptOut, Page, Record, Stream,
 from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
-    from usersync_cli.rest import Client, Reply
+    from usersync_cli.clients.http.client import Client, Reply
 
 KIND = "documents"
 
@@ -185,7 +185,7 @@ SELECT {tenant} || key AS id,
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
         """Connections and threads end with the session."""
-        from usersync_cli.rest import Client
+        from usersync_cli.clients.http.client import Client
 
         settings = self._settings
         with Client(
@@ -329,7 +329,7 @@ class Session:
 
     def _ask(self, path: str) -> Reply:
         """An answer, be it an error that Fineract itself explains."""
-        from usersync_cli.rest import Refused, Request, Untrusted
+        from usersync_cli.clients.http.client import Refused, Request, Untrusted
 
         try:
             return self._client.send(Request("GET", path, accept=(400, 401, 403, 404)))

@@ -17,7 +17,7 @@ from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
 from usersync_cli.binding import WRONG, parse, place, wrong
-from usersync_cli.connections import (
+from usersync_cli.clients.postgres.connections import (
     Connection,
     as_user,
     connect,

@@ -30,7 +30,7 @@ from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
     from usersync_cli import oauth as grants
-    from usersync_cli.rest import Client, RateLimit, Reply, Request
+    from usersync_cli.clients.http.client import Client, RateLimit, Reply, Request
     from usersync_cli.signals import Stop
 
 KIND = "documents"
@@ -141,7 +141,7 @@ def oauth(settings: Settings) -> grants.Client:
 
 def account(settings: Settings, access_token: str) -> str:
     """Whose data this token opens."""
-    from usersync_cli.rest import Client
+    from usersync_cli.clients.http.client import Client
     from usersync_cli.signals import Stop
 
     with Client(settings.api_url, name="Teamleader", stop=Stop(), access=lambda _: Access(access_token, 1)) as client:
@@ -170,7 +170,7 @@ class Source:
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
         """Asks whose account it is. Connections and threads end with the session."""
-        from usersync_cli.rest import Client, RateLimit
+        from usersync_cli.clients.http.client import Client, RateLimit
 
         if (tokens := tools.tokens) is None:
             raise AssertionError("whoever opens a source with tokens brings the place where they are kept")
@@ -796,7 +796,7 @@ class Session:
     @contextmanager
     def _told(self, resource: Resource) -> Iterator[None]:
         """Which scope is missing."""
-        from usersync_cli.rest import Refused
+        from usersync_cli.clients.http.client import Refused
 
         try:
             yield
@@ -813,7 +813,7 @@ class Session:
 
 
 def _post(path: str, body: Mapping[str, Any]) -> Request:
-    from usersync_cli.rest import Request
+    from usersync_cli.clients.http.client import Request
 
     return Request("POST", path, body)
 

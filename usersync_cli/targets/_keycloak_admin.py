@@ -18,8 +18,8 @@ import requests
 from keycloak import KeycloakOpenIDConnection
 from requests.structures import CaseInsensitiveDict
 
+from usersync_cli.clients.http.client import Client, Missing, Reply, Request
 from usersync_cli.errors import ConfigError
-from usersync_cli.rest import Client, Missing, Reply, Request
 from usersync_cli.signals import Stop
 from usersync_cli.targets._keycloak_answers import Account, no_keycloak, no_token, refusal
 

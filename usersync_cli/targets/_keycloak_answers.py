@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from usersync_cli.clients.http.client import Reply, Request
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.rest import Reply, Request
 
 
 class Rejected(UsersyncError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from usersync_cli import intents, log, rejects, spreadsheets
 from usersync_cli.applying import Calls
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
 from usersync_cli.intents import Intent
 from usersync_cli.rejects import Reject

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from usersync_cli.arrays import texts
-from usersync_cli.connections import Connection, as_user
+from usersync_cli.clients.postgres.arrays import texts
+from usersync_cli.clients.postgres.connections import Connection, as_user
 from usersync_cli.model import Counts
 
 REFUSED = "refused_by_keycloak"  # reason of a reject: the server said so, and is not asked again about the same person

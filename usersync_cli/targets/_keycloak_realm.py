@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from usersync_cli.clients.http.client import Client, Unknown
 from usersync_cli.errors import ConfigError, Unavailable
-from usersync_cli.rest import Client, Unknown
 from usersync_cli.signals import Stop
 from usersync_cli.targets._keycloak_answers import Account, Denied, Gone, Rejected, Taken
 

@@ -20,8 +20,8 @@ from psycopg import sql
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from usersync_cli import applying, intents, log, state
-from usersync_cli.arrays import texts
-from usersync_cli.connections import Connection
+from usersync_cli.clients.postgres.arrays import texts
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.intents import Scope, Use
 from usersync_cli.jobs import Duration

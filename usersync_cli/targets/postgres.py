@@ -15,7 +15,7 @@ from psycopg import errors, sql
 from usersync_cli import merge as merging
 from usersync_cli import stage
 from usersync_cli import sweep as sweeping
-from usersync_cli.catalog import (
+from usersync_cli.clients.postgres.catalog import (
     Table,
     TableColumn,
     behind,
@@ -27,7 +27,7 @@ from usersync_cli.catalog import (
     read_by,
     unique_values,
 )
-from usersync_cli.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
+from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
 from usersync_cli.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load

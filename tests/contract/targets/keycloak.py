@@ -13,7 +13,7 @@ from tests.contract.live import LiveTarget
 from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
 from usersync_cli import stage
-from usersync_cli.connections import Connection, begin, connect
+from usersync_cli.clients.postgres.connections import Connection, begin, connect
 from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.signals import Stop

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from tests.contract.live import LiveTarget
 from usersync_cli import stage
-from usersync_cli.connections import Connection, begin, connect
+from usersync_cli.clients.postgres.connections import Connection, begin, connect
 from usersync_cli.jobs import Load
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.targets.postgres import SETTINGS, Target

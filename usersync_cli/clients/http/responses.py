@@ -21,8 +21,8 @@ import msgspec
 import requests
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
+from usersync_cli.clients.http.rate_limit import moment
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.rate_limit import moment
 
 T = TypeVar("T")
 _ERRORS = """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.connections import Connection, identifier, schemas
+from usersync_cli.clients.postgres.connections import Connection, identifier, schemas
 
 
 @dataclass(frozen=True)

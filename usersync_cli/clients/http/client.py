@@ -1,4 +1,4 @@
-"""The one REST client: JSON over HTTP with tokens, a rate limit, repetitions and deadlines. What replies mean: answers.py."""
+"""The one REST client: JSON over HTTP with tokens, a rate limit, repetitions and deadlines. What replies mean: responses.py."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ import tenacity
 from urllib3.exceptions import HTTPError
 
 from usersync_cli import __version__, log
-from usersync_cli.answers import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
+from usersync_cli.clients.http.rate_limit import RateLimit
+from usersync_cli.clients.http.responses import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
+from usersync_cli.clients.http.transport import Call, Lines, Session, leave
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
 from usersync_cli.patience import Share
-from usersync_cli.rate_limit import RateLimit
 from usersync_cli.signals import Stop
-from usersync_cli.wire import Call, Lines, Session, leave
 
 __all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Unknown", "Untrusted"]
 

@@ -304,7 +304,7 @@ def _refuse_read_only(connection: Connection, database: Database) -> None:
 def _url(database: Database) -> str:
     if database.embedded is None:
         return database.url
-    from usersync_cli import embedded
+    from usersync_cli.clients.postgres import embedded
 
     return embedded.url(database.embedded, database.url)
 
