@@ -23,9 +23,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from usersync_cli import migrations
 from usersync_cli.clients.postgres import embedded
 from usersync_cli.model import Database
+from usersync_cli.state import migrations
 
 POSTGRES15 = Path(os.environ.get("POSTGRES15_BIN", "/usr/lib/postgresql/15/bin"))
 

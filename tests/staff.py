@@ -19,13 +19,13 @@ from tests.keycloak_server import Bank, Front
 from tests.list_source import counts
 from tests.simple_job import execute
 from usersync_cli.errors import UsersyncError
-from usersync_cli.intents import Use
 from usersync_cli.jobs import Job
 from usersync_cli.model import Change, Database, Tools
 from usersync_cli.run import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings as FineractSettings
 from usersync_cli.sources.fineract import Source
+from usersync_cli.state.outbox import Use
 from usersync_cli.steps import Options, World
 from usersync_cli.targets import keycloak
 

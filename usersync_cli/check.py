@@ -12,14 +12,15 @@ from typing import Any
 
 import psycopg
 
-from usersync_cli import rivals, state
+from usersync_cli import rivals
 from usersync_cli.clients.postgres.catalog import others_may_create
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.outward import try_transform
 from usersync_cli.pages import fit
+from usersync_cli.state import ledger
+from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Loading, Reader
@@ -75,7 +76,7 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
         yield from (Finding(*one) for one in _others("target", tx))
     try:
         with translated(world.target, "looking at usersync's own tables"):
-            yield Finding(f"target: {state.inspect(tx)}")
+            yield Finding(f"target: {ledger.inspect(tx)}")
     except UsersyncError as error:
         yield Finding("target: usersync's own tables", error)
 
@@ -103,9 +104,9 @@ def _rivals(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         yield Finding(f"step {step.name}: other steps", error)
 
 
-def _stored(step: Step, tx: Connection, world: World) -> dict[str, state.StoredCursor]:
+def _stored(step: Step, tx: Connection, world: World) -> dict[str, ledger.StoredCursor]:
     with suppress(psycopg.Error):  # `_target` has told what is wrong with them
-        return state.cursors(tx, world.tools.job, step.name)
+        return ledger.cursors(tx, world.tools.job, step.name)
     return {}
 
 

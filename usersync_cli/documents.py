@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, rivals, state, sweep, tokens
+from usersync_cli import log, rejects, rivals, sweep, tokens
 from usersync_cli.clients.postgres.catalog import describe
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (
@@ -28,13 +28,14 @@ from usersync_cli.errors import (
     VerificationFailed,
     together,
 )
-from usersync_cli.lease import Lease
 from usersync_cli.leaving import Leavers, had_row, listed_before
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader, fit
 from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
 from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
-from usersync_cli.state import StoredCursor
+from usersync_cli.state import ledger
+from usersync_cli.state.lease import Lease
+from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
@@ -88,7 +89,7 @@ class Reading:
     def open(self, stack: ExitStack) -> None:
         """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
         rivals.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
-        everything = state.all_cursors(self._tx, self._world.tools.job)
+        everything = ledger.all_cursors(self._tx, self._world.tools.job)
         stored = {one.stream: one for one in everything if one.step == self._step.name}
         source = self._world.sources[self._extract.source]
         self._session = stack.enter_context(source.open(self._world.tools))
@@ -587,10 +588,10 @@ class Reading:
         return self._lease.run_id if self._lease else 0
 
     def _count(self, work: Work, normalised: int = 0) -> None:
-        state.count(self._tx, self._run_id, self._step.name, work.counts, bytes_=work.size, normalised=normalised)
+        ledger.count(self._tx, self._run_id, self._step.name, work.counts, bytes_=work.size, normalised=normalised)
 
     def _advance(self, into: Into, cursor: Cursor, rows: int) -> None:
-        state.advance(
+        ledger.advance(
             self._tx, self._world.tools.job, self._step.name, into.name, cursor,
             version=into.cursor_version, account=self._session.account, rows=rows,
         )  # fmt: skip

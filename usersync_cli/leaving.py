@@ -12,11 +12,11 @@ from usersync_cli import log, rejects, sweep
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.lease import Lease
 from usersync_cli.merge import Merge, Outcome, key_text
 from usersync_cli.model import Page
 from usersync_cli.pages import fit
 from usersync_cli.seen import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, Open, Seen
+from usersync_cli.state.lease import Lease
 from usersync_cli.steps import Options
 from usersync_cli.stream import Into, Leaving, Work
 from usersync_cli.sweep import Sweep

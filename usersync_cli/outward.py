@@ -15,14 +15,15 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from usersync_cli import intents, log, rejects, rivals, stage, state, sweep
+from usersync_cli import log, rejects, rivals, stage, sweep
 from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
-from usersync_cli.intents import Living, Scope, Use
-from usersync_cli.lease import Lease
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
 from usersync_cli.rejects import Reject
+from usersync_cli.state import ledger, outbox
+from usersync_cli.state.lease import Lease
+from usersync_cli.state.outbox import Living, Scope, Use
 from usersync_cli.steps import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.sweep import Sweep
 from usersync_cli.tabular import open_sources
@@ -71,7 +72,7 @@ class Reading:
     def __init__(self, step: Step, world: World, options: Options, tx: Connection, done: StepResult, stack: ExitStack) -> None:  # noqa: PLR0913, PLR0917
         self._step, self._world, self._options, self._tx, self._done = step, world, options, tx, done
         self._stack = stack
-        self.stored = state.cursors(tx, world.tools.job, step.name)
+        self.stored = ledger.cursors(tx, world.tools.job, step.name)
         self.cursors: dict[str, tuple[Cursor, str, int]] = {}  # stream: cursor, account, rows
         self.bad: list[Reject] = []
         self.session: Any = None
@@ -406,10 +407,10 @@ class Planning:
         rejects.resolve_unmet(self._tx, job, step, of, run_id)
         for stream, (cursor, account, rows) in self._reading.cursors.items():
             version = self._reading.stored[stream].version if stream in self._reading.stored else 0
-            state.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
+            ledger.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
         for found in self._swept:
             sweep.note(self._tx, found)
-        intents.prune(self._tx, job)
+        outbox.prune(self._tx, job)
 
     def apply(self, target: Target, plan: Any) -> None:
         """The calls; then the step's counts, of what was done."""
@@ -418,7 +419,7 @@ class Planning:
             target.apply(plan, self._tx)
         finally:
             if not self._tx.closed:
-                state.count(self._tx, self._lease.run_id, self._step.name, plan.counts, bytes_=self._done.bytes, done=False)
+                ledger.count(self._tx, self._lease.run_id, self._step.name, plan.counts, bytes_=self._done.bytes, done=False)
         self._lease.finish_step(self._step.name, "ok")
 
     def said(self, plan: Any) -> list[UsersyncError]:

@@ -20,7 +20,7 @@ from psycopg.rows import class_row
 
 from usersync_cli.clients.postgres.arrays import Blobs, texts
 from usersync_cli.errors import Drift, NotFound, PartialError
-from usersync_cli.migrations import current
+from usersync_cli.state.migrations import current
 
 NO_KEY = "no_key"
 NOT_JSON = "not_json"

@@ -15,12 +15,12 @@ from usersync_cli import rejects
 from usersync_cli.clients.postgres.connections import connect, translated
 from usersync_cli.documents import UNCHANGED, Reading
 from usersync_cli.errors import ConfigError, PartialError
-from usersync_cli.lease import Lease
-from usersync_cli.migrations import permitted
 from usersync_cli.model import Job, Record, Step
 from usersync_cli.pages import Item
 from usersync_cli.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
 from usersync_cli.seen import REMOVED, TOLD, Met
+from usersync_cli.state.lease import Lease
+from usersync_cli.state.migrations import permitted
 from usersync_cli.steps import Options, StepResult, World, loading, streams
 from usersync_cli.stream import BAD_VERSION, Into, Work
 from usersync_cli.stream import item as item_of

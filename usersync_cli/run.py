@@ -14,11 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, outward, retry, state, sweep, tabular
+from usersync_cli import documents, log, outward, retry, sweep, tabular
 from usersync_cli.clients.postgres.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
-from usersync_cli.lease import Lease, hold
 from usersync_cli.model import Counts, Job, Step
+from usersync_cli.state import ledger
+from usersync_cli.state.lease import Lease, hold
 from usersync_cli.steps import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
 
 
@@ -51,7 +52,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     if options.dry_run:
         connection = connect(world.target, job=job.name, stop=world.tools.stop)
         with closing(connection), translated(world.target, "looking for lists"):
-            state.refuse_newer(connection)
+            ledger.refuse_newer(connection)
             _check_approval(job, options, connection)
         _run_steps(steps, world, options, None, result)
         result.seconds = time.monotonic() - began

@@ -15,10 +15,11 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import state, sweep
+from usersync_cli import sweep
 from usersync_cli.clients.postgres.arrays import Blobs, texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.merge import Merge, key_text
+from usersync_cli.state import ledger
 from usersync_cli.sweep import GONE, Memory, Scope, Sweep, kept
 
 # What `held` says of the target: the hash of the document that its row came from, or one of these; NULL: to be written again.
@@ -84,7 +85,7 @@ class Seen:
         """Read what is there; nothing where usersync's tables are not."""
         self.memory, self.fingerprint, self.sweep, self.there, self.known_before = Memory(), "", None, False, 0
         self.respelt, self.held, self.others = False, 0, 0
-        if state.current(connection) != state.VERSION:
+        if ledger.current(connection) != ledger.VERSION:
             return
         self.there = True
         found = sweep.recall(connection, self.scope)

@@ -24,7 +24,7 @@ from usersync_cli.pages import Item, bound
 from usersync_cli.rejects import Limits, Reject
 from usersync_cli.seen import Met, Seen
 from usersync_cli.spelling import Spelling, spelling_of
-from usersync_cli.state import StoredCursor
+from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import reads
 from usersync_cli.sweep import Scope
 from usersync_cli.targets.postgres import Target

@@ -15,11 +15,11 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import state
 from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, VerificationFailed
 from usersync_cli.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
+from usersync_cli.state import ledger
 
 GONE = sql.SQL("pg_temp.usersync_gone")  # key text: the candidates; free boolean: the guard does not concern itself with it
 _PRESENT = sql.SQL("pg_temp.usersync_present")
@@ -126,7 +126,7 @@ def begin(tx: Connection, scope: Scope, *, instead: bool) -> Memory:
 def remember(tx: Connection, scope: Scope) -> Memory:
     """What is known of this step. Keys of another table or other key columns mean nothing any more and are forgotten."""
     write = scope.run_id is not None
-    if not write and state.current(tx) != state.VERSION:
+    if not write and ledger.current(tx) != ledger.VERSION:
         return Memory()
     found = recall(tx, scope)
     if found is not None and found[1] == scope.target:
@@ -457,7 +457,7 @@ def accept(tx: Connection, scope: Scope, id_: int) -> None:
     tx.execute(statement, (scope.edition, id_, scope.edition))
 
 
-def withdraw_others(connection: state.Connection, job: str, swept: Collection[tuple[str, str]], run_id: int) -> None:
+def withdraw_others(connection: ledger.Connection, job: str, swept: Collection[tuple[str, str]], run_id: int) -> None:
     """Lists of steps and streams that the job no longer has, or from which it removes nobody now: nobody could approve them."""
     waiting = connection.execute("SELECT DISTINCT step, stream FROM usersync.approvals WHERE job = %s AND status = 'waiting'", (job,))
     for step, stream in set(waiting.fetchall()) - set(swept):
@@ -489,21 +489,21 @@ class Approval:
         return self.target.rpartition(" (")[0] or self.target
 
 
-def approvals(connection: state.Connection, *, job: str | None = None, run_id: int | None = None, waiting: bool = False) -> list[Approval]:
+def approvals(connection: ledger.Connection, *, job: str | None = None, run_id: int | None = None, waiting: bool = False) -> list[Approval]:
     """Lists by run, newest first. Empty too where usersync's tables are not there yet."""
-    if (state.current(connection) or "") < "0002":
+    if (ledger.current(connection) or "") < "0002":
         return []
     rows = connection.execute(_APPROVALS, {"job": job, "run": run_id, "waiting": waiting}).fetchall()
     return [Approval(*row) for row in rows]
 
 
-def approval_keys(connection: state.Connection, approval: Approval) -> list[str]:
+def approval_keys(connection: ledger.Connection, approval: Approval) -> list[str]:
     """The keys of a list, sorted; a list that was withdrawn has lost them."""
     query = "SELECT key FROM usersync.approval_keys WHERE approval_id = %s ORDER BY key"
     return [key for (key,) in connection.execute(query, (approval.id,)).fetchall()]
 
 
-def check_approval(connection: state.Connection, job: str, run_id: int) -> None:
+def check_approval(connection: ledger.Connection, job: str, run_id: int) -> None:
     """Raises NotFound for a run that has no list for this job, Conflict for a list that was used or withdrawn."""
     found = approvals(connection, run_id=run_id)
     ours = [one for one in found if one.job == job]

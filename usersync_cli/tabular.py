@@ -12,16 +12,17 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from usersync_cli import log, rivals, stage, state, sweep
+from usersync_cli import log, rivals, stage, sweep
 from usersync_cli.aside import Aside
 from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
-from usersync_cli.lease import Lease
 from usersync_cli.merge import WithoutKey
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
 from usersync_cli.rejects import is_about_data
-from usersync_cli.state import StoredCursor
+from usersync_cli.state import ledger
+from usersync_cli.state.lease import Lease
+from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
 from usersync_cli.targets.postgres import SETTINGS, Plan, Target
 
@@ -32,7 +33,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
     try:
         with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
             rivals.refuse(tx, world.tools.job, step.name, world.writers)
-            stored = state.cursors(tx, world.tools.job, step.name)
+            stored = ledger.cursors(tx, world.tools.job, step.name)
             readers = open_sources(step, world, closing)
             for reader in readers:
                 reader.refuse_other_account(stored, options)
@@ -280,13 +281,13 @@ class Loading:
                 f"step {step}: the counts do not add up: {counts}", hint="does the transform give other rows each time (random(), LIMIT)?"
             )
         self._aside.store(lease.run_id)
-        self._normalised_again = self._normalised > 0 and state.normalised_before(self._tx, lease.job, step)
-        state.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
+        self._normalised_again = self._normalised > 0 and ledger.normalised_before(self._tx, lease.job, step)
+        ledger.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
         for reader in self._readers:
             for stream, cursor in reader.cursors.items():
                 version = self._stored[stream].version if stream in self._stored else 0
                 account, rows = reader.session.account, self._rows[stream]
-                state.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
+                ledger.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
 
     def warn(self) -> None:
         """What went well enough, and should be looked at by day."""

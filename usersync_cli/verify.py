@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log, outward, stage, state, sweep
+from usersync_cli import listing, log, outward, stage, sweep
 from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
@@ -26,7 +26,8 @@ from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, U
 from usersync_cli.listing import Listing
 from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.shape import shape_of
-from usersync_cli.state import StoredCursor
+from usersync_cli.state import ledger
+from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import Options as RunOptions
 from usersync_cli.steps import StepResult, World, chosen, chosen_streams, is_outward, reads_streams, refuse_other_account, refuse_silence
 from usersync_cli.stream import Into
@@ -98,7 +99,7 @@ def _table(tx: Connection, name: str, job: str) -> Table:
 
 def _rejects(tx: Connection, job: str, step: str, stream: str = "") -> dict[str, bytes]:
     """Records that were set aside, key and hash. None where the role may not read them; then they count as missing."""
-    if not state.may_read(tx, "rejects"):
+    if not ledger.may_read(tx, "rejects"):
         return {}
     query = "SELECT key, hash FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s"
     return dict(tx.execute(query, (job, step, stream)).fetchall())
@@ -106,8 +107,8 @@ def _rejects(tx: Connection, job: str, step: str, stream: str = "") -> dict[str,
 
 def _stored(tx: Connection, job: str, step: str) -> Mapping[str, StoredCursor]:
     """What the last run read, by stream. Raises Drift where a newer program wrote that; empty where the role may not read it."""
-    state.refuse_newer(tx)
-    return state.cursors(tx, job, step) if state.may_read(tx, "cursors") else {}
+    ledger.refuse_newer(tx)
+    return ledger.cursors(tx, job, step) if ledger.may_read(tx, "cursors") else {}
 
 
 def _moved(world: World, name: str, size: int) -> None:
@@ -270,7 +271,7 @@ def _compare_streams(  # noqa: PLR0913, PLR0917  all that it takes
 
 def _listed_before(tx: Connection, one: Listing) -> int:
     """Records of the last complete reading that was accepted."""
-    if not (state.may_read(tx, "seen_streams") and state.may_read(tx, "sweeps")):
+    if not (ledger.may_read(tx, "seen_streams") and ledger.may_read(tx, "sweeps")):
         return 0
     found = sweep.recall(tx, one.into.seen.scope)
     return (found[0].previous or 0) if found else 0

@@ -13,9 +13,9 @@ import pytest
 
 from tests import servers
 from tests.conftest import Command, NewDatabase
-from usersync_cli import migrations
 from usersync_cli.clients.postgres import embedded
 from usersync_cli.model import Database
+from usersync_cli.state import migrations
 
 CONFIG = """
 environment: test

@@ -12,7 +12,7 @@ from tests.servers import free_port
 from usersync_cli.cli.health import judge
 from usersync_cli.cli.ledger import JobStatus
 from usersync_cli.model import Database
-from usersync_cli.state import Run
+from usersync_cli.state.ledger import Run
 
 
 @pytest.fixture

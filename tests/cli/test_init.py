@@ -28,13 +28,14 @@ from tests.cli.commands import parse
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.integration.test_auroville import ACCOUNTS, PROFILES
 from tests.simple_job import PASSWORD, PEOPLE, clean, execute, with_password
-from usersync_cli import config, migrations
+from usersync_cli import config
 from usersync_cli.cli import cli
 from usersync_cli.clients.postgres import embedded
 from usersync_cli.config_template import Answers, config_yaml, dotenv, drafts, place
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
+from usersync_cli.state import migrations
 
 URL = "postgresql://usersync:secret@db.example.org/app"
 NOWHERE = f"postgresql://postgres:{PASSWORD}@127.0.0.1:1/app"

@@ -23,10 +23,10 @@ from usersync_cli import config, log, run, steps
 from usersync_cli.cli import cli
 from usersync_cli.cli.world import world
 from usersync_cli.errors import UsersyncError, status_of
-from usersync_cli.lease import hold
 from usersync_cli.model import Database
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
+from usersync_cli.state.lease import hold
 
 PHONE = "+999 555 0100"
 TRANSFORM = "SELECT key::int AS id, data ->> 'name' AS name, data ->> 'phone' AS phone, (data ->> 'age')::int AS age FROM records"

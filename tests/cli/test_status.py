@@ -13,9 +13,9 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command
 from tests.servers import free_port
 from tests.simple_job import Job, clean
-from usersync_cli import migrations
 from usersync_cli.cli.status import ago
 from usersync_cli.model import Database
+from usersync_cli.state import migrations
 
 
 @pytest.fixture

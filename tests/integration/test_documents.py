@@ -11,10 +11,11 @@ import pytest
 
 from tests import servers
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from usersync_cli import migrations, seen, verify
+from usersync_cli import seen, verify
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
 from usersync_cli.run import line
+from usersync_cli.state import migrations
 
 
 class Crashed(BaseException):

@@ -13,12 +13,13 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
 from tests.simple_job import PERSON, Job, clean, execute
-from usersync_cli import check, config, migrations, rivals, run
+from usersync_cli import check, config, rivals, run
 from usersync_cli.cli.world import world
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import UsersyncError
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
+from usersync_cli.state import migrations
 from usersync_cli.steps import Options
 
 

@@ -19,12 +19,12 @@ import pytest
 
 from tests import servers
 from tests.conftest import NewDatabase
-from usersync_cli import lease, state
 from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Busy, Fenced, Unavailable, UsersyncError
-from usersync_cli.lease import Lease, Owner
 from usersync_cli.model import Counts, Database
 from usersync_cli.signals import Stop
+from usersync_cli.state import lease, ledger
+from usersync_cli.state.lease import Lease, Owner
 
 LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=2)
@@ -126,14 +126,14 @@ def test_leaving_releases_on_any_outcome(database: Database, stop: Stop, connect
     with pytest.raises(ZeroDivisionError), lease.hold(database, "job", lease=LONG, stop=stop) as last:
         raise ZeroDivisionError
 
-    runs = [(run.status, run.exit_status, run.full, run.summary, run.error, run.epoch) for run in state.last_runs(connection, "job")]
+    runs = [(run.status, run.exit_status, run.full, run.summary, run.error, run.epoch) for run in ledger.last_runs(connection, "job")]
     assert [
         ("failed", 1, False, None, None, 3),
         ("failed", 4, False, None, "the source is away", 2),
         ("ok", 0, True, "all well", None, 1),
     ] == runs
     assert (3, 0) == (last.epoch, last.crashed)
-    assert {} == state.holders(connection)
+    assert {} == ledger.holders(connection)
 
 
 def test_the_lease_is_renewed_while_the_run_lasts(database: Database, stop: Stop, connection: psycopg.Connection) -> None:
@@ -144,7 +144,7 @@ def test_the_lease_is_renewed_while_the_run_lasts(database: Database, stop: Stop
         time.sleep(2)
         refused(database, stop)
         held.progress = lambda: time.monotonic() - lease.PROGRESS_SECONDS - 1
-        servers.until(lambda: not state.holders(connection))
+        servers.until(lambda: not ledger.holders(connection))
 
 
 def test_an_expired_lease_is_taken_over_and_the_old_run_is_fenced(
@@ -166,7 +166,7 @@ def test_an_expired_lease_is_taken_over_and_the_old_run_is_fenced(
         old.check()
 
     assert [3] == rows(connection)
-    assert ["ok", "crashed"] == [run.status for run in state.last_runs(connection)]
+    assert ["ok", "crashed"] == [run.status for run in ledger.last_runs(connection)]
 
 
 def test_a_lost_lease_is_noticed_by_the_renewing_thread(database: Database, stop: Stop, connection: psycopg.Connection) -> None:
@@ -260,7 +260,7 @@ def test_a_run_frozen_in_copy_is_replaced_and_writes_nothing(
 
     assert "Fenced\n" == said
     assert [3] == rows(connection)
-    assert ["ok", "crashed"] == [run.status for run in state.last_runs(connection)]
+    assert ["ok", "crashed"] == [run.status for run in ledger.last_runs(connection)]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -293,7 +293,7 @@ def test_a_run_frozen_before_commit_is_replaced(
 
     assert "Fenced\n" == said
     assert [] == rows(connection)
-    assert ["ok", "crashed"] == [run.status for run in state.last_runs(connection)]
+    assert ["ok", "crashed"] == [run.status for run in ledger.last_runs(connection)]
 
 
 def test_whoever_is_at_work_is_left_alone(
@@ -480,13 +480,13 @@ def test_the_lease_survives_its_control_connection(database: Database, connectio
             connection.execute(kill)
             time.sleep(0.5)
         held.check()
-        assert {"job"} == set(state.holders(connection))
+        assert {"job"} == set(ledger.holders(connection))
         connection.execute(kill)
         held.finish(exit_status=0)
         connection.execute(kill)
 
-    assert {} == state.holders(connection)
-    assert "ok" == state.last_runs(connection)[0].status
+    assert {} == ledger.holders(connection)
+    assert "ok" == ledger.last_runs(connection)[0].status
 
 
 @pytest.mark.slow
@@ -514,8 +514,8 @@ def test_sigterm_rolls_back_and_releases(database: Database, connection: psycopg
         said = process.stdout.read() if process.stdout else ""
 
     assert "Stopped\n" == said
-    assert {} == state.holders(connection)
-    assert [("stopped", 143)] == [(run.status, run.exit_status) for run in state.last_runs(connection)]
+    assert {} == ledger.holders(connection)
+    assert [("stopped", 143)] == [(run.status, run.exit_status) for run in ledger.last_runs(connection)]
     assert [] == rows(connection)
 
 
@@ -574,14 +574,14 @@ def test_on_postgres_15(postgres15: servers.Server, new_database: NewDatabase, s
         held.start_step("users")
         held.attach(tx)
         with held.checkpoint(tx):
-            state.count(tx, held.run_id, "users", Counts(read=1, inserted=1), done=True)
+            ledger.count(tx, held.run_id, "users", Counts(read=1, inserted=1), done=True)
         held.finish(exit_status=0)
-        assert ["ok"] == [run.status for run in state.last_runs(tx)]
+        assert ["ok"] == [run.status for run in ledger.last_runs(tx)]
 
 
 def checkpoint_counts(held: Lease, tx: connections.Connection, counts: Counts) -> None:
     with held.checkpoint(tx):
-        state.count(tx, held.run_id, "users", counts)
+        ledger.count(tx, held.run_id, "users", counts)
     connections.begin(tx)
 
 
@@ -594,12 +594,12 @@ def test_counts_are_there_exactly_if_the_rows_are(database: Database, connection
         checkpoint_counts(held, tx, Counts(read=3, inserted=2, duplicates=1))
         checkpoint_counts(held, tx, Counts(read=1, updated=1))
         with pytest.raises(ZeroDivisionError), held.checkpoint(tx):
-            state.count(tx, held.run_id, "users", Counts(read=100))
+            ledger.count(tx, held.run_id, "users", Counts(read=100))
             raise ZeroDivisionError
         held.finish_step("users", "failed", error=Unavailable("the source is away"))
         held.finish(exit_status=4, error=Unavailable("the source is away", hint="wait"))
 
-    (run,) = state.last_runs(connection, "job")
+    (run,) = ledger.last_runs(connection, "job")
     assert ("failed", 4, "the source is away", "wait") == (run.status, run.exit_status, run.error, run.error_hint)
     (step,) = run.steps
     assert ("users", "failed", "the source is away") == (step.step, step.status, step.error)

@@ -20,12 +20,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import servers
 from tests.conftest import NewDatabase
-from usersync_cli import migrations
 from usersync_cli.clients.postgres import connections, embedded
 from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
-from usersync_cli.migrations import apart
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
+from usersync_cli.state import migrations
+from usersync_cli.state.migrations import apart
 
 READIES = (
     "import sys; from usersync_cli import connections, migrations; from usersync_cli.model import Database;"
@@ -100,7 +100,7 @@ def test_mails_that_earlier_versions_did_not_send_are_owed(database: Database, c
     But one that may have been sent is not sent again, and where none failed nothing is owed.
     """
     ready(database)
-    migration = importlib.import_module("usersync_cli.migrations.versions.0008_owed_mails")
+    migration = importlib.import_module("usersync_cli.state.migrations.versions.0008_owed_mails")
     connection.execute("ALTER TABLE usersync.accounts DROP COLUMN mail")
     connection.execute(
         "INSERT INTO usersync.accounts (job, step, target, key, account) SELECT 'j', 's', 't', k, k FROM unnest('{a,b,c,d}'::text[]) AS k"

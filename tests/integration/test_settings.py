@@ -8,9 +8,9 @@ import pytest
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, clean
-from usersync_cli import migrations
 from usersync_cli.clients.postgres import connections
 from usersync_cli.model import Database
+from usersync_cli.state import migrations
 
 ODD = {
     "DateStyle": "German",

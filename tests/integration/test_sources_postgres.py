@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 from tests.conftest import Command, NewDatabase, Result
 from tests.simple_job import READING, SLOW, Job, clean, execute, finished
-from usersync_cli import migrations
+from usersync_cli.state import migrations
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from tests.conftest import Command
 from tests.integration.test_teamleader import VARIABLES, clean, with_token
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
-from usersync_cli import state
 from usersync_cli.cli.run import document
 from usersync_cli.clients.http.responses import Refused
 from usersync_cli.errors import status_of
+from usersync_cli.state import ledger
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_every_failing_stream_is_told(failing: Crm, usersync: Command) -> None:
 
 def still_failing(crm: Crm) -> list[str]:
     with psycopg.connect(crm.target.url) as connection:
-        return [one.stream for one in state.failing(connection, "teamleader")]
+        return [one.stream for one in ledger.failing(connection, "teamleader")]
 
 
 def test_a_step_that_was_left_out_is_not_well(failing: Crm, usersync: Command) -> None:

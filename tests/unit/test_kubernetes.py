@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from tests.cli.commands import parse
-from usersync_cli import __version__, config, lease, tokens
+from usersync_cli import __version__, config, tokens
 from usersync_cli.errors import STATUSES
+from usersync_cli.state import lease
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy" / "kubernetes").glob("*"))

@@ -18,10 +18,10 @@ LAYERS = [
     ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
     ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
-        *("seen", "sweep", "intents", "applying", "rejects", "aside", "isolate", "constraints", "stage", "merge"),
+        *("seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge"),
         *("spelling", "binding", "rivals", "tokens", "oauth", "authorisations"),
     ],
-    ["state", "lease", "clients", "migrations", "keys", "rescue"],
+    ["state", "clients", "keys", "rescue"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
     ["model", "errors", "signals", "stdio", "log", "passwords", "patience", "spreadsheets"],

@@ -12,7 +12,7 @@ import click
 from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
-    from usersync_cli.state import Connection
+    from usersync_cli.state.ledger import Connection
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
@@ -97,7 +97,7 @@ def _reading(config_path: Path | None) -> Iterator[Connection]:
     from usersync_cli import log
     from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
-    from usersync_cli.migrations import permitted
+    from usersync_cli.state.migrations import permitted
 
     log.configure(quiet=True)
     database = load(config_path).target_database()

@@ -117,7 +117,7 @@ def upgrade(config_path: Path | None, *, sql: bool) -> None:
       usersync db upgrade
       usersync db upgrade --sql > usersync.sql       for a database that you may not change
     """
-    from usersync_cli import migrations
+    from usersync_cli.state import migrations
 
     if sql:
         click.echo(migrations.upgrade_sql(), nl=False)
@@ -144,7 +144,7 @@ def downgrade(config_path: Path | None, *, yes: bool) -> None:
     Example:
       usersync db downgrade --yes
     """
-    from usersync_cli import migrations
+    from usersync_cli.state import migrations
 
     database = _load(config_path).target_database()
     before = _version(database)
@@ -171,7 +171,7 @@ def current(config_path: Path | None, output: str) -> None:
     Example:
       usersync db current
     """
-    from usersync_cli import migrations
+    from usersync_cli.state import migrations
 
     found = _version(_load(config_path).target_database())
     if output == "json":
@@ -289,17 +289,17 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
 
 
 def _version(database: Database) -> str | None:
-    from usersync_cli import migrations
     from usersync_cli.clients.postgres import connections
+    from usersync_cli.state import migrations
 
     with connections.connect(database, job="db") as connection, migrations.permitted(connection, database, "reading usersync's version"):
         return migrations.current(connection)
 
 
 def _refuse_while_running(database: Database) -> None:
-    from usersync_cli import state
     from usersync_cli.clients.postgres import connections
+    from usersync_cli.state import ledger
 
-    with connections.connect(database, job="db") as connection, state.permitted(connection, database, "looking for runs"):
-        if held := state.holders(connection):
+    with connections.connect(database, job="db") as connection, ledger.permitted(connection, database, "looking for runs"):
+        if held := ledger.holders(connection):
             raise Busy(f"{', '.join(held)}: a run is under way", hint="try again when it has ended")

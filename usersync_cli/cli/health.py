@@ -17,7 +17,7 @@ from usersync_cli.cli.status import ago, failing_document, moment, named, plural
 
 if TYPE_CHECKING:
     from usersync_cli.config import Config
-    from usersync_cli.state import Failing
+    from usersync_cli.state.ledger import Failing
     from usersync_cli.tokens import State
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start

@@ -12,7 +12,7 @@ import click
 from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
-    from usersync_cli.intents import Written
+    from usersync_cli.state.outbox import Written
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, also when calls are unfinished, 2 usage or config,
@@ -37,12 +37,13 @@ def intents(job_name: str | None, config_path: Path | None, *, everything: bool,
       usersync intents --all --output json | jq '.intents[] | select(.state == "refused")'
       usersync intents --people
     """
-    from usersync_cli import log, state
+    from usersync_cli import log
     from usersync_cli.cli.diff import escaped
     from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
-    from usersync_cli.intents import written
-    from usersync_cli.migrations import permitted
+    from usersync_cli.state import ledger
+    from usersync_cli.state.migrations import permitted
+    from usersync_cli.state.outbox import written
 
     log.configure(quiet=True)
     config = load(config_path)
@@ -50,7 +51,7 @@ def intents(job_name: str | None, config_path: Path | None, *, everything: bool,
         config.job(job_name)
     database = config.target_database()
     with closing(connections.connect(database, job="intents")) as connection, permitted(connection, database, "reading the intents"):
-        state.refuse_newer(connection)
+        ledger.refuse_newer(connection)
         found = written(connection, job_name, everything=everything)
     if output == "json":
         write_json("intents", {"intents": [_document(one, people=people) for one in found]})

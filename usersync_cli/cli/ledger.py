@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
     from usersync_cli.model import Database, Job
-    from usersync_cli.state import Failing, Holder, Run, StepRun, StoredCursor
+    from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
 
@@ -90,19 +90,20 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
-    from usersync_cli import migrations, rejects, state, sweep, tokens
+    from usersync_cli import rejects, sweep, tokens
     from usersync_cli.cli import streams
+    from usersync_cli.state import ledger, migrations
 
-    found = state.current(connection)
-    if found is not None and found > state.VERSION:
+    found = ledger.current(connection)
+    if found is not None and found > ledger.VERSION:
         raise migrations.newer(found)
-    good, held = state.last_good(connection), state.holders(connection)
+    good, held = ledger.last_good(connection), ledger.holders(connection)
     waiting = rejects.count_waiting(connection)
     personal, authorised = config.oauth_sources(), {one.source: one for one in tokens.states(connection)}
     jobs = []
-    for name in _names(config, list(state.latest(connection)), only):
+    for name in _names(config, list(ledger.latest(connection)), only):
         configured = config.jobs.get(name)
-        cursors = state.all_cursors(connection, name)
+        cursors = ledger.all_cursors(connection, name)
         jobs.append(
             JobStatus(
                 name,
@@ -146,18 +147,18 @@ def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:
 
 
 def _history(connection: Connection, job: str) -> Sequence[Run]:
-    from usersync_cli import state
+    from usersync_cli.state import ledger
 
-    runs = state.last_runs(connection, job, _RECENT)
-    return runs if len(runs) < _RECENT or any(run.status == "ok" for run in runs) else state.last_runs(connection, job, _KEPT)
+    runs = ledger.last_runs(connection, job, _RECENT)
+    return runs if len(runs) < _RECENT or any(run.status == "ok" for run in runs) else ledger.last_runs(connection, job, _KEPT)
 
 
 def _failing(connection: Connection, name: str, job: Job | None) -> list[Failing]:
-    from usersync_cli import state
+    from usersync_cli.state import ledger
     from usersync_cli.steps import streams
 
     read = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]} if job else set()
-    return [one for one in state.failing(connection, name) if (one.step, one.stream) in read]
+    return [one for one in ledger.failing(connection, name) if (one.step, one.stream) in read]
 
 
 @contextmanager

@@ -380,8 +380,8 @@ def _source(config: Config, name: str | None) -> str:
 @contextmanager
 def _database(config: Config, stop: Stop) -> Iterator[Connection]:
     """The target with usersync's tables, made where they are missing."""
-    from usersync_cli import migrations
     from usersync_cli.clients.postgres import connections
+    from usersync_cli.state import migrations
 
     database = config.target_database()
     with connections.connect(database, job=_JOB, stop=stop, read_write=True) as connection:

@@ -217,7 +217,7 @@ def _opened(config_path: Path | None, *, write: bool = False) -> Iterator[tuple[
     from usersync_cli import log
     from usersync_cli.clients.postgres import connections
     from usersync_cli.config import load
-    from usersync_cli.migrations import VERSION, current, newer, permitted
+    from usersync_cli.state.migrations import VERSION, current, newer, permitted
 
     log.configure(quiet=True)
     config = load(config_path)

@@ -15,7 +15,7 @@ from usersync_cli.cli.ledger import seconds, told
 if TYPE_CHECKING:
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.cli.streams import Listing, StreamStatus
-    from usersync_cli.state import Failing, Holder, Run, StepRun, StoredCursor
+    from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
     from usersync_cli.tokens import State
 
@@ -240,7 +240,7 @@ def outcome(run: Run) -> str:
 
 def owner(holder: Holder) -> str:
     """Which process holds a job, and whether it is known to have ended."""
-    from usersync_cli.lease import Owner
+    from usersync_cli.state.lease import Owner
 
     found = Owner.parse(holder.owner)
     return f"{found} (that process has ended: the next run takes over)" if found.dead() else str(found)

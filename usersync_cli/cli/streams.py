@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from usersync_cli.clients.postgres.catalog import Table
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.model import Job, Step
-    from usersync_cli.state import StoredCursor
+    from usersync_cli.state.ledger import StoredCursor
 
 SMALL_BYTES = 64 * 1024 * 1024  # a table of at most this size (without what is stored out of line) is counted, a bigger one estimated
 _LOCK_SECONDS = 1  # who has locked the table is not waited for
@@ -115,7 +115,7 @@ def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
 
 
 def _memory(connection: Connection, job: str, step: Step, stream: str, table: str) -> _Memory:
-    from usersync_cli.state import current
+    from usersync_cli.state.ledger import current
     from usersync_cli.stream import named
 
     if (current(connection) or "") < "0002":

@@ -12,12 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from usersync_cli import intents, log, rejects, spreadsheets
-from usersync_cli.applying import Calls
+from usersync_cli import log, rejects, spreadsheets
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
-from usersync_cli.intents import Intent
 from usersync_cli.rejects import Reject
+from usersync_cli.state import outbox
+from usersync_cli.state.dispatch import Calls
+from usersync_cli.state.outbox import Intent
 from usersync_cli.targets._keycloak_accounts import what_helps
 from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
 from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED, STILL_ENABLED
@@ -80,7 +81,7 @@ class Desk:
             yield from self._disable(intent)
         else:
             yield from self._keep_equal(intent)
-        intents.finish(self._tx, self._plan.scope, intent)
+        outbox.finish(self._tx, self._plan.scope, intent)
         self._unanswered = 0
         self._limits.count(1, {})
 
@@ -169,7 +170,7 @@ class Desk:
             ours = isinstance(error, Unknown)
         if ours:
             self._tell(user["username"], first)
-        intents.created(self._tx, self._plan.scope, intent, account)
+        outbox.created(self._tx, self._plan.scope, intent, account)
         if not ours:
             yield from self._password(intent, account)
         return str(account)
@@ -218,7 +219,7 @@ class Desk:
         if self._unmailed >= IN_A_ROW:
             self._owed(intent, "others were not sent either")
             return
-        intents.mail(self._tx, self._plan.scope, intent, "sending")
+        outbox.mail(self._tx, self._plan.scope, intent, "sending")
         try:
             yield partial(self._realm.send_actions, account, self._own.required_actions, self._own.link_lifespan)
         except Unknown:
@@ -226,11 +227,11 @@ class Desk:
             self._owed(intent, "no answer: it may have been sent")
         except (Rejected, Unavailable) as error:
             self._unmailed += 1
-            intents.mail(self._tx, self._plan.scope, intent, "owed")
+            outbox.mail(self._tx, self._plan.scope, intent, "owed")
             self._owed(intent, error.code if isinstance(error, Rejected) else "the mail server took none")
         else:
             self._unmailed = 0
-            intents.mail(self._tx, self._plan.scope, intent, "sent")
+            outbox.mail(self._tx, self._plan.scope, intent, "sent")
             self._sent(intent)
 
     def _owed(self, intent: Intent, why: str) -> None:
@@ -250,7 +251,7 @@ class Desk:
             self._plan.counts.updated += not wanted["quiet"]
 
     def _did(self, intent: Intent, what: str) -> None:
-        intents.did(self._tx, intent, what)
+        outbox.did(self._tx, intent, what)
 
     def _forget_reject(self, intent: Intent) -> None:
         """It may be that an earlier run could not disable this account."""
@@ -283,7 +284,7 @@ class Desk:
     def _refused_by_keycloak(self, intent: Intent, error: Rejected) -> None:
         """Who left and can't be disabled does not keep the others from being looked at."""
         said = f"{error.code or 'refused'}{f' of {error.field}' if error.field else ''}"
-        intents.end(self._tx, intent, "refused", said)
+        outbox.end(self._tx, intent, "refused", said)
         if intent.action == "disable":
             self._still_enabled(intent, error, said)
             return

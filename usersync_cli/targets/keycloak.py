@@ -19,15 +19,16 @@ from urllib.parse import urlsplit
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from usersync_cli import applying, intents, log, state
+from usersync_cli import log
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
-from usersync_cli.intents import Scope, Use
 from usersync_cli.jobs import Duration
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Change, Counts, Desired, Tools
 from usersync_cli.passwords import Policy
+from usersync_cli.state import dispatch, ledger, outbox
+from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.targets import _keycloak_plan as planning
 from usersync_cli.targets._keycloak_logins import (
     IMPOSSIBLE,
@@ -222,8 +223,8 @@ class Target:
         read, distinct = planning.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
         seen = self._look()
         scope = replace(self.use.scope, target=f"realm {seen.id}")
-        there = state.current(tx) == state.VERSION
-        intents.recall(tx, scope, self.use.living, there=there)
+        there = ledger.current(tx) == ledger.VERSION
+        outbox.recall(tx, scope, self.use.living, there=there)
         self._stage(tx, seen)
         self._want(tx)
         lacking = self._lacking(tx, seen)
@@ -241,7 +242,7 @@ class Target:
         if scope.run_id is not None:
             planning.note_accounts(tx, vars(scope))
             planning.sign_out(tx, vars(scope))
-            intents.write(tx, scope)
+            outbox.write(tx, scope)
         passwords = seen.passwords if self.use.credentials else None
         return Plan(
             counts, scope, seen.roles, seen.groups, *lacking, passwords, [no_account(self.name, held, *obstacle)] if obstacle else []
@@ -405,7 +406,7 @@ class Target:
         """Plan that those on `usersync_gone` are disabled."""
         planning.disable(tx, vars(plan.scope), known=known)
         if plan.scope.run_id is not None:
-            intents.write(tx, plan.scope)
+            outbox.write(tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
         """What the calls would do, person by person, and what a person has to decide."""
@@ -431,9 +432,9 @@ class Target:
             desk.complain()
         return plan.counts
 
-    def _calls(self, desk: applying.Desk, plan: Plan, tx: Connection, which: intents.Which) -> None:
-        waiting = intents.open_ones(tx, plan.scope, which)
-        applying.run(desk, waiting, workers=self.settings.workers, stop=self.use.stop, check=self.use.check)
+    def _calls(self, desk: dispatch.Desk, plan: Plan, tx: Connection, which: outbox.Which) -> None:
+        waiting = outbox.open_ones(tx, plan.scope, which)
+        dispatch.run(desk, waiting, workers=self.settings.workers, stop=self.use.stop, check=self.use.check)
 
     def _prepare(self, plan: Plan) -> None:
         """Before the first person: what the realm lacks. Raises ConfigError without the right to."""

@@ -14,9 +14,9 @@ from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
 from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection, begin, connect
-from usersync_cli.intents import Scope, Use
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.signals import Stop
+from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.targets.keycloak import Settings, Target, realm
 from usersync_cli.targets.postgres import SETTINGS
 

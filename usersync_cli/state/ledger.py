@@ -17,8 +17,8 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from usersync_cli.errors import ConfigError, Fenced
-from usersync_cli.migrations import VERSION, current, newer, permitted, ready
 from usersync_cli.model import Counts, Cursor
+from usersync_cli.state.migrations import VERSION, current, newer, permitted, ready
 
 __all__ = [
     "VERSION", "Failing", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "failing",

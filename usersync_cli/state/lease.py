@@ -22,11 +22,12 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from usersync_cli import __version__, state
+from usersync_cli import __version__
 from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Busy, Fenced, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
+from usersync_cli.state import ledger
 
 SILENCE_SECONDS = 8.0  # a short statement that takes longer than this will not be answered
 PROGRESS_SECONDS = 180.0  # without a sign of life from any server for this long, the lease is left to run out
@@ -113,7 +114,7 @@ class _Control:
         )
 
     def execute(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with self.lock, state.permitted(self.connection(), self.database, "keeping the job's lease and its ledger"):
+        with self.lock, ledger.permitted(self.connection(), self.database, "keeping the job's lease and its ledger"):
             try:
                 return self._rows(statement, values)
             except psycopg.OperationalError:
@@ -300,7 +301,7 @@ class Lease:
         return time.monotonic() - self.progress() < PROGRESS_SECONDS
 
     def start_step(self, step: str) -> None:
-        """The step's row in the ledger; its counts come with its checkpoints (`state.count`)."""
+        """The step's row in the ledger; its counts come with its checkpoints (`ledger.count`)."""
         statement = "INSERT INTO usersync.run_steps (run_id, step, status) VALUES (%(run)s, %(step)s, 'running') ON CONFLICT DO NOTHING"
         self._control.execute(statement, {**self._mine, "step": step})
 
@@ -348,7 +349,7 @@ class Lease:
             values,
         )
         with self.ledger("forgetting old runs") as connection:
-            state.prune(connection, self.job)
+            ledger.prune(connection, self.job)
 
     @contextmanager
     def ledger(self, doing: str) -> Iterator[connections.Connection]:
@@ -490,8 +491,8 @@ VALUES (%(job)s, 'running', %(epoch)s, %(me)s, %(version)s, %(full)s) RETURNING 
 
 def _acquire(control: _Control, held: Lease, stop: Stop, *, full: bool) -> None:
     connection = control.connection(stop)
-    state.ready(connection, control.database, held.job)
-    with state.permitted(connection, control.database, "taking the job"):
+    ledger.ready(connection, control.database, held.job)
+    with ledger.permitted(connection, control.database, "taking the job"):
         connection.execute(_ROW.encode(), {"job": held.job})
         holder = _look(connection, held.job)
         if holder.owner and holder.owner.dead():  # killed in a checkpoint, it may still lock the row

@@ -11,8 +11,8 @@ from concurrent import futures
 from typing import Any, Protocol, Self, TypeAlias
 
 from usersync_cli.errors import UsersyncError
-from usersync_cli.intents import Intent
 from usersync_cli.signals import Stop
+from usersync_cli.state.outbox import Intent
 
 Calls: TypeAlias = Generator[Callable[[], Any], Any, None]
 """One person's calls: what each gives or raises goes back in, and is written down before the next one comes out."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.signals import Stop
-from usersync_cli.state import may_read
+from usersync_cli.state.ledger import may_read
 
 KEPT = timedelta(days=30)  # what an intent wanted, after its end
 BATCH = 200

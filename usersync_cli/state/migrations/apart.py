@@ -18,7 +18,8 @@ from usersync_cli.model import Database
 from usersync_cli.signals import Stop
 
 # -P: nothing of the folder that somebody stands in is imported.
-_COMMAND = (sys.executable, "-P", "-c", "import sys; sys.path.append(sys.argv[1]); from usersync_cli.migrations import apart; apart.main()")
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from usersync_cli.state.migrations import apart; apart.main()"
+_COMMAND = (sys.executable, "-P", "-c", _PROGRAM)
 _POLL_SECONDS = 0.1
 
 
@@ -26,7 +27,7 @@ def upgrade(database: Database, job: str, stop: Stop | None) -> None:
     """As `migrations.upgrade`, with its errors. A signal ends the process, and the server rolls back."""
     given = {"url": database.url, "name": database.name, "embedded": database.embedded and str(database.embedded), "job": job}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
-    with subprocess.Popen([*_COMMAND, str(Path(__file__).parents[2])], **pipes) as process:
+    with subprocess.Popen([*_COMMAND, str(Path(__file__).parents[3])], **pipes) as process:
         said = _answer(process, json.dumps(given).encode(), stop)
     if process.returncode or not said:
         raise Unavailable(
@@ -63,7 +64,7 @@ def _raise(answer: dict[str, str]) -> None:
 
 def main() -> None:
     """The process: what is to be done on stdin, how it went on stdout. Its own words are no foreign text."""
-    from usersync_cli import migrations
+    from usersync_cli.state import migrations
 
     given = json.load(sys.stdin)
     embedded = Path(given["embedded"]) if given["embedded"] else None

@@ -54,7 +54,7 @@ def ready(connection: connections.Connection, database: Database, job: str) -> N
     if "alembic" in sys.modules:  # what a process of its own would save is spent
         upgrade(database, job)
         return
-    from usersync_cli.migrations import apart
+    from usersync_cli.state.migrations import apart
 
     apart.upgrade(database, job, connection.stop)
 
