@@ -20,10 +20,10 @@ from benchmarks.parts import USERSYNC
 from benchmarks.report import Figure, Part
 from benchmarks.server import Server
 from tests.teamleader_server import TOKEN, Asked, Teamleader
-from usersync_cli.keys import Keys
+from usersync_cli.auth.keys import Keys
+from usersync_cli.auth.tokens import Tokens
 from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
-from usersync_cli.tokens import Tokens
 
 Took: TypeAlias = list[tuple[str, int, float]]  # requests: path, status, when
 LIMIT, MINUTE = 200, 60.0  # requests, in so many seconds

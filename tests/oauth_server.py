@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from usersync_cli.oauth import Client
+from usersync_cli.auth.oauth import Client
 
 CLIENT_SECRET = "canary-client-secret"
 REDIRECT_URI = "https://example.org/callback"

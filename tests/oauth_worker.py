@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from usersync_cli import keys, log
+from usersync_cli import log
+from usersync_cli.auth import keys
+from usersync_cli.auth.oauth import Client
+from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import UsersyncError, status_of
 from usersync_cli.model import Database, Token
-from usersync_cli.oauth import Client
 from usersync_cli.signals import Stop
-from usersync_cli.tokens import Tokens
 
 
 def die() -> None:

@@ -34,8 +34,8 @@ from usersync_cli.variables import UNSET, is_text, read_text
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from usersync_cli.keys import Keys
-    from usersync_cli.oauth import Client
+    from usersync_cli.auth.keys import Keys
+    from usersync_cli.auth.oauth import Client
 
 __all__ = [
     "Config",
@@ -182,7 +182,7 @@ class Config:
 
         Raises ConfigError where there is none: a database of anybody else's needs a key that is kept elsewhere.
         """
-        from usersync_cli import keys
+        from usersync_cli.auth import keys
 
         database, given = self.target_database(), self._reader.environ.get(keys.VARIABLE)
         if database.embedded and not given:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, rivals, sweep, tokens
+from usersync_cli import log, rejects, rivals, sweep
+from usersync_cli.auth import tokens
 from usersync_cli.clients.postgres.catalog import describe
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (

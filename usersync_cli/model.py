@@ -307,7 +307,7 @@ class Access:
 
 
 class Tokens(Protocol):
-    """Where sources get access tokens (`usersync_cli.tokens`)."""
+    """Where sources get access tokens (`usersync_cli.auth.tokens`)."""
 
     def access(self, source: str, refresh: Callable[[str], Token], *, after: int = 0) -> Access:
         """A valid access token of a generation greater than `after`: ask with that of a token which the API refused.

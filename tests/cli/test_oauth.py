@@ -16,12 +16,13 @@ from click.testing import CliRunner
 from tests import servers
 from tests.conftest import ROOT
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
-from usersync_cli import keys, sources
+from usersync_cli import sources
+from usersync_cli.auth import keys
+from usersync_cli.auth.rescue import Rescue, text
 from usersync_cli.cli import cli
 from usersync_cli.config import source_module
 from usersync_cli.errors import Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
-from usersync_cli.rescue import Rescue, text
 from usersync_cli.signals import Stop
 
 KEYS = "k1:" + "QUFB" * 10 + "QUE="

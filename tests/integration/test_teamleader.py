@@ -17,12 +17,12 @@ from tests import servers
 from tests.conftest import Command, Result
 from tests.teamleader_job import ALL, SECRET, Crm, made
 from tests.teamleader_server import TOKEN, Asked, Teamleader
+from usersync_cli.auth.keys import Keys
+from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import status_of
-from usersync_cli.keys import Keys
 from usersync_cli.model import Token
 from usersync_cli.signals import Stop
 from usersync_cli.sources import teamleader
-from usersync_cli.tokens import Tokens
 
 DAY = timedelta(days=1)
 SIZES = {

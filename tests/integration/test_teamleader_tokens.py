@@ -19,13 +19,13 @@ from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_s
 from tests.simple_job import PERSON
 from tests.teamleader_job import Crm, made
 from tests.teamleader_server import Asked, Teamleader
-from usersync_cli import keys, tokens
+from usersync_cli.auth import keys, tokens
+from usersync_cli.auth.tokens import Tokens
 from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
 from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
 from usersync_cli.sources import teamleader
-from usersync_cli.tokens import Tokens
 
 KEYS = "k1:" + "QUFB" * 10 + "QUE="
 JOBS = 4

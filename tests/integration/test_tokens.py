@@ -26,13 +26,14 @@ from tests import servers
 from tests.conftest import ROOT
 from tests.integration.test_crash import Fault, counting
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
-from usersync_cli import config, keys, log, oauth, rescue, tokens
+from usersync_cli import config, log
+from usersync_cli.auth import keys, oauth, rescue, tokens
+from usersync_cli.auth.tokens import InvalidGrant, NotSent, Tokens, Unknown
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Conflict, Drift, LoginRequired, Unavailable, UsersyncError
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
-from usersync_cli.tokens import InvalidGrant, NotSent, Tokens, Unknown
 
 KEYS = "k1:" + "QUFB" * 10 + "QUE="
 TWO_KEYS = "k2:" + "QkJC" * 10 + "QkI=," + KEYS

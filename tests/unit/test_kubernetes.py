@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.cli.commands import parse
-from usersync_cli import __version__, config, tokens
+from usersync_cli import __version__, config
+from usersync_cli.auth import tokens
 from usersync_cli.errors import STATUSES
 from usersync_cli.state import lease
 

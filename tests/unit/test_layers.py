@@ -19,9 +19,10 @@ LAYERS = [
     ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "dry_run", "sources", "targets"],
     [
         *("seen", "sweep", "rejects", "aside", "isolate", "constraints", "stage", "merge"),
-        *("spelling", "binding", "rivals", "tokens", "oauth", "authorisations"),
+        *("spelling", "binding", "rivals"),
     ],
-    ["state", "clients", "keys", "rescue"],
+    ["auth"],
+    ["state", "clients"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
     ["model", "errors", "signals", "stdio", "log", "passwords", "patience", "spreadsheets"],
@@ -151,7 +152,7 @@ def _imported_at_the_top(module: str) -> Iterator[str]:
 # (import, module that has it, is it fine)
 CASES = [
     ("from usersync_cli.config import load", "run.py", False),
-    ("def late():\n    from usersync_cli.cli import cli", "state.py", False),
+    ("def late():\n    from usersync_cli.cli import cli", "state/ledger.py", False),
     ("from usersync_cli import run", "merge.py", False),
     ("import usersync_cli.run", "model.py", False),
     ("from usersync_cli import __version__", "errors.py", True),

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from usersync_cli.auth.oauth import Client
 from usersync_cli.errors import Unavailable
 from usersync_cli.model import Cursor, Documents, Page, Stream, Tools
-from usersync_cli.oauth import Client
 
 KIND = "documents"
 STREAMS = ("guests",)

@@ -16,9 +16,9 @@ from usersync_cli.cli.ledger import JobStatus, read, seconds, told
 from usersync_cli.cli.status import ago, failing_document, moment, named, plural, when
 
 if TYPE_CHECKING:
+    from usersync_cli.auth.tokens import State
     from usersync_cli.config import Config
     from usersync_cli.state.ledger import Failing
-    from usersync_cli.tokens import State
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
 _TEMPORARY = 4
@@ -111,8 +111,8 @@ def _kept(job: JobStatus, at: datetime) -> Verdict | None:
 
 
 def _judged(job: JobStatus, at: datetime) -> Verdict:
+    from usersync_cli.auth.tokens import authorise
     from usersync_cli.errors import LoginRequired
-    from usersync_cli.tokens import authorise
 
     for source, token in job.tokens.items():
         if token is None or token.state != "ok":

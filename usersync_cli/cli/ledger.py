@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usersync_cli.auth.tokens import State
     from usersync_cli.cli.streams import StreamStatus
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
     from usersync_cli.model import Database, Job
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
-    from usersync_cli.tokens import State
 
 _RECENT = 20  # runs of a job to look at first
 _KEPT = 1000  # as many as the ledger keeps of a job
@@ -90,7 +90,8 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
-    from usersync_cli import rejects, sweep, tokens
+    from usersync_cli import rejects, sweep
+    from usersync_cli.auth import tokens
     from usersync_cli.cli import streams
     from usersync_cli.state import ledger, migrations
 
@@ -126,7 +127,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
 
 def token_states(config: Config) -> Mapping[str, State]:
     """What is known of each source's tokens, by its name."""
-    from usersync_cli import tokens
+    from usersync_cli.auth import tokens
     from usersync_cli.clients.postgres import connections
 
     database = config.target_database()

@@ -13,14 +13,14 @@ import click
 from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
-    from usersync_cli.authorisations import Opened
+    from usersync_cli.auth.authorizations import Opened
+    from usersync_cli.auth.oauth import Client
+    from usersync_cli.auth.rescue import Rescue
+    from usersync_cli.auth.tokens import State, Tokens
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
     from usersync_cli.model import Token
-    from usersync_cli.oauth import Client
-    from usersync_cli.rescue import Rescue
     from usersync_cli.signals import Stop
-    from usersync_cli.tokens import State, Tokens
 
 _JOB = "oauth"
 
@@ -46,16 +46,16 @@ def oauth_url(stop: Stop, source_name: str | None, config_path: Path | None) -> 
       usersync oauth-url
       usersync oauth-url --source teamleader
     """
-    from usersync_cli import authorisations
+    from usersync_cli.auth import authorizations
 
     config = _config(config_path)
     name = _source(config, source_name)
     client = config.oauth_client(name)
     config.keys()  # who has none hears it before the browser is opened
     with _database(config, stop) as connection:
-        state = authorisations.begin(connection, name)
+        state = authorizations.begin(connection, name)
     click.echo(client.url(state))
-    click.echo(f"Open it in a browser within {authorisations.MINUTES} minutes, then give the address that you are sent to:", err=True)
+    click.echo(f"Open it in a browser within {authorizations.MINUTES} minutes, then give the address that you are sent to:", err=True)
     click.echo("  usersync oauth-callback 'ADDRESS'", err=True)
 
 
@@ -82,16 +82,17 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
       usersync oauth-callback 'https://example.org/callback?code=...&state=...'
       usersync oauth-callback CODE --state STATE
     """
-    from usersync_cli import authorisations, log
+    from usersync_cli import log
+    from usersync_cli.auth import authorizations
     from usersync_cli.cli.world import tokens
     from usersync_cli.errors import LoginRequired
 
     config = _config(config_path)
-    answer = authorisations.parse(code, state)
+    answer = authorizations.parse(code, state)
     named = _source(config, source_name) if source_name or answer.state is None else None
     config.keys()
     with _database(config, stop) as connection:
-        opened = authorisations.use(connection, answer, named)
+        opened = authorizations.use(connection, answer, named)
         if answer.state is None:
             log.once("a bare code was taken, whose state was not seen", source=opened.source)
         if answer.error:
@@ -110,11 +111,11 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
 
 def _exchange(client: Client, code: str, opened: Opened, connection: Connection) -> Token:
     """Only the vendor knows whether a code is spent: until it says so, the same answer may be given again."""
-    from usersync_cli import authorisations
+    from usersync_cli.auth import authorizations
+    from usersync_cli.auth.tokens import InvalidGrant, NotSent, authorise
     from usersync_cli.errors import ConfigError, LoginRequired, Unavailable
-    from usersync_cli.tokens import InvalidGrant, NotSent, authorise
 
-    again = f"within its {authorisations.MINUTES} minutes"
+    again = f"within its {authorizations.MINUTES} minutes"
     try:
         return client.exchange(code)
     except InvalidGrant as error:
@@ -124,13 +125,13 @@ def _exchange(client: Client, code: str, opened: Opened, connection: Connection)
             f" {authorise(opened.source)}",
         ) from error
     except ConfigError as error:
-        authorisations.reopen(connection, opened)
+        authorizations.reopen(connection, opened)
         raise ConfigError(error.message, hint=f"{error.hint}; then give the same answer again, {again}") from error
     except NotSent as error:
-        authorisations.reopen(connection, opened)
+        authorizations.reopen(connection, opened)
         raise NotSent(error.message, hint=f"nothing was sent: give the same answer again, {again}") from error
     except Unavailable as error:
-        authorisations.reopen(connection, opened)
+        authorizations.reopen(connection, opened)
         hint = f"give the same answer again, {again}; if its code is spent by then, begin again: {authorise(opened.source)}"
         raise Unavailable(error.message, hint=hint) from error
 
@@ -265,7 +266,7 @@ def oauth_rescue(stop: Stop, file: str | None, config_path: Path | None) -> None
 
 
 def _rescues(config: Config, file: str | None) -> Sequence[Rescue]:
-    from usersync_cli import rescue
+    from usersync_cli.auth import rescue
     from usersync_cli.errors import ConfigError
 
     if file == "-":

@@ -13,11 +13,11 @@ from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.ledger import seconds, told
 
 if TYPE_CHECKING:
+    from usersync_cli.auth.tokens import State
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.cli.streams import Listing, StreamStatus
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
     from usersync_cli.sweep import Approval
-    from usersync_cli.tokens import State
 
 _EXIT_STATUSES = """\b
 Exit status: 0 also when the last run failed (`usersync health` judges),

@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usersync_cli.auth.tokens import Tokens
     from usersync_cli.config import Config
     from usersync_cli.model import Job, Source, Step
     from usersync_cli.rivals import Writer
     from usersync_cli.signals import Stop
     from usersync_cli.steps import Open, Progress, World
-    from usersync_cli.tokens import Tokens
 
 
 def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
@@ -51,7 +51,7 @@ def _writer(settings: Config, job: str, step: Step) -> Writer:
 
 def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
     """The tokens that are kept in the target. Nothing is contacted, and no key is asked for."""
-    from usersync_cli.tokens import Tokens
+    from usersync_cli.auth.tokens import Tokens
 
     return Tokens(settings.target_database(), settings.keys, stop, job=job, folder=settings.path.parent)
 

@@ -29,7 +29,7 @@ from usersync_cli.model import Access, Cursor, Documents, Page, Record, Stream, 
 from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
-    from usersync_cli import oauth as grants
+    from usersync_cli.auth import oauth as grants
     from usersync_cli.clients.http.client import Client, RateLimit, Reply, Request
     from usersync_cli.signals import Stop
 
@@ -133,7 +133,7 @@ class Settings(BaseModel):
 
 def oauth(settings: Settings) -> grants.Client:
     """The integration, as it asks for tokens."""
-    from usersync_cli import oauth as grants
+    from usersync_cli.auth import oauth as grants
 
     own = settings.client_id, settings.client_secret, settings.redirect_uri
     return grants.Client(f"{settings.auth_url}/oauth2/authorize", f"{settings.auth_url}/oauth2/access_token", *own)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from usersync_cli.auth.tokens import LONGEST, POST_SECONDS, InvalidGrant, NotSent, Unknown
 from usersync_cli.clients.http.rate_limit import retry_after
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.model import Token
-from usersync_cli.tokens import LONGEST, POST_SECONDS, InvalidGrant, NotSent, Unknown
 
 if TYPE_CHECKING:
     import requests

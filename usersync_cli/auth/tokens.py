@@ -21,13 +21,14 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import class_row
 
-from usersync_cli import log, rescue
+from usersync_cli import log
+from usersync_cli.auth import rescue
+from usersync_cli.auth.keys import Keys
+from usersync_cli.auth.rescue import Rescue
 from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Conflict, Drift, LoginRequired, Unavailable, UsersyncError
-from usersync_cli.keys import Keys
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.patience import Share
-from usersync_cli.rescue import Rescue
 from usersync_cli.signals import Stop
 from usersync_cli.state.lease import Owner
 from usersync_cli.state.migrations import permitted

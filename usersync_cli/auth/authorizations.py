@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
+from usersync_cli.auth.tokens import authorise
 from usersync_cli.errors import ConfigError, LoginRequired
-from usersync_cli.tokens import authorise
 
 MINUTES = 10
 _STATE_BYTES = 16
