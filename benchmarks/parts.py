@@ -16,12 +16,12 @@ from benchmarks.measure import Contestant, Run, take_turns
 from benchmarks.people import ACCOUNT_COLUMNS, ACCOUNT_NAMES, USER_NAMES, People
 from benchmarks.report import Figure, Part, ratio
 from benchmarks.server import Server
-from usersync_cli import merge as merging
-from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.jobs import Load
+from usersync_cli.load import merge as merging
+from usersync_cli.load import stage
+from usersync_cli.load.table import SETTINGS, Target
 from usersync_cli.model import Column, Desired
-from usersync_cli.targets.postgres import SETTINGS, Target
 
 COPIED = "`psql COPY` to `psql COPY`"
 TURNS = 10  # of commands that take less than a second

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 import psycopg
 from psycopg import sql
 
-from usersync_cli import constraints, isolate, rejects
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import PartialError
-from usersync_cli.merge import ASIDE, Merge, key_text, texts
+from usersync_cli.load import bisect, constraints, rejects
+from usersync_cli.load.merge import ASIDE, Merge, key_text, texts
+from usersync_cli.load.rejects import Limits
+from usersync_cli.load.stage import Stage
 from usersync_cli.model import Change, Counts
-from usersync_cli.rejects import Limits
-from usersync_cli.stage import Stage
 
 
 class Aside:
@@ -50,7 +50,7 @@ class Aside:
     def transform(self, merge: Merge, text: str | None, stages: Sequence[Stage]) -> bool:
         """Find the records that the transform or a cast failed on; whether there were any. Raises Drift for too many."""
         self.begin(merge)
-        found, rows = isolate.transform(self._tx, merge, text, stages)
+        found, rows = bisect.transform(self._tx, merge, text, stages)
         self._judge(merge, rows)
         return bool(found)
 
@@ -78,13 +78,13 @@ class Aside:
         `prepare` does, in the same savepoint, what comes before writing.
         """
         self.begin(merge)
-        isolate.number_changes(self._tx, merge)
+        bisect.number_changes(self._tx, merge)
         with self._tx.transaction() as savepoint:
             prepare()
-            found = isolate.write(self._tx, merge, rejects.allowed(read))
+            found = bisect.write(self._tx, merge, rejects.allowed(read))
             raise psycopg.Rollback(savepoint)
         if found:
-            isolate.set_aside(self._tx, merge, found)
+            bisect.set_aside(self._tx, merge, found)
         self._judge(merge, read)
         return bool(found)
 
@@ -114,7 +114,7 @@ class Aside:
             ASIDE,
             sql.Literal(rejects.NO_KEY),
             sql.Literal(rejects.detail(" or ".join(merge.key))),
-            isolate.record(merge, "w"),
+            bisect.record(merge, "w"),
             merge.everything,
             _without_key(merge, "w"),
         )

@@ -12,10 +12,11 @@ from typing import Any
 
 import psycopg
 
-from usersync_cli import rivals
 from usersync_cli.clients.postgres.catalog import others_may_create
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, identifier, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.load import writers
+from usersync_cli.load.table import SETTINGS, misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.outward import try_transform
 from usersync_cli.pages import fit
@@ -24,7 +25,6 @@ from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.stream import Into
 from usersync_cli.tabular import Loading, Reader
-from usersync_cli.targets.postgres import SETTINGS, misplaced, sequences
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
 
@@ -99,7 +99,7 @@ def _rivals(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
     """Only what is wrong."""
     try:
         with translated(world.target, "looking for other steps of the same table"):
-            rivals.refuse(tx, world.tools.job, step.name, world.writers)
+            writers.refuse(tx, world.tools.job, step.name, world.writers)
     except UsersyncError as error:
         yield Finding(f"step {step.name}: other steps", error)
 

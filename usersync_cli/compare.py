@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeAlias
 
 from psycopg import errors, sql
 
-from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection, as_user, type_name
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
+from usersync_cli.load import stage
+from usersync_cli.load.table import MARK
 from usersync_cli.model import Desired
 from usersync_cli.shape import Shape, exact
 from usersync_cli.signals import Stop
-from usersync_cli.targets.postgres import MARK
 
 BATCH = 500  # rows of each stream in our memory, which may be wide
 CANDIDATES = 20  # of one key, as far as they differ from the table's row

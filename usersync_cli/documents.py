@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from usersync_cli import log, rejects, rivals, sweep
+from usersync_cli import log
 from usersync_cli.auth import tokens
 from usersync_cli.clients.postgres.catalog import describe
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
@@ -30,17 +30,18 @@ from usersync_cli.errors import (
     together,
 )
 from usersync_cli.leaving import Leavers, had_row, listed_before
+from usersync_cli.load import guard, rejects, writers
+from usersync_cli.load.known import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
+from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits, Reject
+from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.pages import Item, Loader, fit
-from usersync_cli.rejects import HALF_FROM, SAMPLE, Limits, Reject
-from usersync_cli.seen import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
 from usersync_cli.state import ledger
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.stream import Into, Work, duplicates
 from usersync_cli.stream import item as item_of
-from usersync_cli.targets.postgres import SETTINGS
 
 # A page is small, what it is joined with may be big, and often has no statistics yet: its rows are better looked up by index.
 PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}
@@ -89,7 +90,7 @@ class Reading:
 
     def open(self, stack: ExitStack) -> None:
         """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
-        rivals.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
+        writers.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
         everything = ledger.all_cursors(self._tx, self._world.tools.job)
         stored = {one.stream: one for one in everything if one.step == self._step.name}
         source = self._world.sources[self._extract.source]
@@ -194,7 +195,7 @@ class Reading:
     def _kept(self) -> list[GuardRefused]:
         """What the guard said of the step's streams that were not read now, as long as that holds."""
         judged = [into.name for into in self._intos if into.removes]
-        return sweep.standing(self._tx, self._world.tools.job, self._step.name, judged)
+        return guard.standing(self._tx, self._world.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
         """What the step's end says while rejects wait, be they of an earlier run."""

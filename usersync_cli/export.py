@@ -23,7 +23,7 @@ from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.mistakes import closest
 from usersync_cli.model import Database, Job
 from usersync_cli.signals import Stop
-from usersync_cli.sources import _teamleader_contacts as contacts
+from usersync_cli.sources.teamleader import contacts_csv as contacts
 
 BLOCK_BYTES = 128 * 1024
 _BOM = b"\xef\xbb\xbf"

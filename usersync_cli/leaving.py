@@ -8,19 +8,20 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import log, rejects, sweep
+from usersync_cli import log
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.merge import Merge, Outcome, key_text
+from usersync_cli.load import guard, rejects
+from usersync_cli.load.guard import Sweep
+from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, Open, Seen
+from usersync_cli.load.merge import Merge, Outcome, key_text
+from usersync_cli.load.table import MARK, Plan
 from usersync_cli.model import Page
 from usersync_cli.pages import fit
-from usersync_cli.seen import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, Open, Seen
 from usersync_cli.state.lease import Lease
 from usersync_cli.steps import Options
 from usersync_cli.stream import Into, Leaving, Work
-from usersync_cli.sweep import Sweep
-from usersync_cli.targets.postgres import MARK, Plan
 
 
 class Leavers:
@@ -52,7 +53,7 @@ class Leavers:
             return Leaving()
         total = listed_before(work.into, page) + work.counts.distinct
         found = Sweep(seen.scope, load, seen.memory, total, candidates=max(lacking, len(adopted)))
-        reason = sweep.judge(found, seen.known(page.sweep)) or self._kept(into, met, open_, found, adopted | (of_dry_run or {}))
+        reason = guard.judge(found, seen.known(page.sweep)) or self._kept(into, met, open_, found, adopted | (of_dry_run or {}))
         approved = self._options.approve_deletes
         listed = seen.listed_keys(self._connection(), approved) if approved is not None else set()
         if reason and not listed:
@@ -62,7 +63,7 @@ class Leavers:
 
     def _kept(self, into: Into, met: Collection[str], open_: Open | None, found: Sweep, keys: Collection[str]) -> str:
         """Why an earlier refusal still holds: then nobody is asked who is gone."""
-        reason = sweep.kept(self._connection(), found, sql.SQL("SELECT unnest(%(keys)s::text[])"), {"keys": texts(keys)}) if keys else ""
+        reason = guard.kept(self._connection(), found, sql.SQL("SELECT unnest(%(keys)s::text[])"), {"keys": texts(keys)}) if keys else ""
         return reason or (into.seen.kept(self._connection(), found, met, open_) if self._lease else "")
 
     def _lacking(self, into: Into, met: Collection[str], open_: Open | None) -> dict[str, int]:
@@ -136,18 +137,18 @@ class Leavers:
         found.candidates, found.free = seen.with_rows(tx, merge)
         found.records = self._records(work, seen) if complete else 0
         guarded = found.candidates > found.free  # rejects may have no row
-        found.reason = (leaving.reason or sweep.judge(found, seen.known(work.sweep))) if guarded else ""
+        found.reason = (leaving.reason or guard.judge(found, seen.known(work.sweep))) if guarded else ""
         if not found.reason and guarded and complete and not hasattr(self._session, "gone") and seen.without_key(tx):
             number = found.candidates - found.free
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
-        sweep.decide(tx, found, approved)
+        guard.decide(tx, found, approved)
         plan = Plan(merge, Outcome(0, 0, 0, 0), table, found)
         if self._lease:
             into.target.apply(plan, tx)
             seen.forget(tx, found.goes, complete=complete)
             if leaving.first and not found.refusal:
                 seen.missed(tx, leaving.first)
-            sweep.settle(tx, found)
+            guard.settle(tx, found)
         elif self._options.diff:
             with closing(into.target.changes(plan, self._step, tx)) as changes:
                 all(self._options.diff(change) for change in changes)

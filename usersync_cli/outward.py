@@ -15,19 +15,20 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from usersync_cli import log, rejects, rivals, stage, sweep
-from usersync_cli.binding import Own, bind
+from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
+from usersync_cli.load import guard, rejects, stage, writers
+from usersync_cli.load.binding import Own, bind
+from usersync_cli.load.guard import Sweep
+from usersync_cli.load.rejects import Reject
+from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
-from usersync_cli.rejects import Reject
 from usersync_cli.state import ledger, outbox
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.outbox import Living, Scope, Use
 from usersync_cli.steps import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
-from usersync_cli.sweep import Sweep
 from usersync_cli.tabular import open_sources
-from usersync_cli.targets.postgres import SETTINGS
 
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 
@@ -53,7 +54,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
         with ExitStack() as stack, translated(world.target, f"planning for {step.load.target}"):
-            rivals.refuse(tx, world.tools.job, step.name, world.writers)
+            writers.refuse(tx, world.tools.job, step.name, world.writers)
             reading = Reading(step, world, options, tx, done, stack)
             planned = Planning(step, world, options, lease, tx, done, reading)
             target = planned.open(stack)
@@ -296,7 +297,7 @@ class Planning:
         if not known and not candidates:
             self._withdraw(memory_scope)
             return
-        memory = sweep.remember(self._tx, memory_scope)
+        memory = guard.remember(self._tx, memory_scope)
         load: Any = self._step.load
         found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
         self._swept.append(found)
@@ -313,7 +314,7 @@ class Planning:
         if known:
             keys = sql.SQL("SELECT key FROM pg_temp.usersync_leaving WHERE known")
             found.free = _one(self._tx, _DECIDED)
-            found.reason = sweep.judge(found, of) or sweep.kept(self._tx, found, keys) or self._anonymous()
+            found.reason = guard.judge(found, of) or guard.kept(self._tx, found, keys) or self._anonymous()
         asked = not found.reason or self._options.approve_deletes is not None or self._options.everybody
         self._gone(self._proved(known=known) if asked else None, known=known)
         self._tx.execute(_FREE)
@@ -327,15 +328,15 @@ class Planning:
         if self._options.everybody:
             found.removable = found.candidates
             return
-        sweep.decide(self._tx, found, self._options.approve_deletes)
+        guard.decide(self._tx, found, self._options.approve_deletes)
         if self._lease:
-            sweep.settle(self._tx, found)
-        self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(sweep.GONE, found.goes))
+            guard.settle(self._tx, found)
+        self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(guard.GONE, found.goes))
 
-    def _withdraw(self, scope: sweep.Scope) -> None:
+    def _withdraw(self, scope: guard.Scope) -> None:
         """Nobody waits for approval any more."""
         if self._lease:
-            sweep.settle(self._tx, Sweep(scope, self._step.load, sweep.Memory(), 0))
+            guard.settle(self._tx, Sweep(scope, self._step.load, guard.Memory(), 0))
 
     def _anonymous(self) -> str:
         """Records without a known id may be any of those who seem to be gone."""
@@ -376,10 +377,10 @@ class Planning:
             )
         return proved
 
-    def _memory(self, plan: Any, *, known: bool) -> sweep.Scope:
+    def _memory(self, plan: Any, *, known: bool) -> guard.Scope:
         scope = plan.scope
         text = repr((sorted(self._step.extract.items()), self._reading.transform, self._step.load.target))
-        return sweep.Scope(
+        return guard.Scope(
             job=scope.job,
             step=scope.step,
             run_id=scope.run_id,
@@ -409,7 +410,7 @@ class Planning:
             version = self._reading.stored[stream].version if stream in self._reading.stored else 0
             ledger.advance(self._tx, job, step, stream, cursor, version=version, account=account, rows=rows)
         for found in self._swept:
-            sweep.note(self._tx, found)
+            guard.note(self._tx, found)
         outbox.prune(self._tx, job)
 
     def apply(self, target: Target, plan: Any) -> None:

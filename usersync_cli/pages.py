@@ -14,20 +14,20 @@ from typing import Protocol
 import psycopg
 from psycopg import sql
 
-from usersync_cli import constraints, stage
-from usersync_cli import merge as merging
 from usersync_cli.aside import Aside
-from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.arrays import Texts, texts
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection, identifier
 from usersync_cli.errors import Drift
-from usersync_cli.merge import ASIDE, Merge, key_text
+from usersync_cli.load import constraints, stage
+from usersync_cli.load import merge as merging
+from usersync_cli.load.binding import Own, bind
+from usersync_cli.load.known import NO_ROW, UNKNOWN, Met
+from usersync_cli.load.merge import ASIDE, Merge, key_text
+from usersync_cli.load.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
+from usersync_cli.load.spelling import Spelling
+from usersync_cli.load.table import Plan, Target
 from usersync_cli.model import Change, Column, Counts, Desired, Record
-from usersync_cli.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
-from usersync_cli.seen import NO_ROW, UNKNOWN, Met
-from usersync_cli.spelling import Spelling
-from usersync_cli.targets.postgres import Plan, Target
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby
 
-from usersync_cli import rejects
 from usersync_cli.clients.postgres.connections import connect, translated
 from usersync_cli.documents import UNCHANGED, Reading
 from usersync_cli.errors import ConfigError, PartialError
+from usersync_cli.load import rejects
+from usersync_cli.load.known import REMOVED, TOLD, Met
+from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
 from usersync_cli.model import Job, Record, Step
 from usersync_cli.pages import Item
-from usersync_cli.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
-from usersync_cli.seen import REMOVED, TOLD, Met
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.migrations import permitted
 from usersync_cli.steps import Options, StepResult, World, loading, streams

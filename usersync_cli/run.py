@@ -14,9 +14,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, outward, retry, sweep, tabular
+from usersync_cli import documents, log, outward, retry, tabular
 from usersync_cli.clients.postgres.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
+from usersync_cli.load import guard
 from usersync_cli.model import Counts, Job, Step
 from usersync_cli.state import ledger
 from usersync_cli.state.lease import Lease, hold
@@ -80,13 +81,13 @@ def _withdraw_others(job: Job, lease: Lease, connection: Connection) -> None:
     removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
     swept = {(step.name, stream) for step, stream in removing}
     swept |= {(step.name, outward.not_remembered(stream)) for step, stream in removing if is_outward(step)}
-    sweep.withdraw_others(connection, job.name, swept, lease.run_id)
+    guard.withdraw_others(connection, job.name, swept, lease.run_id)
 
 
 def _check_approval(job: Job, options: Options, connection: Connection) -> None:
     """A list that can't be approved is reported before anything is read."""
     if options.approve_deletes is not None:
-        sweep.check_approval(connection, job.name, options.approve_deletes)
+        guard.check_approval(connection, job.name, options.approve_deletes)
 
 
 def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lease | None, result: RunResult) -> None:

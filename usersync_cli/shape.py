@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli import stage
 from usersync_cli.clients.postgres.catalog import Table, TableColumn, has_one_text
 from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
 from usersync_cli.errors import Drift
-from usersync_cli.merge import key_text
+from usersync_cli.load import stage
+from usersync_cli.load.merge import key_text
+from usersync_cli.load.table import MARK
 from usersync_cli.model import Desired, Load
-from usersync_cli.targets.postgres import MARK
 
 _NULL = sql.SQL("NULL::pg_catalog.text")
 _MEASURED = {"character varying", "bpchar", '"bit"', "bit varying"}  # what is too long differs; it is no error here, and is not cut

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
+from usersync_cli.load.writers import Writer
 from usersync_cli.model import Change, Counts, Database, Extract, Job, Source, Step, Tools
-from usersync_cli.rivals import Writer
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.outbox import Use
 

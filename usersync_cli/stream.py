@@ -12,22 +12,22 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import rejects
-from usersync_cli.binding import Own
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.dry_run import Came
 from usersync_cli.errors import ConfigError, GuardRefused
-from usersync_cli.merge import Merge
+from usersync_cli.load import rejects
+from usersync_cli.load.binding import Own
+from usersync_cli.load.guard import Scope
+from usersync_cli.load.known import Met, Seen
+from usersync_cli.load.merge import Merge
+from usersync_cli.load.rejects import Limits, Reject
+from usersync_cli.load.spelling import Spelling, spelling_of
+from usersync_cli.load.table import Target
 from usersync_cli.model import Column, Counts, Record, Step
 from usersync_cli.pages import Item, bound
-from usersync_cli.rejects import Limits, Reject
-from usersync_cli.seen import Met, Seen
-from usersync_cli.spelling import Spelling, spelling_of
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import reads
-from usersync_cli.sweep import Scope
-from usersync_cli.targets.postgres import Target
 
 BAD_VERSION = "bad_version"
 KEY_TOO_LONG = "key_too_long"

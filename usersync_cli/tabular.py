@@ -12,19 +12,20 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from usersync_cli import log, rivals, stage, sweep
+from usersync_cli import log
 from usersync_cli.aside import Aside
-from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
-from usersync_cli.merge import WithoutKey
+from usersync_cli.load import guard, stage, writers
+from usersync_cli.load.binding import Own, bind
+from usersync_cli.load.merge import WithoutKey
+from usersync_cli.load.rejects import is_about_data
+from usersync_cli.load.table import SETTINGS, Plan, Target
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
-from usersync_cli.rejects import is_about_data
 from usersync_cli.state import ledger
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
-from usersync_cli.targets.postgres import SETTINGS, Plan, Target
 
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
@@ -32,7 +33,7 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
         with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
-            rivals.refuse(tx, world.tools.job, step.name, world.writers)
+            writers.refuse(tx, world.tools.job, step.name, world.writers)
             stored = ledger.cursors(tx, world.tools.job, step.name)
             readers = open_sources(step, world, closing)
             for reader in readers:
@@ -182,7 +183,7 @@ class Loading:
             self._merge(options, lease)
         elif self._step.load.on_missing != "keep":
             merge, _ = self._target.fit(self.desired, self._tx)
-            sweep.filled(self._tx, self._scope(lease), self._step.load, merge, self._done.counts.distinct)
+            guard.filled(self._tx, self._scope(lease), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
 
     def _merge(self, options: Options, lease: Lease | None) -> None:
@@ -214,7 +215,7 @@ class Loading:
         if not (plan.outcome.inserted or plan.outcome.updated):
             return False
         swept = self._swept(plan, options, None).sweep
-        stays = sweep.stays(swept) if swept and not plan.merge.marks else None
+        stays = guard.stays(swept) if swept and not plan.merge.marks else None
         found = self._aside.check(plan.merge, plan.table, plan.counts.read, stays)
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         return found
@@ -234,8 +235,8 @@ class Loading:
         if self._step.load.on_missing == "keep":
             return plan
         unknown = self._aside.unknown()
-        swept = sweep.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome, unknown=unknown)
-        sweep.decide(self._tx, swept, options.approve_deletes)
+        swept = guard.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome, unknown=unknown)
+        guard.decide(self._tx, swept, options.approve_deletes)
         return replace(plan, sweep=swept)
 
     def _write(self, plan: Plan, options: Options, lease: Lease | None) -> None:
@@ -248,18 +249,18 @@ class Loading:
             self._target.apply(plan, self._tx)
             self._normalised = self._target.normalised(plan, self._tx)
             if plan.sweep:
-                sweep.finish(self._tx, plan.sweep, plan.merge)
+                guard.finish(self._tx, plan.sweep, plan.merge)
         elif options.diff:
             with closing(self._target.changes(plan, self._step.name, self._tx)) as changes:
                 heard = all(options.diff(change) for change in changes)  # until it has heard enough
             if heard:
                 all(options.diff(change) for change in self._aside.changes(plan.merge))
 
-    def _scope(self, lease: Lease | None) -> sweep.Scope:
+    def _scope(self, lease: Lease | None) -> guard.Scope:
         """What the memory of this step is filed under, and what makes it another step."""
         load = self._step.load
         text = repr((sorted(self._step.extract.items()), self._step.transform, load.table, list(load.key)))
-        return sweep.Scope(
+        return guard.Scope(
             job=self._job,
             step=self._step.name,
             run_id=lease.run_id if lease else None,

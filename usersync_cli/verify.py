@@ -17,13 +17,14 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log, outward, stage, sweep
-from usersync_cli.binding import Own, bind
+from usersync_cli import listing, log, outward
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.compare import Comparison, Difference, Report
 from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.listing import Listing
+from usersync_cli.load import guard, stage
+from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.shape import shape_of
 from usersync_cli.state import ledger
@@ -273,7 +274,7 @@ def _listed_before(tx: Connection, one: Listing) -> int:
     """Records of the last complete reading that was accepted."""
     if not (ledger.may_read(tx, "seen_streams") and ledger.may_read(tx, "sweeps")):
         return 0
-    found = sweep.recall(tx, one.into.seen.scope)
+    found = guard.recall(tx, one.into.seen.scope)
     return (found[0].previous or 0) if found else 0
 
 

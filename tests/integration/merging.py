@@ -7,12 +7,12 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import stage
-from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.connections import Connection, begin, rollback
 from usersync_cli.jobs import Load
+from usersync_cli.load import stage
+from usersync_cli.load.binding import Own, bind
+from usersync_cli.load.table import SETTINGS, Target
 from usersync_cli.model import Column, Counts, Desired
-from usersync_cli.targets.postgres import SETTINGS, Target
 
 Rows = Sequence[Sequence[Any]]
 

@@ -25,7 +25,7 @@ from tests.simple_job import PERSON, Job
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import UsersyncError
-from usersync_cli.sources import file
+from usersync_cli.sources.file import source as file
 
 KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "8"))
 THOROUGH = KILLS >= 100

@@ -11,11 +11,11 @@ import pytest
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import PERSON, Job, execute
-from usersync_cli import sweep
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
 from usersync_cli.jobs import Load
-from usersync_cli.sweep import Memory, Scope, Sweep
+from usersync_cli.load import guard
+from usersync_cli.load.guard import Memory, Scope, Sweep
 
 FILL = f"INSERT INTO people_at_source SELECT i, '{PERSON} ' || i FROM generate_series(%s, %s) i"
 
@@ -338,7 +338,7 @@ def test_the_guard(known: int, previous: int | None, records: int, missing: int,
     load = Load(table="people", key=["id"], on_missing="delete")
     found = Sweep(scope, load, Memory(1, known, previous=previous), records, candidates=missing)
 
-    assert goes is not bool(sweep.judge(found, known))
+    assert goes is not bool(guard.judge(found, known))
 
 
 def test_a_big_loss_waits_for_a_person(job: Job) -> None:
@@ -576,6 +576,6 @@ def test_waiting_runs_are_not_forgotten(job: Job) -> None:
     with connect(job.target, job="copy") as connection:
         for _ in range(3):
             job.sync()
-        sweep.state.prune(connection, "copy", keep=1)
+        guard.state.prune(connection, "copy", keep=1)
 
     assert [(2,), (5,)] == job.at_target("SELECT id FROM usersync.runs ORDER BY id")

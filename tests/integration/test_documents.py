@@ -11,8 +11,9 @@ import pytest
 
 from tests import servers
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from usersync_cli import seen, verify
+from usersync_cli import verify
 from usersync_cli.errors import Unavailable, UsersyncError
+from usersync_cli.load import known
 from usersync_cli.model import Database, Record
 from usersync_cli.run import line
 from usersync_cli.state import migrations
@@ -828,8 +829,8 @@ def test_a_big_listing_is_not_compared_key_by_key(sync: Sync) -> None:
     sync.ok()
     plans: list[str] = []
     with psycopg.connect(sync.target.url) as tx:
-        values = {"stream": 1, "kept": seen.KEPT, "after": "", "sweep": 1, "met": []}
-        plans += [line for (line,) in tx.execute(f"EXPLAIN {seen._LACKING}", values).fetchall()]
+        values = {"stream": 1, "kept": known.KEPT, "after": "", "sweep": 1, "met": []}
+        plans += [line for (line,) in tx.execute(f"EXPLAIN {known._LACKING}", values).fetchall()]
 
     assert any("Full Join" in line for line in plans), plans
     assert not any("Nested Loop" in line for line in plans), plans

@@ -13,10 +13,11 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
 from tests.simple_job import PERSON, Job, clean, execute
-from usersync_cli import check, config, rivals, run
+from usersync_cli import check, config, run
 from usersync_cli.cli.world import world
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import UsersyncError
+from usersync_cli.load import writers
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
@@ -688,7 +689,7 @@ def looked_at_rivals(settings: config.Config) -> list[UsersyncError]:
     made = world(settings, job, Stop())
     with connect(made.target, job="copy") as tx:
         try:
-            rivals.refuse(tx, "copy", "staff", made.writers)
+            writers.refuse(tx, "copy", "staff", made.writers)
         except UsersyncError as error:
             return [error]
     return []

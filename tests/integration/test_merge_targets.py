@@ -288,11 +288,11 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     tx.execute("CREATE TABLE people (id int PRIMARY KEY, name text)")
     from psycopg import sql
 
-    from usersync_cli import stage
     from usersync_cli.clients.postgres.connections import begin
     from usersync_cli.jobs import Load
+    from usersync_cli.load import stage
+    from usersync_cli.load.table import Target
     from usersync_cli.model import Column, Desired
-    from usersync_cli.targets.postgres import Target
 
     begin(tx)
     stage.create(tx, "records", [Column("id", "integer"), Column("name", "text")])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import Command
 from tests.simple_job import Job
-from usersync_cli import rejects
 from usersync_cli.errors import Drift, NotFound, PartialError
+from usersync_cli.load import rejects
+from usersync_cli.load.rejects import Limits, Reject, Stored
 from usersync_cli.model import Database
-from usersync_cli.rejects import Limits, Reject, Stored
 from usersync_cli.state import migrations
 
 HERE = ("copy", "people", "")

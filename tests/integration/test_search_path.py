@@ -18,9 +18,9 @@ from usersync_cli.cli.world import world
 from usersync_cli.clients.postgres import catalog
 from usersync_cli.clients.postgres.connections import connect, transaction
 from usersync_cli.config import load as load_config
+from usersync_cli.load.table import misplaced
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
-from usersync_cli.targets.postgres import misplaced
 
 NewDatabase = Callable[..., Database]
 

@@ -23,7 +23,8 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
 from usersync_cli.run import RunResult
 from usersync_cli.signals import Stop
-from usersync_cli.sources import _file_formats, file
+from usersync_cli.sources.file import formats
+from usersync_cli.sources.file import source as file
 
 NOBODY = 65534
 
@@ -507,7 +508,7 @@ def test_members_of_an_archive_are_one_text(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "people.jsonl.gz"
     path.write_bytes(b"".join(gzip.compress(part) for part in (lines(1), b"", lines(2)[:5], lines(2)[5:] + lines(*range(3, 500)), b"")))
     for block in (1, 7, 1 << 16):
-        monkeypatch.setattr(_file_formats, "BLOCK", block)
+        monkeypatch.setattr(formats, "BLOCK", block)
         assert [str(i) for i in range(1, 500)] == keys(path)
     path.write_bytes(gzip.compress(b'{"id": 1, "x": "' + b"x" * 3_000_000 + b'"}\n') + gzip.compress(lines(2)))
 

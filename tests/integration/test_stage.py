@@ -8,14 +8,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from usersync_cli import stage
-from usersync_cli.binding import Own, bind
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.jobs import Load
+from usersync_cli.load import stage
+from usersync_cli.load.binding import Own, bind
+from usersync_cli.load.table import SETTINGS, Target
 from usersync_cli.model import Column, Counts, Database, Desired
 from usersync_cli.signals import Stop
-from usersync_cli.targets.postgres import SETTINGS, Target
 
 COLUMNS = [Column("id", "integer"), Column("name", "text")]
 

@@ -22,7 +22,7 @@ from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import status_of
 from usersync_cli.model import Token
 from usersync_cli.signals import Stop
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 DAY = timedelta(days=1)
 SIZES = {

@@ -10,7 +10,7 @@ import pytest
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
 from usersync_cli.errors import status_of
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 DAY = timedelta(days=1)
 

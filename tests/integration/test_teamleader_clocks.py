@@ -11,7 +11,7 @@ import pytest
 
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BEHIND = [timedelta(minutes=20), timedelta(hours=5), timedelta(minutes=-20), timedelta(hours=-14)]

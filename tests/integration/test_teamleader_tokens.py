@@ -25,7 +25,7 @@ from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
 from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 KEYS = "k1:" + "QUFB" * 10 + "QUE="
 JOBS = 4

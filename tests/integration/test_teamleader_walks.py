@@ -13,7 +13,7 @@ from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
 from usersync_cli import log
 from usersync_cli.errors import status_of
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
 SINCE = ["contacts", "invoices", "projects"]  # those whose changes can be asked for; companies are like contacts

@@ -19,7 +19,7 @@ from tests.simple_job import PASSWORD, PERSON, READING, SLOW, Job, clean, execut
 from usersync_cli.cli import cli
 from usersync_cli.compare import BATCH
 from usersync_cli.errors import ConfigError, UsersyncError
-from usersync_cli.merge import Merge
+from usersync_cli.load.merge import Merge
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations

@@ -95,7 +95,7 @@ def export(  # noqa: PLR0913  each option is one
     from usersync_cli import config, log
     from usersync_cli.export import Options
     from usersync_cli.export import export as exported
-    from usersync_cli.sources._teamleader_contacts import field
+    from usersync_cli.sources.teamleader.contacts_csv import field
 
     if format_ != "csv" and (bom or raw or delimiter != ";"):
         raise click.UsageError("--delimiter, --bom and --raw are for --format csv.")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from usersync_cli.cli.streams import StreamStatus
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
+    from usersync_cli.load.guard import Approval
     from usersync_cli.model import Database, Job
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
-    from usersync_cli.sweep import Approval
 
 _RECENT = 20  # runs of a job to look at first
 _KEPT = 1000  # as many as the ledger keeps of a job
@@ -90,9 +90,9 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
-    from usersync_cli import rejects, sweep
     from usersync_cli.auth import tokens
     from usersync_cli.cli import streams
+    from usersync_cli.load import guard, rejects
     from usersync_cli.state import ledger, migrations
 
     found = ledger.current(connection)
@@ -114,7 +114,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
                 _history(connection, name),
                 good.get(name),
                 cursors,
-                sweep.approvals(connection, job=name, waiting=True),
+                guard.approvals(connection, job=name, waiting=True),
                 {step: number for (job, step), number in waiting.items() if job == name},
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
                 streams.read(connection, configured, cursors) if tables and configured else (),

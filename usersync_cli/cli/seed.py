@@ -132,8 +132,8 @@ def _seed_target(database: Database, load: Load, stop: Stop) -> str:
 
 def _add_accounts(tx: Connection, load: Load) -> int:
     """Through the same merge as a run, so that a table with columns of its own (Ecto's time stamps) is served too."""
+    from usersync_cli.load.table import Target
     from usersync_cli.model import Desired
-    from usersync_cli.targets.postgres import Target
 
     target = Target(load.model_copy(update={"order_by": None}))
     table = target.name(tx)

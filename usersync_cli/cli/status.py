@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from usersync_cli.auth.tokens import State
     from usersync_cli.cli.ledger import JobStatus
     from usersync_cli.cli.streams import Listing, StreamStatus
+    from usersync_cli.load.guard import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
-    from usersync_cli.sweep import Approval
 
 _EXIT_STATUSES = """\b
 Exit status: 0 also when the last run failed (`usersync health` judges),

@@ -91,7 +91,7 @@ def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
     connection: Connection, job: str, step: Step, source: str, stream: str, cursor: StoredCursor | None, rejected: int
 ) -> StreamStatus:
     from usersync_cli.clients.postgres.catalog import describe
-    from usersync_cli.targets.postgres import lacks_mark
+    from usersync_cli.load.table import lacks_mark
 
     load, name = step.load, step.load.table.replace("{stream}", stream)
     memory = _memory(connection, job, step, stream, name)
@@ -129,7 +129,7 @@ def _memory(connection: Connection, job: str, step: Step, stream: str, table: st
 
 
 def _rejects(connection: Connection, job: str) -> Mapping[tuple[str, str], int]:
-    from usersync_cli import rejects
+    from usersync_cli.load import rejects
 
     if not rejects.readable(connection):
         return {}
@@ -166,7 +166,7 @@ def _newest(connection: Connection, table: Table, *, small: bool) -> datetime | 
 
 
 def _unknown(connection: Connection, table: Table, step: Step, memory: _Memory) -> int:
-    from usersync_cli.merge import key_text
+    from usersync_cli.load.merge import key_text
 
     query = sql.SQL("""
         SELECT count(*) FROM {} AS t WHERE NOT EXISTS (SELECT FROM usersync.seen AS s WHERE s.stream_id = {} AND s.key = {})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import Tokens
     from usersync_cli.config import Config
+    from usersync_cli.load.writers import Writer
     from usersync_cli.model import Job, Source, Step
-    from usersync_cli.rivals import Writer
     from usersync_cli.signals import Stop
     from usersync_cli.steps import Open, Progress, World
 
@@ -38,7 +38,7 @@ def writers(settings: Config) -> list[Writer]:
 
 def _writer(settings: Config, job: str, step: Step) -> Writer:
     from usersync_cli.config import target_module
-    from usersync_cli.rivals import Writer
+    from usersync_cli.load.writers import Writer
     from usersync_cli.steps import is_outward, streams
 
     removes = step.load.on_missing != "keep"

@@ -16,7 +16,6 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
-from usersync_cli.binding import WRONG, parse, place, wrong
 from usersync_cli.clients.postgres.connections import (
     Connection,
     as_user,
@@ -30,8 +29,9 @@ from usersync_cli.clients.postgres.connections import (
     type_name,
 )
 from usersync_cli.errors import ConfigError, Drift, Unavailable
+from usersync_cli.load.binding import WRONG, parse, place, wrong
+from usersync_cli.load.stage import bare
 from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream, Tools
-from usersync_cli.stage import bare
 
 KIND = "tabular"
 

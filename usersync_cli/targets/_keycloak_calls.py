@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from usersync_cli import log, rejects, spreadsheets
+from usersync_cli import log, spreadsheets
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
-from usersync_cli.rejects import Reject
+from usersync_cli.load import rejects
+from usersync_cli.load.rejects import Reject
 from usersync_cli.state import outbox
 from usersync_cli.state.dispatch import Calls
 from usersync_cli.state.outbox import Intent

@@ -10,7 +10,7 @@ from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from tests.teamleader_job import Granted, made
 from tests.teamleader_server import Asked, Fault, Teamleader
 from usersync_cli.model import Stream
-from usersync_cli.sources import teamleader
+from usersync_cli.sources.teamleader import source as teamleader
 
 COUNT = 250
 

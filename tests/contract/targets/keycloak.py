@@ -12,13 +12,13 @@ from tests import servers
 from tests.contract.live import LiveTarget
 from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
-from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection, begin, connect
+from usersync_cli.load import stage
+from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.signals import Stop
 from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.targets.keycloak import Settings, Target, realm
-from usersync_cli.targets.postgres import SETTINGS
 
 COLUMNS = [Column("id", "integer"), Column("name", "text")]
 LEFT_BEHIND = "SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts"

@@ -9,11 +9,11 @@ import pytest
 from psycopg import sql
 
 from tests.contract.live import LiveTarget
-from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection, begin, connect
 from usersync_cli.jobs import Load
+from usersync_cli.load import stage
+from usersync_cli.load.table import SETTINGS, Target
 from usersync_cli.model import Column, Database, Desired
-from usersync_cli.targets.postgres import SETTINGS, Target
 
 COLUMNS = [Column("id", "integer"), Column("name", "text")]
 # Of this transaction; its own temp tables and the catalog aside.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from usersync_cli import isolate, rejects
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection, identifier
-from usersync_cli.merge import ASIDE, CHANGES, Merge
+from usersync_cli.load import bisect, rejects
+from usersync_cli.load.merge import ASIDE, CHANGES, Merge
 
 _LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
 
@@ -54,7 +54,7 @@ def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
         values=values,
         reason=sql.Literal(broken.reason),
         detail=sql.Literal(broken.detail),
-        document=isolate.record(merge, "c"),
+        document=bisect.record(merge, "c"),
         changes=CHANGES,
         condition=broken.condition,
         same=merge.same("a", "c"),

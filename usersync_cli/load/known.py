@@ -15,12 +15,12 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli import sweep
 from usersync_cli.clients.postgres.arrays import Blobs, texts
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.merge import Merge, key_text
+from usersync_cli.load import guard
+from usersync_cli.load.guard import GONE, Memory, Scope, Sweep, kept
+from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.state import ledger
-from usersync_cli.sweep import GONE, Memory, Scope, Sweep, kept
 
 # What `held` says of the target: the hash of the document that its row came from, or one of these; NULL: to be written again.
 REJECTED = b"\x00"
@@ -88,7 +88,7 @@ class Seen:
         if ledger.current(connection) != ledger.VERSION:
             return
         self.there = True
-        found = sweep.recall(connection, self.scope)
+        found = guard.recall(connection, self.scope)
         if found is None or found[1] != self.scope.target:
             self.memory = Memory(accepted=None if found is None else "")
             return
@@ -108,7 +108,7 @@ class Seen:
         """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
         memory = self.memory
         if not memory.id:
-            memory = sweep.begin(tx, self.scope, instead=memory.accepted is not None)
+            memory = guard.begin(tx, self.scope, instead=memory.accepted is not None)
         elif self.fingerprint != self.scope.fingerprint:
             tx.execute("UPDATE usersync.seen_streams SET fingerprint = %s WHERE id = %s", (self.scope.fingerprint, memory.id))
         if fresh:
@@ -387,7 +387,7 @@ class Seen:
         for statement in _CLOSE:
             tx.execute(statement, values)
         if outcome != "refused":
-            sweep.accept(tx, self.scope, self.memory.id)
+            guard.accept(tx, self.scope, self.memory.id)
         previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
         return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
 

@@ -29,11 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.jobs import Name
+from usersync_cli.load.stage import key_of
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
 from usersync_cli.signals import Stop
-from usersync_cli.sources._file_formats import Gunzip, may_continue, mistaken_for, says_deleted
-from usersync_cli.stage import key_of
+from usersync_cli.sources.file.formats import Gunzip, may_continue, mistaken_for, says_deleted
 
 KIND = "documents"
 

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from usersync_cli import stage
 from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import Drift
-from usersync_cli.merge import ASIDE, CHANGES, Merge, insert, update
-from usersync_cli.rejects import BAD, allowed, condition, detail, is_about_data, reason
-from usersync_cli.stage import Stage
+from usersync_cli.load import stage
+from usersync_cli.load.merge import ASIDE, CHANGES, Merge, insert, update
+from usersync_cli.load.rejects import BAD, allowed, condition, detail, is_about_data, reason
+from usersync_cli.load.stage import Stage
 
 ORDERED = sql.SQL("pg_temp.usersync_ordered")  # the records in question, numbered from 1: usersync_ord
 _BATCH_ROWS = 1000  # of a stage that may be read whole for each attempt

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, VerificationFailed
-from usersync_cli.merge import CHANGES, Merge, Outcome, key_text, texts
+from usersync_cli.load.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
 from usersync_cli.state import ledger
 

@@ -19,8 +19,8 @@ from psycopg import sql
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, has_one_text
 from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
-from usersync_cli.merge import Merge, key_text
-from usersync_cli.rejects import BAD, is_about_data
+from usersync_cli.load.merge import Merge, key_text
+from usersync_cli.load.rejects import BAD, is_about_data
 
 # Keys that are already written as PostgreSQL writes those of the type.
 _AS_WRITTEN = {

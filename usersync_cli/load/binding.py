@@ -15,10 +15,10 @@ import psycopg
 from psycopg import generators, sql
 from psycopg.pq.abc import PGresult
 
-from usersync_cli import stage
 from usersync_cli.clients.postgres.catalog import locate
 from usersync_cli.clients.postgres.connections import OWN, Connection, as_ours, as_user, passes
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
+from usersync_cli.load import stage
 from usersync_cli.model import Step
 
 _ONE_SELECT = "a transform is one SELECT that writes nothing, and `order_by` what stands behind ORDER BY"

@@ -12,9 +12,6 @@ from typing import Any, Literal
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import merge as merging
-from usersync_cli import stage
-from usersync_cli import sweep as sweeping
 from usersync_cli.clients.postgres.catalog import (
     Table,
     TableColumn,
@@ -29,9 +26,12 @@ from usersync_cli.clients.postgres.catalog import (
 )
 from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
-from usersync_cli.merge import Field, Merge, Outcome
+from usersync_cli.load import guard as sweeping
+from usersync_cli.load import merge as merging
+from usersync_cli.load import stage
+from usersync_cli.load.guard import Sweep
+from usersync_cli.load.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
-from usersync_cli.sweep import Sweep
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
 # with 64 MB, a hash join of a million rows took 15 % longer than with the default 4 MB, whose pieces fit into the caches.
