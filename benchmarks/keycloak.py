@@ -21,7 +21,7 @@ from benchmarks.server import Server
 from tests.fineract_server import Fineract, made
 from tests.keycloak_server import Bank, Front, Keycloak, shared
 from tests.staff import GROUPS, REALM, ROLES, STAFF_EXCLUDED
-from usersync_cli.passwords import Policy, first_passwords
+from usersync_cli.targets.keycloak.passwords import Policy, first_passwords
 
 WORKERS = 4
 PAGE = 1000

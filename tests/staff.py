@@ -27,7 +27,7 @@ from usersync_cli.sources.fineract import Settings as FineractSettings
 from usersync_cli.sources.fineract import Source
 from usersync_cli.state.outbox import Use
 from usersync_cli.steps import Options, World
-from usersync_cli.targets import keycloak
+from usersync_cli.targets.keycloak import target as keycloak
 
 ROLES = {"Teller": "teller", "Auditor": "accountant", "Super user": "admin"}
 GROUPS = {"teller": "tellers", "admin": "head-office"}

@@ -20,7 +20,7 @@ from usersync_cli.errors import Unavailable
 from usersync_cli.model import Database
 from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
-from usersync_cli.targets._keycloak_realm import Realm
+from usersync_cli.targets.keycloak.realm import Realm
 
 
 @dataclass

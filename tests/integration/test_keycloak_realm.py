@@ -21,7 +21,7 @@ from tests.servers import free_port, until
 from usersync_cli.clients.http.client import Unknown
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.signals import Stop
-from usersync_cli.targets._keycloak_realm import Denied, Gone, Realm, Rejected, Taken
+from usersync_cli.targets.keycloak.realm import Denied, Gone, Realm, Rejected, Taken
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 HANGS = Trouble(Answer(fault="hang"))
@@ -968,7 +968,7 @@ def test_python_keycloak_is_imported_late() -> None:
     """
     It takes half a second: whoever only names an error or reads a config file does not pay it.
     """
-    program = "import sys, usersync_cli.targets._keycloak_realm; print('keycloak' in sys.modules)"
+    program = "import sys, usersync_cli.targets.keycloak.realm; print('keycloak' in sys.modules)"
     assert "False\n" == subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     ["state", "clients"],
     # jobs, mistakes, variables and yaml_file read text for config; they know nothing but the errors.
     ["jobs", "variables", "yaml_file", "mistakes"],
-    ["model", "errors", "signals", "stdio", "log", "passwords", "patience", "spreadsheets"],
+    ["model", "errors", "signals", "stdio", "log", "patience", "spreadsheets"],
 ]
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {
@@ -142,8 +142,9 @@ def _dotted(module: str) -> str:
 def _imported_at_the_top(module: str) -> Iterator[str]:
     for node in tree(module).body:
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in map(_dotted, MODULES) else node.module
 
 
 # (import, module that has it, is it fine)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from usersync_cli.passwords import DIGITS, LOWER, SIGNS, UPPER, first_passwords
-from usersync_cli.targets._keycloak_logins import is_possible, mail_problem, policy
-from usersync_cli.targets.keycloak import Settings
+from usersync_cli.targets.keycloak.logins import is_possible, mail_problem, policy
+from usersync_cli.targets.keycloak.passwords import DIGITS, LOWER, SIGNS, UPPER, first_passwords
+from usersync_cli.targets.keycloak.target import Settings
 
 
 def made(text: str, number: int, *names: str) -> list[str]:

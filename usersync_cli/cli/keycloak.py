@@ -16,9 +16,9 @@ from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
     from usersync_cli.signals import Stop
-    from usersync_cli.targets._keycloak_accounts import Made, Person
-    from usersync_cli.targets._keycloak_realm import Realm
-    from usersync_cli.targets.keycloak import Settings
+    from usersync_cli.targets.keycloak.accounts import Made, Person
+    from usersync_cli.targets.keycloak.realm import Realm
+    from usersync_cli.targets.keycloak.target import Settings
 
 
 _EXIT_STATUSES = """\b
@@ -140,8 +140,8 @@ def sync_user(where: _Where, credentials_out: Path | None, *, show_password: boo
       usersync keycloak sync-user --username test-user-one --email one@example.org --first-name Test --last-name One --role "Loan Officer"
       usersync keycloak sync-user --username test-user-two --email two@example.org --role Cashier --credentials-out passwords.csv
     """
-    from usersync_cli.targets import _keycloak_accounts as accounts
-    from usersync_cli.targets._keycloak_calls import Credentials
+    from usersync_cli.targets.keycloak import accounts
+    from usersync_cli.targets.keycloak.calls import Credentials
 
     if show_password and not sys.stdout.isatty():
         raise click.UsageError("--show-password is for a terminal, and stdout is none; --credentials-out writes a file.")
@@ -177,7 +177,7 @@ def status(where: _Where, user: str) -> None:
       usersync keycloak status test-user-one
       usersync keycloak status test-user-one --output json | jq .keycloak_user.roles
     """
-    from usersync_cli.targets import _keycloak_accounts as accounts
+    from usersync_cli.targets.keycloak import accounts
 
     with _opened(where, "status") as at:
         found = accounts.person(at.realm, accounts.look_up(at.realm, user))
@@ -216,7 +216,7 @@ def disable(where: _Where, user: str) -> None:
 
 
 def _switch(where: _Where, user: str, *, enabled: bool) -> None:
-    from usersync_cli.targets import _keycloak_accounts as accounts
+    from usersync_cli.targets.keycloak import accounts
 
     done = "enabled" if enabled else "disabled"
     with _opened(where, done.removesuffix("d")) as at:
@@ -248,7 +248,7 @@ def set_id(where: _Where, user: str, key: str) -> None:
     Examples:
       usersync keycloak set-id test-user-one default:12
     """
-    from usersync_cli.targets import _keycloak_accounts as accounts
+    from usersync_cli.targets.keycloak import accounts
 
     with _opened(where, "set-id") as at:
         found = accounts.look_up(at.realm, user)
@@ -272,7 +272,7 @@ def reset_password(where: _Where, user: str) -> None:
     Examples:
       usersync keycloak reset-password test-user-one
     """
-    from usersync_cli.targets import _keycloak_accounts as accounts
+    from usersync_cli.targets.keycloak import accounts
 
     with _opened(where, "reset-password") as at:
         found = accounts.look_up(at.realm, user)
@@ -294,7 +294,7 @@ def force_password_change(where: _Where, user: str) -> None:
     Examples:
       usersync keycloak force-password-change test-user-one
     """
-    from usersync_cli.targets import _keycloak_accounts as accounts
+    from usersync_cli.targets.keycloak import accounts
 
     with _opened(where, "force-password-change") as at:
         found = accounts.look_up(at.realm, user)
@@ -345,7 +345,7 @@ def _opened(where: _Where, kind: str) -> Iterator[_At]:
     from usersync_cli import log
     from usersync_cli.config import load
     from usersync_cli.errors import CODES, UsersyncError, status_of
-    from usersync_cli.targets import keycloak as target
+    from usersync_cli.targets.keycloak import target
 
     log.configure(quiet=True)
     try:
@@ -379,7 +379,7 @@ def _named(known: list[str], name: str | None, file: Path) -> str:
 
 def _failure(kind: str, error: Exception) -> dict[str, Any]:
     from usersync_cli.errors import NotFound
-    from usersync_cli.targets._keycloak_accounts import Exists
+    from usersync_cli.targets.keycloak.accounts import Exists
 
     if kind == "health":
         return {"status": "unhealthy", "error": str(error)}

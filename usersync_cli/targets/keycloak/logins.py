@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from usersync_cli.errors import ConfigError, PartialError
-from usersync_cli.passwords import DIGITS, LOWER, SIGNS, UPPER, Policy, first_passwords
+from usersync_cli.targets.keycloak.passwords import DIGITS, LOWER, SIGNS, UPPER, Policy, first_passwords
 
 if TYPE_CHECKING:
-    from usersync_cli.targets._keycloak_answers import Rejected
-    from usersync_cli.targets.keycloak import Settings
+    from usersync_cli.targets.keycloak.refusals import Rejected
+    from usersync_cli.targets.keycloak.target import Settings
 
 T = TypeVar("T")
 IMPOSSIBLE = "no password is all that the realm's password policy asks for"
@@ -71,7 +71,7 @@ class FirstPassword:
 
     def give(self, call: Callable[[str | None], T]) -> T:
         """What `call` gives with the first password that is not refused for its content. Raises NoPassword, and whatever `call` does."""
-        from usersync_cli.targets._keycloak_answers import Rejected
+        from usersync_cli.targets.keycloak.refusals import Rejected
 
         if self._wanted is None:
             return call(None)

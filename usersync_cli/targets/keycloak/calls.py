@@ -20,14 +20,14 @@ from usersync_cli.load.rejects import Reject
 from usersync_cli.state import outbox
 from usersync_cli.state.dispatch import Calls
 from usersync_cli.state.outbox import Intent
-from usersync_cli.targets._keycloak_accounts import what_helps
-from usersync_cli.targets._keycloak_logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
-from usersync_cli.targets._keycloak_plan import MAIL_FAILED, REFUSED, STILL_ENABLED
-from usersync_cli.targets._keycloak_realm import Gone, Rejected, Taken, Unknown
-from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT
+from usersync_cli.targets.keycloak.accounts import what_helps
+from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
+from usersync_cli.targets.keycloak.plan import MAIL_FAILED, REFUSED, STILL_ENABLED
+from usersync_cli.targets.keycloak.realm import Gone, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak.target import ATTRIBUTE, ATTRIBUTE_HINT
 
 if TYPE_CHECKING:
-    from usersync_cli.targets.keycloak import Plan, Target
+    from usersync_cli.targets.keycloak.target import Plan, Target
 
 IN_A_ROW = 3  # calls without an answer, and nobody else's is tried
 _TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_username_or_email": "username_taken"}

@@ -26,24 +26,16 @@ from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.jobs import Duration
 from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Change, Counts, Desired, Tools
-from usersync_cli.passwords import Policy
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import Scope, Use
-from usersync_cli.targets import _keycloak_plan as planning
-from usersync_cli.targets._keycloak_logins import (
-    IMPOSSIBLE,
-    IMPOSSIBLE_HINT,
-    is_possible,
-    look_at_logins,
-    mail_problem,
-    no_account,
-    policy,
-)
+from usersync_cli.targets.keycloak import plan as planning
+from usersync_cli.targets.keycloak.logins import IMPOSSIBLE, IMPOSSIBLE_HINT, is_possible, look_at_logins, mail_problem, no_account, policy
+from usersync_cli.targets.keycloak.passwords import Policy
 from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
     from usersync_cli.signals import Stop
-    from usersync_cli.targets._keycloak_realm import Realm
+    from usersync_cli.targets.keycloak.realm import Realm
 
 ATTRIBUTE = "usersync_id"  # of an account: whose it is
 _FIELDS = {"email": "email", "firstName": "first_name", "lastName": "last_name"}
@@ -152,7 +144,7 @@ def _path(group: str) -> str:
 
 def realm(name: str, settings: Settings, stop: Stop, deadline: timedelta = timedelta(seconds=60)) -> Realm:
     """The realm, to be closed; a token is asked for with the first call. `deadline` is each request's."""
-    from usersync_cli.targets._keycloak_realm import Realm
+    from usersync_cli.targets.keycloak.realm import Realm
 
     ca, own = Path(settings.ca) if settings.ca else None, (settings.client_id, settings.client_secret)
     return Realm(settings.url, settings.realm, *own, stop=stop, ca=ca, name=f"target {name}", deadline=deadline)
@@ -217,7 +209,7 @@ class Target:
     def plan(self, desired: Desired, tx: Connection) -> Plan:
         """Stage, compare, write the calls down.
 
-        The transaction then has the temp tables of `_keycloak_plan`: people, conflicts, planned, leaving. Raises Drift for
+        The transaction then has the temp tables of `plan`: people, conflicts, planned, leaving. Raises Drift for
         columns that no account has, for roles and groups that the realm lacks, and where our attribute would be dropped.
         """
         read, distinct = planning.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
@@ -421,7 +413,7 @@ class Target:
 
         What the realm refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
         """
-        from usersync_cli.targets._keycloak_calls import Desk, Parking
+        from usersync_cli.targets.keycloak.calls import Desk, Parking
 
         with Desk(self, plan, tx) as desk:
             self._prepare(plan)

@@ -16,7 +16,7 @@ import msgspec
 from usersync_cli.clients.http.client import Client, Unknown
 from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.signals import Stop
-from usersync_cli.targets._keycloak_answers import Account, Denied, Gone, Rejected, Taken
+from usersync_cli.targets.keycloak.refusals import Account, Denied, Gone, Rejected, Taken
 
 __all__ = ["PAGE", "WALKS", "Denied", "Gone", "Realm", "Rejected", "Taken", "Unknown"]
 
@@ -52,7 +52,7 @@ class Realm:
         # With python-keycloak, which takes half a second: only who talks to Keycloak pays that.
         from keycloak import KeycloakAdmin
 
-        from usersync_cli.targets._keycloak_admin import Connection, Login
+        from usersync_cli.targets.keycloak.admin import Connection, Login
 
         self.name = name
         self._account = Account(name, realm, login_realm or realm, client_id, client_secret)

@@ -21,7 +21,7 @@ from requests.structures import CaseInsensitiveDict
 from usersync_cli.clients.http.client import Client, Missing, Reply, Request
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop
-from usersync_cli.targets._keycloak_answers import Account, no_keycloak, no_token, refusal
+from usersync_cli.targets.keycloak.refusals import Account, no_keycloak, no_token, refusal
 
 OURS = (400, 401, 403, 404, 409)  # what these mean is said here, not in rest
 LIFE = 0.9  # of a token's life: then the next one is asked for

@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialError, Unavailable, UsersyncError, VerificationFailed
-from usersync_cli.targets._keycloak_logins import FirstPassword, credentials, mail_problem, policy, refuses_password
-from usersync_cli.targets._keycloak_realm import Realm, Rejected, Taken, Unknown
-from usersync_cli.targets.keycloak import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
+from usersync_cli.targets.keycloak.logins import FirstPassword, credentials, mail_problem, policy, refuses_password
+from usersync_cli.targets.keycloak.realm import Realm, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak.target import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
 
 if TYPE_CHECKING:
-    from usersync_cli.targets.keycloak import Settings
+    from usersync_cli.targets.keycloak.target import Settings
 
 UPDATE_PASSWORD = "UPDATE_PASSWORD"  # noqa: S105  the name of a required action
 LINK_LIFE = timedelta(hours=24)
