@@ -11,9 +11,9 @@ from typing import Any
 from tests.simple_job import execute
 from usersync_cli.jobs import Job
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
-from usersync_cli.run import RunResult, run
+from usersync_cli.run.context import Options, World
+from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
-from usersync_cli.steps import Options, World
 
 TRANSFORM = "SELECT key::int AS id, data ->> 'name' AS name, (data ->> 'age')::int AS age FROM records"
 

@@ -13,10 +13,12 @@ import psycopg
 
 from tests import servers
 from tests.conftest import Command, Result
-from usersync_cli import config, run, steps
+from usersync_cli import config
 from usersync_cli.cli.world import world
 from usersync_cli.model import Database
-from usersync_cli.run import RunResult
+from usersync_cli.run import context
+from usersync_cli.run import job as run
+from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
 
 PASSWORD = "a-password-to-look-for"
@@ -95,7 +97,7 @@ class Job:
         """A run in this process, without command line and log: cheaper where those are not the point."""
         settings = config.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), steps.Options(**options))
+        return run.run(job, world(settings, job, Stop()), context.Options(**options))
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -21,12 +21,12 @@ from tests.simple_job import execute
 from usersync_cli.errors import UsersyncError
 from usersync_cli.jobs import Job
 from usersync_cli.model import Change, Database, Tools
-from usersync_cli.run import RunResult, run
+from usersync_cli.run.context import Options, World
+from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings as FineractSettings
 from usersync_cli.sources.fineract import Source
 from usersync_cli.state.outbox import Use
-from usersync_cli.steps import Options, World
 from usersync_cli.targets.keycloak import target as keycloak
 
 ROLES = {"Teller": "teller", "Auditor": "accountant", "Super user": "admin"}

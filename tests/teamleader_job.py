@@ -14,11 +14,11 @@ from tests.simple_job import execute
 from tests.teamleader_server import TOKEN, Asked, Teamleader
 from usersync_cli.jobs import Job
 from usersync_cli.model import Access, Database, Token, Tools
-from usersync_cli.run import RunResult, run
+from usersync_cli.run.context import Options, World
+from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.teamleader import source as teamleader
 from usersync_cli.sources.teamleader.source import STREAMS, Settings, Source
-from usersync_cli.steps import Options, World
 
 SECRET = "a-secret-to-look-for"
 

@@ -18,13 +18,13 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.load import writers
 from usersync_cli.load.table import SETTINGS, misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
-from usersync_cli.outward import try_transform
-from usersync_cli.pages import fit
+from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
+from usersync_cli.run.documents.batch import fit
+from usersync_cli.run.documents.stream import Into
+from usersync_cli.run.outbound.step import try_transform
+from usersync_cli.run.tables.step import Loading, Reader
 from usersync_cli.state import ledger
 from usersync_cli.state.outbox import Scope, Use
-from usersync_cli.steps import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
-from usersync_cli.stream import Into
-from usersync_cli.tabular import Loading, Reader
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
 

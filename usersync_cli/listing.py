@@ -22,9 +22,9 @@ from usersync_cli.load import stage
 from usersync_cli.load.rejects import HALF_FROM, Reject, allowed, is_about_data
 from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
-from usersync_cli.pages import Item, bound
+from usersync_cli.run.documents.batch import Item, bound
+from usersync_cli.run.documents.stream import Into, duplicates, item
 from usersync_cli.shape import Shape
-from usersync_cli.stream import Into, duplicates, item
 
 
 def read(source: str, session: Any, listings: Sequence[Listing]) -> None:

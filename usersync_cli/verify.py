@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log, outward
+from usersync_cli import listing, log
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.compare import Comparison, Difference, Report
@@ -26,13 +26,23 @@ from usersync_cli.listing import Listing
 from usersync_cli.load import guard, stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Change, Desired, Job, Step
+from usersync_cli.run.context import Options as RunOptions
+from usersync_cli.run.context import (
+    StepResult,
+    World,
+    chosen,
+    chosen_streams,
+    is_outward,
+    reads_streams,
+    refuse_other_account,
+    refuse_silence,
+)
+from usersync_cli.run.documents.stream import Into
+from usersync_cli.run.outbound import step as outward
+from usersync_cli.run.tables.step import Reader, open_sources
 from usersync_cli.shape import shape_of
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
-from usersync_cli.steps import Options as RunOptions
-from usersync_cli.steps import StepResult, World, chosen, chosen_streams, is_outward, reads_streams, refuse_other_account, refuse_silence
-from usersync_cli.stream import Into
-from usersync_cli.tabular import Reader, open_sources
 
 # Nothing hidden by a policy; how values are written as text, every transaction sets (`connections.begin`).
 SETTINGS = {"jit": "off", "row_security": "off", "cursor_tuple_fraction": "1"}

@@ -21,9 +21,10 @@ import pytest
 from tests import servers
 from tests.conftest import Command, NewDatabase, Result
 from tests.simple_job import PASSWORD, PERSON, READING, SLOW, Job, finished
-from usersync_cli import log, notify
+from usersync_cli import log
 from usersync_cli.errors import Busy, Unavailable
-from usersync_cli.notify import Bounds, watching
+from usersync_cli.run import notify
+from usersync_cli.run.notify import Bounds, watching
 
 CHECK = "a-check-that-is-secret"
 

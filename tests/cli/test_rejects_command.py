@@ -19,12 +19,14 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command, NewDatabase, Result
 from tests.integration.test_crash import Fault, counting
 from tests.simple_job import DAWDLE, PERSON, SLEEPING, Job, clean, execute, with_password
-from usersync_cli import config, log, run, steps
+from usersync_cli import config, log
 from usersync_cli.cli import cli
 from usersync_cli.cli.world import world
 from usersync_cli.errors import UsersyncError, status_of
 from usersync_cli.model import Database
-from usersync_cli.run import RunResult
+from usersync_cli.run import context
+from usersync_cli.run import job as run
+from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
 from usersync_cli.state.lease import hold
 
@@ -77,7 +79,7 @@ class Export:
     def sync(self, **options: Any) -> RunResult:
         settings = config.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), steps.Options(**options))
+        return run.run(job, world(settings, job, Stop()), context.Options(**options))
 
     def ran(self, **options: Any) -> str:
         """Exit status of a run, and how many rows are new, changed, the same, set aside."""

@@ -15,7 +15,7 @@ from usersync_cli import verify
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.load import known
 from usersync_cli.model import Database, Record
-from usersync_cli.run import line
+from usersync_cli.run.job import line
 from usersync_cli.state import migrations
 
 

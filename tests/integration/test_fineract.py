@@ -28,11 +28,11 @@ from usersync_cli.errors import ConfigError, UsersyncError, status_of
 from usersync_cli.jobs import Job
 from usersync_cli.mistakes import Mistakes
 from usersync_cli.model import Database, KeptOut, Tools
-from usersync_cli.run import RunResult, run
+from usersync_cli.run.context import Options, World
+from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources import fineract
 from usersync_cli.sources.fineract import Settings, Source
-from usersync_cli.steps import Options, World
 
 BRANCH = 4
 TOOLS = Tools("fineract", Stop(), Database)

@@ -29,9 +29,9 @@ from usersync_cli.compare import Report
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.jobs import Job
 from usersync_cli.model import Database
-from usersync_cli.run import run
+from usersync_cli.run.context import Options
+from usersync_cli.run.job import run
 from usersync_cli.sources import postgres
-from usersync_cli.steps import Options
 from usersync_cli.verify import Options as VerifyOptions
 from usersync_cli.verify import verify
 

@@ -16,7 +16,7 @@ from tests.simple_job import Job
 from usersync_cli import config, verify
 from usersync_cli.cli.world import world
 from usersync_cli.model import Change
-from usersync_cli.run import RunResult
+from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
 from usersync_cli.verify import Options
 

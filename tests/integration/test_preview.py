@@ -28,8 +28,8 @@ from usersync_cli.cli import cli
 from usersync_cli.cli.diff import TERMINAL_ROWS
 from usersync_cli.errors import GuardRefused, PartialError, UsersyncError
 from usersync_cli.model import Change, Counts, Database
+from usersync_cli.run.context import StepResult
 from usersync_cli.signals import Stop
-from usersync_cli.steps import StepResult
 
 # Each value as it may be written in SQL. Some are equal to the table and are written otherwise: 1.0 and 1.00, -0 and 0.
 VALUES = {

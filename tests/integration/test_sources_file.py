@@ -17,11 +17,13 @@ import pytest
 from tests import servers
 from tests.conftest import Command
 from tests.simple_job import PERSON, execute
-from usersync_cli import config, run, steps
+from usersync_cli import config
 from usersync_cli.cli.world import world
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
-from usersync_cli.run import RunResult
+from usersync_cli.run import context
+from usersync_cli.run import job as run
+from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
 from usersync_cli.sources.file import formats
 from usersync_cli.sources.file import source as file
@@ -561,7 +563,7 @@ class Job:
         (self.folder / "config.yaml").write_text(json.dumps(document))
         settings = config.load(self.folder / "config.yaml", {})
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), steps.Options(**options))
+        return run.run(job, world(settings, job, Stop()), context.Options(**options))
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         return execute(self.target.url, query)

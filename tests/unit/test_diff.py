@@ -11,8 +11,8 @@ import pytest
 from usersync_cli.cli.diff import Document, Lines, escaped, quoted
 from usersync_cli.errors import Stopped
 from usersync_cli.model import Change, Counts
-from usersync_cli.run import RunResult
-from usersync_cli.steps import StepResult
+from usersync_cli.run.context import StepResult
+from usersync_cli.run.job import RunResult
 
 
 def lines(*changes: Change, limit: int | None = None, coloured: bool = False, counts: Counts | None = None) -> list[str]:

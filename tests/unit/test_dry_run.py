@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usersync_cli.dry_run import Came
+from usersync_cli.run.documents.preview import Came
 
 hashes = st.sampled_from([b"", b"\x00" * 16, b"\x01" * 16, b"\xff" * 16])
 

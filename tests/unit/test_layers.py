@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 LAYERS = [
     ["__main__", "cli"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["run", "check", "verify", "listing", "compare", "shape", "notify", "export"],
-    ["tabular", "documents", "outward", "retry", "leaving", "stream", "pages", "steps", "aside", "dry_run", "sources", "targets"],
+    ["check", "verify", "listing", "compare", "shape", "export"],
+    ["run"],
+    ["sources", "targets"],
     ["load"],
     ["auth"],
     ["state", "clients"],
@@ -30,7 +31,7 @@ ENVIRONMENT: dict[str, set[str]] = {
     "log.py": {"NO_COLOR"},  # before there is a config
     "clients/postgres/connections.py": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
     "cli/db.py": {"?"},  # hands the environment on to psql
-    "notify.py": {"?"},  # hands a few on to the program of on_failure
+    "run/notify.py": {"?"},  # hands a few on to the program of on_failure
     "clients/postgres/embedded.py": {"?"},  # hands the environment on to PostgreSQL's programs
 }
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "base", "core", "misc"}
@@ -149,7 +150,7 @@ def _imported_at_the_top(module: str) -> Iterator[str]:
 
 # (import, module that has it, is it fine)
 CASES = [
-    ("from usersync_cli.config import load", "run.py", False),
+    ("from usersync_cli.config import load", "run/job.py", False),
     ("def late():\n    from usersync_cli.cli import cli", "state/ledger.py", False),
     ("from usersync_cli import run", "load/merge.py", False),
     ("import usersync_cli.run", "model.py", False),

@@ -87,7 +87,7 @@ def _print(job: str, finding: Finding) -> None:
 
 
 def _print_sql(settings: Config, job: Job) -> None:
-    from usersync_cli.steps import is_outward, reads_streams
+    from usersync_cli.run.context import is_outward, reads_streams
 
     for step in job.steps:
         if is_outward(step) and reads_streams(step) and not step.transform:
@@ -104,7 +104,7 @@ def _print_sql(settings: Config, job: Job) -> None:
 def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
     """The source's own SELECT of accounts."""
     from usersync_cli.cli.world import source
-    from usersync_cli.outward import transform_of
+    from usersync_cli.run.outbound.step import transform_of
 
     (extract,) = step.extract.values()
     click.echo(f"-- job {job.name}, step {step.name}, into {step.load.target}")
@@ -114,7 +114,7 @@ def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
 def _print_stream_sql(settings: Config, job: Job, step: Step) -> None:
     """The step's own, or that of its source for each stream."""
     from usersync_cli.cli.world import source
-    from usersync_cli.stream import transform_of
+    from usersync_cli.run.documents.stream import transform_of
 
     ((name, extract),) = step.extract.items()
     read = source(settings, extract.source)

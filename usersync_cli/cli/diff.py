@@ -22,7 +22,7 @@ from usersync_cli.cli import answered
 
 if TYPE_CHECKING:
     from usersync_cli.model import Change
-    from usersync_cli.run import RunResult
+    from usersync_cli.run.job import RunResult
 
 TERMINAL_ROWS = 50  # shown on a terminal, unless --diff-limit says otherwise
 LONGEST = 60  # characters of a value in a line; JSON has all of them

@@ -155,8 +155,8 @@ def _history(connection: Connection, job: str) -> Sequence[Run]:
 
 
 def _failing(connection: Connection, name: str, job: Job | None) -> list[Failing]:
+    from usersync_cli.run.context import streams
     from usersync_cli.state import ledger
-    from usersync_cli.steps import streams
 
     read = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]} if job else set()
     return [one for one in ledger.failing(connection, name) if (one.step, one.stream) in read]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
     from usersync_cli.load.rejects import Waiting
-    from usersync_cli.run import RunResult
+    from usersync_cli.run.job import RunResult
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
@@ -130,10 +130,10 @@ def retry(  # noqa: PLR0913  each option is one
       usersync rejects retry --all --job auroville
     """
     from usersync_cli import config, log
-    from usersync_cli import retry as retrying
     from usersync_cli.cli.world import world
-    from usersync_cli.run import RunResult, run
-    from usersync_cli.steps import Options
+    from usersync_cli.run.context import Options
+    from usersync_cli.run.documents import retry as retrying
+    from usersync_cli.run.job import RunResult, run
 
     _refuse_vague(ids, everything=everything)
     log.configure(verbosity=verbose)
@@ -306,7 +306,7 @@ def _print(document: bytes) -> None:
 
 def _say_retried(result: RunResult, output: str, steps: Sequence[str] = ()) -> None:
     from usersync_cli.cli.run import document, tell
-    from usersync_cli.run import line
+    from usersync_cli.run.job import line
 
     if output == "json":
         write_json("run", document(result))

@@ -21,8 +21,8 @@ from usersync_cli.signals import Stop
 if TYPE_CHECKING:
     from usersync_cli.errors import UsersyncError
     from usersync_cli.model import Change
-    from usersync_cli.run import RunResult
-    from usersync_cli.steps import Diff, StepResult
+    from usersync_cli.run.context import Diff, StepResult
+    from usersync_cli.run.job import RunResult
 
 _MAIL_LINES = 10  # of a quiet run that failed: cron mails them
 _QUIET_STEPS = 2  # of those that failed, with a line on stdout
@@ -108,10 +108,10 @@ def run(  # noqa: PLR0913  each option is one
     """
     from usersync_cli import config, log
     from usersync_cli.cli.world import world
-    from usersync_cli.notify import watching
-    from usersync_cli.run import line
-    from usersync_cli.run import run as run_job
-    from usersync_cli.steps import Options
+    from usersync_cli.run.context import Options
+    from usersync_cli.run.job import line
+    from usersync_cli.run.job import run as run_job
+    from usersync_cli.run.notify import watching
 
     _check_diff(dry_run=dry_run, diff=diff, diff_limit=diff_limit, output=output)
     if not dry_run:
@@ -182,7 +182,7 @@ def _duration(text: str) -> timedelta:
 
 
 def _print(result: RunResult, output: str, printer: Lines | Document | None, *, quiet: bool) -> None:
-    from usersync_cli.run import line
+    from usersync_cli.run.job import line
 
     if isinstance(printer, Document):
         printer.finish(document(result))

@@ -115,8 +115,8 @@ def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
 
 
 def _memory(connection: Connection, job: str, step: Step, stream: str, table: str) -> _Memory:
+    from usersync_cli.run.documents.stream import named
     from usersync_cli.state.ledger import current
-    from usersync_cli.stream import named
 
     if (current(connection) or "") < "0002":
         return _Memory()

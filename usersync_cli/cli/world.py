@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from usersync_cli.config import Config
     from usersync_cli.load.writers import Writer
     from usersync_cli.model import Job, Source, Step
+    from usersync_cli.run.context import Open, Progress, World
     from usersync_cli.signals import Stop
-    from usersync_cli.steps import Open, Progress, World
 
 
 def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
     """The target, the job's sources and tools. Nothing is contacted."""
     from usersync_cli.model import Tools
-    from usersync_cli.steps import World
+    from usersync_cli.run.context import World
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}
     sources = {name: source(settings, name) for name in sorted(names)}
@@ -39,7 +39,7 @@ def writers(settings: Config) -> list[Writer]:
 def _writer(settings: Config, job: str, step: Step) -> Writer:
     from usersync_cli.config import target_module
     from usersync_cli.load.writers import Writer
-    from usersync_cli.steps import is_outward, streams
+    from usersync_cli.run.context import is_outward, streams
 
     removes = step.load.on_missing != "keep"
     if is_outward(step):

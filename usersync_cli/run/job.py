@@ -14,14 +14,18 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from usersync_cli import documents, log, outward, retry, tabular
+from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.load import guard
 from usersync_cli.model import Counts, Job, Step
+from usersync_cli.run.context import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
+from usersync_cli.run.documents import retry
+from usersync_cli.run.documents import step as documents
+from usersync_cli.run.outbound import step as outward
+from usersync_cli.run.tables import step as tabular
 from usersync_cli.state import ledger
 from usersync_cli.state.lease import Lease, hold
-from usersync_cli.steps import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
 
 
 @dataclass

@@ -18,10 +18,10 @@ from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, 
 from usersync_cli.load.merge import Merge, Outcome, key_text
 from usersync_cli.load.table import MARK, Plan
 from usersync_cli.model import Page
-from usersync_cli.pages import fit
+from usersync_cli.run.context import Options
+from usersync_cli.run.documents.batch import fit
+from usersync_cli.run.documents.stream import Into, Leaving, Work
 from usersync_cli.state.lease import Lease
-from usersync_cli.steps import Options
-from usersync_cli.stream import Into, Leaving, Work
 
 
 class Leavers:

@@ -13,7 +13,6 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import log
-from usersync_cli.aside import Aside
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
 from usersync_cli.load import guard, stage, writers
@@ -22,10 +21,11 @@ from usersync_cli.load.merge import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, Plan, Target
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
+from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
+from usersync_cli.run.tables.rejects import Aside
 from usersync_cli.state import ledger
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
-from usersync_cli.steps import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
 
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:

@@ -14,7 +14,6 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.dry_run import Came
 from usersync_cli.errors import ConfigError, GuardRefused
 from usersync_cli.load import rejects
 from usersync_cli.load.binding import Own
@@ -25,9 +24,10 @@ from usersync_cli.load.rejects import Limits, Reject
 from usersync_cli.load.spelling import Spelling, spelling_of
 from usersync_cli.load.table import Target
 from usersync_cli.model import Column, Counts, Record, Step
-from usersync_cli.pages import Item, bound
+from usersync_cli.run.context import reads
+from usersync_cli.run.documents.batch import Item, bound
+from usersync_cli.run.documents.preview import Came
 from usersync_cli.state.ledger import StoredCursor
-from usersync_cli.steps import reads
 
 BAD_VERSION = "bad_version"
 KEY_TOO_LONG = "key_too_long"

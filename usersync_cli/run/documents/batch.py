@@ -14,7 +14,6 @@ from typing import Protocol
 import psycopg
 from psycopg import sql
 
-from usersync_cli.aside import Aside
 from usersync_cli.clients.postgres.arrays import Texts, texts
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection, identifier
@@ -28,6 +27,7 @@ from usersync_cli.load.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition,
 from usersync_cli.load.spelling import Spelling
 from usersync_cli.load.table import Plan, Target
 from usersync_cli.model import Change, Column, Counts, Desired, Record
+from usersync_cli.run.tables.rejects import Aside
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it

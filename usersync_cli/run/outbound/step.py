@@ -24,11 +24,11 @@ from usersync_cli.load.guard import Sweep
 from usersync_cli.load.rejects import Reject
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
+from usersync_cli.run.context import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
+from usersync_cli.run.tables.step import open_sources
 from usersync_cli.state import ledger, outbox
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.outbox import Living, Scope, Use
-from usersync_cli.steps import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
-from usersync_cli.tabular import open_sources
 
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 

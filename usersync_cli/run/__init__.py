@@ -1,0 +1,1 @@
+"""A job, step by step: under one lease, in order, and what a failure stops."""

@@ -1,0 +1,1 @@
+"""Steps of documents: streams read page by page; each page is a checkpoint."""

@@ -1,0 +1,1 @@
+"""Steps whose target is outside PostgreSQL: what differs is found in SQL and written down, then the calls are made."""

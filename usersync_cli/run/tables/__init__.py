@@ -1,0 +1,1 @@
+"""Steps of tables: extracts of SQL sources, compared and written in one transaction."""
