@@ -12,9 +12,9 @@ from tests import servers
 from tests.conftest import Command, NewDatabase, Result
 from tests.list_source import ListSource, Sync, people
 from tests.simple_job import Job, clean
-from usersync_cli.check import Finding
-from usersync_cli.check import check as look
 from usersync_cli.errors import Unavailable
+from usersync_cli.report.check import Finding
+from usersync_cli.report.check import check as look
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command
 from tests.servers import free_port
 from usersync_cli.cli.health import judge
-from usersync_cli.cli.ledger import JobStatus
 from usersync_cli.model import Database
+from usersync_cli.report.status import JobStatus
 from usersync_cli.state.ledger import Run
 
 

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from tests.simple_job import PERSON
 from tests.teamleader_job import SECRET, Crm, made
 from tests.teamleader_server import TOKEN, Teamleader
-from usersync_cli.cli import cli, streams
+from usersync_cli.cli import cli
 from usersync_cli.model import Database
+from usersync_cli.report import streams
 from usersync_cli.signals import Stop
 
 OLD = """

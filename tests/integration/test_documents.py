@@ -11,10 +11,10 @@ import pytest
 
 from tests import servers
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
-from usersync_cli import verify
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.load import known
 from usersync_cli.model import Database, Record
+from usersync_cli.report import verify
 from usersync_cli.run.job import line
 from usersync_cli.state import migrations
 

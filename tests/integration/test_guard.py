@@ -13,11 +13,12 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
 from tests.simple_job import PERSON, Job, clean, execute
-from usersync_cli import check, config
+from usersync_cli import config
 from usersync_cli.cli.world import world
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.errors import UsersyncError
 from usersync_cli.load import writers
+from usersync_cli.report import check
 from usersync_cli.run import job as run
 from usersync_cli.run.context import Options
 from usersync_cli.run.job import RunResult

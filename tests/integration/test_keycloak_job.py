@@ -23,17 +23,17 @@ from tests.keycloak_server import BUSY, CUT, LOST, Bank, Front, Mailbox, NewBank
 from tests.list_source import counts
 from tests.simple_job import execute
 from tests.staff import REALM, Staff
-from usersync_cli.check import check
 from usersync_cli.cli import cli
-from usersync_cli.compare import Report
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.jobs import Job
 from usersync_cli.model import Database
+from usersync_cli.report.check import check
+from usersync_cli.report.compare import Report
+from usersync_cli.report.verify import Options as VerifyOptions
+from usersync_cli.report.verify import verify
 from usersync_cli.run.context import Options
 from usersync_cli.run.job import run
 from usersync_cli.sources import postgres
-from usersync_cli.verify import Options as VerifyOptions
-from usersync_cli.verify import verify
 
 
 @pytest.fixture

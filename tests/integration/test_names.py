@@ -13,12 +13,13 @@ from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.list_source import ListSource, Sync
 from tests.simple_job import Job
-from usersync_cli import config, verify
+from usersync_cli import config
 from usersync_cli.cli.world import world
 from usersync_cli.model import Change
+from usersync_cli.report import verify
+from usersync_cli.report.verify import Options
 from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
-from usersync_cli.verify import Options
 
 NAMES = [
     *"abcdfgijklmnoprstuvwxy", "key", "data", "version", "ord", "row", "rank", "number", "names", "part", "records", "transform",

@@ -10,11 +10,11 @@ import pytest
 from tests import servers
 from tests.conftest import NewDatabase
 from tests.list_source import ListSource, Sync, counts
-from usersync_cli import verify
 from usersync_cli.load.spelling import parts_of
 from usersync_cli.load.stage import key_of
 from usersync_cli.model import Database
-from usersync_cli.verify import Options
+from usersync_cli.report import verify
+from usersync_cli.report.verify import Options
 
 FOLDED = "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 Spell = Callable[[int], str]

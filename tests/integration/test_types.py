@@ -10,12 +10,13 @@ from psycopg import sql
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, execute
-from usersync_cli import config, verify
+from usersync_cli import config
 from usersync_cli.cli.world import world
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.compare import Report
 from usersync_cli.load import stage
 from usersync_cli.model import Copy
+from usersync_cli.report import verify
+from usersync_cli.report.compare import Report
 from usersync_cli.signals import Stop
 
 # What both versions have, with the values at the edges.

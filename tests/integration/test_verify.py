@@ -17,10 +17,10 @@ from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import PASSWORD, PERSON, READING, SLOW, Job, clean, execute, finished
 from usersync_cli.cli import cli
-from usersync_cli.compare import BATCH
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.load.merge import Merge
 from usersync_cli.model import Database
+from usersync_cli.report.compare import BATCH
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
 

@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, people, person
 from tests.simple_job import PERSON, execute
-from usersync_cli import compare, verify
 from usersync_cli.cli import cli
-from usersync_cli.compare import Report
 from usersync_cli.errors import Drift, NotFound, Stopped, Unavailable
 from usersync_cli.model import Database, Documents, Page, Record
+from usersync_cli.report import compare, verify
+from usersync_cli.report.compare import Report
+from usersync_cli.report.verify import Options
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
-from usersync_cli.verify import Options
 
 # Everything that the database holds, as far as a transaction that writes would change it.
 FINGERPRINT = """

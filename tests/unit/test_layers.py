@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "usersync_cli"
 # From the top down; a module imports from its own layer and those below. A new module has to be put somewhere.
 LAYERS = [
     ["__main__", "cli"],
+    ["report"],
     ["config", "config_file", "config_schema", "config_template"],
-    ["check", "verify", "listing", "compare", "shape", "export"],
     ["run"],
     ["sources", "targets"],
     ["load"],

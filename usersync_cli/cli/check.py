@@ -12,9 +12,9 @@ from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.check import Finding
     from usersync_cli.config import Config
     from usersync_cli.model import Job, Step
+    from usersync_cli.report.check import Finding
 
 
 @click.command(epilog=EXIT_STATUSES)
@@ -43,9 +43,9 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
         for job in jobs:
             _print_sql(settings, job)
         return 0
-    from usersync_cli.check import check as look
     from usersync_cli.cli.world import world
     from usersync_cli.errors import status_of, worst
+    from usersync_cli.report.check import check as look
 
     stop.patience.tell = partial(click.echo, err=True)
     findings: list[tuple[str, Finding]] = []

@@ -21,7 +21,7 @@ from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.export import Export
+    from usersync_cli.report.export import Export
 
 Write = Callable[[bytes], object]
 
@@ -93,8 +93,8 @@ def export(  # noqa: PLR0913  each option is one
       usersync export app.users --delimiter , --raw         for a program
     """
     from usersync_cli import config, log
-    from usersync_cli.export import Options
-    from usersync_cli.export import export as exported
+    from usersync_cli.report.export import Options
+    from usersync_cli.report.export import export as exported
     from usersync_cli.sources.teamleader.contacts_csv import field
 
     if format_ != "csv" and (bom or raw or delimiter != ";"):

@@ -249,14 +249,14 @@ class _Interview:
     # what takes an answer; each raises what is wrong with it
 
     def target(self, url: str) -> str:
-        from usersync_cli.check import OLDEST_TARGET
+        from usersync_cli.report.check import OLDEST_TARGET
 
         self.reach(url, "target", OLDEST_TARGET, read_write=True)
         return url
 
     def source(self, name: str, url: str, target: str, kind: str) -> str:
-        from usersync_cli.check import OLDEST_SOURCE
         from usersync_cli.config_template import is_embedded
+        from usersync_cli.report.check import OLDEST_SOURCE
 
         if url == "embedded":
             url = f"embedded:{name}"
@@ -334,8 +334,8 @@ class _Interview:
 
     def check(self, settings: Config, answers: Answers) -> None:
         """As `usersync check` does it. Raises what was found, unless somebody wants the files all the same."""
-        from usersync_cli.check import check
         from usersync_cli.cli.world import world
+        from usersync_cli.report.check import check
 
         job = settings.job(answers.job)
         settings.check_environment(job)

@@ -172,8 +172,8 @@ def oauth_status(ctx: click.Context, source_name: str | None, config_path: Path 
       usersync oauth-status --source teamleader --output json
     """
     from usersync_cli import log
-    from usersync_cli.cli.ledger import token_states
     from usersync_cli.errors import LoginRequired
+    from usersync_cli.report.status import token_states
 
     log.configure(quiet=True)
     config = _load(config_path)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usersync_cli.cli import config_option, output_option, write_json
-from usersync_cli.cli.ledger import seconds, told
+from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import State
-    from usersync_cli.cli.ledger import JobStatus
-    from usersync_cli.cli.streams import Listing, StreamStatus
     from usersync_cli.load.guard import Approval
+    from usersync_cli.report.status import JobStatus
+    from usersync_cli.report.streams import Listing, StreamStatus
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
 _EXIT_STATUSES = """\b
@@ -43,8 +43,8 @@ def status(job_name: str | None, config_path: Path | None, output: str) -> None:
       usersync status --output json | jq '.jobs[].last_good.age_seconds'
     """
     from usersync_cli import log
-    from usersync_cli.cli.ledger import read
     from usersync_cli.config import load
+    from usersync_cli.report.status import read
 
     log.configure(quiet=True)
     report = read(load(config_path), job_name, tables=True)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import State
-    from usersync_cli.cli.streams import StreamStatus
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config import Config
     from usersync_cli.load.guard import Approval
     from usersync_cli.model import Database, Job
+    from usersync_cli.report.streams import StreamStatus
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
 _RECENT = 20  # runs of a job to look at first
@@ -91,8 +91,8 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
     from usersync_cli.auth import tokens
-    from usersync_cli.cli import streams
     from usersync_cli.load import guard, rejects
+    from usersync_cli.report import streams
     from usersync_cli.state import ledger, migrations
 
     found = ledger.current(connection)

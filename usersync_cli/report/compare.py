@@ -21,7 +21,7 @@ from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, 
 from usersync_cli.load import stage
 from usersync_cli.load.table import MARK
 from usersync_cli.model import Desired
-from usersync_cli.shape import Shape, exact
+from usersync_cli.report.shape import Shape, exact
 from usersync_cli.signals import Stop
 
 BATCH = 500  # rows of each stream in our memory, which may be wide

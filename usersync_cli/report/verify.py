@@ -17,15 +17,17 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from usersync_cli import listing, log
+from usersync_cli import log
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
-from usersync_cli.compare import Comparison, Difference, Report
 from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
-from usersync_cli.listing import Listing
 from usersync_cli.load import guard, stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Change, Desired, Job, Step
+from usersync_cli.report import listing
+from usersync_cli.report.compare import Comparison, Difference, Report
+from usersync_cli.report.listing import Listing
+from usersync_cli.report.shape import shape_of
 from usersync_cli.run.context import Options as RunOptions
 from usersync_cli.run.context import (
     StepResult,
@@ -40,7 +42,6 @@ from usersync_cli.run.context import (
 from usersync_cli.run.documents.stream import Into
 from usersync_cli.run.outbound import step as outward
 from usersync_cli.run.tables.step import Reader, open_sources
-from usersync_cli.shape import shape_of
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
 

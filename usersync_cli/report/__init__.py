@@ -1,0 +1,1 @@
+"""What only reads, and never writes a target: check, verify, status, export."""
