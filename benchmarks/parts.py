@@ -17,7 +17,7 @@ from benchmarks.people import ACCOUNT_COLUMNS, ACCOUNT_NAMES, USER_NAMES, People
 from benchmarks.report import Figure, Part, ratio
 from benchmarks.server import Server
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.jobs import Load
+from usersync_cli.config.jobs import Load
 from usersync_cli.load import merge as merging
 from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS, Target

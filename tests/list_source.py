@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simple_job import execute
-from usersync_cli.jobs import Job
+from usersync_cli.config.jobs import Job
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run

@@ -13,8 +13,8 @@ import psycopg
 
 from tests import servers
 from tests.conftest import Command, Result
-from usersync_cli import config
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
+from usersync_cli.config import loader
 from usersync_cli.model import Database
 from usersync_cli.run import context
 from usersync_cli.run import job as run
@@ -95,7 +95,7 @@ class Job:
 
     def sync(self, **options: Any) -> RunResult:
         """A run in this process, without command line and log: cheaper where those are not the point."""
-        settings = config.load(self.usersync.folder / "config.yaml")
+        settings = loader.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
         return run.run(job, world(settings, job, Stop()), context.Options(**options))
 

@@ -18,8 +18,8 @@ from tests.fineract_server import PASSWORD, Fineract, made
 from tests.keycloak_server import Bank, Front
 from tests.list_source import counts
 from tests.simple_job import execute
+from usersync_cli.config.jobs import Job
 from usersync_cli.errors import UsersyncError
-from usersync_cli.jobs import Job
 from usersync_cli.model import Change, Database, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run

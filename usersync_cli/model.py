@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = _Connection[Any]
 
+OWN_SCHEMA = "usersync"
+"""Where usersync keeps its own tables in the target database; nothing of anybody else's is read or written in it."""
+
 Cursor: TypeAlias = Mapping[str, Any]
 """Where a source resumes: a JSON object that only its source reads."""
 

@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 from tests.cli.commands import complaint, in_examples, in_prose, parse
-from usersync_cli.config import load, source_module, target_module
-from usersync_cli.config_file import File
+from usersync_cli.config.jobs import Extract, Job, Load, Step
+from usersync_cli.config.loader import load, source_module, target_module
+from usersync_cli.config.reader import File
 from usersync_cli.errors import STATUSES
-from usersync_cli.jobs import Extract, Job, Load, Step
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -158,7 +158,7 @@ def test_every_source_is_documented() -> None:
     """
     Each kind of source has its section.
     """
-    from usersync_cli.config import source_types
+    from usersync_cli.config.loader import source_types
 
     assert {f"A source of type {type_}" for type_ in source_types()} == {name for name in MODELS if name.startswith("A source")}
 
@@ -167,7 +167,7 @@ def test_every_target_is_documented() -> None:
     """
     Each kind of target outside PostgreSQL has its section.
     """
-    from usersync_cli.config import target_types
+    from usersync_cli.config.loader import target_types
 
     assert {f"A target of type {type_}" for type_ in target_types()} == {name for name in MODELS if name.startswith("A target")}
 

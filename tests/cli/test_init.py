@@ -28,10 +28,10 @@ from tests.cli.commands import parse
 from tests.conftest import ROOT, Command, NewDatabase, Result
 from tests.integration.test_auroville import ACCOUNTS, PROFILES
 from tests.simple_job import PASSWORD, PEOPLE, clean, execute, with_password
-from usersync_cli import config
 from usersync_cli.cli import cli
 from usersync_cli.clients.postgres import embedded
-from usersync_cli.config_template import Answers, config_yaml, dotenv, drafts, place
+from usersync_cli.config import loader
+from usersync_cli.config.template import Answers, config_yaml, dotenv, drafts, place
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -194,7 +194,7 @@ def test_auroville_of_real_databases(usersync: Command, new_database: NewDatabas
     assert (0, 0) == (result.status, run.status), (result, run)
     assert [("test-1",)] == execute(target.url, "SELECT username FROM members")
     assert """their'"'"'s/a.yaml'   rights and columns; """ in result.stdout
-    assert "0 3 * * 1" == config.load(folder / "a.yaml", {}).jobs["members"].schedule
+    assert "0 3 * * 1" == loader.load(folder / "a.yaml", {}).jobs["members"].schedule
 
 
 def test_the_written_job_is_that_of_the_example(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_the_written_job_is_that_of_the_example(tmp_path: Path) -> None:
     """
     (tmp_path / "config.yaml").write_text(config_yaml(AUROVILLE))
     (tmp_path / ".env").write_text(dotenv(AUROVILLE))
-    written, example = config.load(tmp_path / "config.yaml", {}), config.load(ROOT / "config.example.yaml", {})
+    written, example = loader.load(tmp_path / "config.yaml", {}), loader.load(ROOT / "config.example.yaml", {})
 
     assert example.jobs == written.jobs
     assert set(re.findall(r"\$\{([A-Z_]+)", config_yaml(AUROVILLE))) - {"VAR"} <= set(
@@ -404,7 +404,7 @@ def test_asked_on_a_terminal(newcomer: Newcomer) -> None:
             terminal.answer("Schedule", ""),
             terminal.end(),
         ]
-    job = config.load(newcomer.usersync.folder / "config.yaml", {}).jobs["copy"]
+    job = loader.load(newcomer.usersync.folder / "config.yaml", {}).jobs["copy"]
 
     assert 0 == terminal.process.returncode
     assert "must be postgresql://user:password@host:port/database" in said[3]
@@ -484,7 +484,7 @@ def test_dotenv_gives_back_what_was_put_in(tmp_path_factory: pytest.TempPathFact
     url = f"postgresql://{value}"
     file.write_text(dotenv(Answers("copy", "test", "", url, {"origin": url}, "x")), newline="")
 
-    assert {"USERSYNC_ENV": "test", "USERSYNC_DATABASE_URL": url, "ORIGIN_DB_URL": url} == config._dotenv(file)
+    assert {"USERSYNC_ENV": "test", "USERSYNC_DATABASE_URL": url, "ORIGIN_DB_URL": url} == loader._dotenv(file)
 
 
 @settings(max_examples=80, deadline=None)
@@ -497,7 +497,7 @@ def test_config_gives_back_what_was_put_in(tmp_path_factory: pytest.TempPathFact
     answers = Answers("copy", "test", "1 2 3 4 5", URL, {"origin": URL}, table, [column], query=query)
     file = tmp_path_factory.getbasetemp() / "init.yaml"
     file.write_text(config_yaml(answers), newline="")
-    (step,) = config.load(file, {}).jobs["copy"].steps
+    (step,) = loader.load(file, {}).jobs["copy"].steps
 
     assert (query, [column], table) == (step.extract["records"].query, step.load.key, step.load.table)
 

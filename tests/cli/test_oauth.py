@@ -20,7 +20,7 @@ from usersync_cli import sources
 from usersync_cli.auth import keys
 from usersync_cli.auth.rescue import Rescue, text
 from usersync_cli.cli import cli
-from usersync_cli.config import source_module
+from usersync_cli.config.loader import source_module
 from usersync_cli.errors import Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop

@@ -19,9 +19,10 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command, NewDatabase, Result
 from tests.integration.test_crash import Fault, counting
 from tests.simple_job import DAWDLE, PERSON, SLEEPING, Job, clean, execute, with_password
-from usersync_cli import config, log
+from usersync_cli import log
 from usersync_cli.cli import cli
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
+from usersync_cli.config import loader
 from usersync_cli.errors import UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.run import context
@@ -77,7 +78,7 @@ class Export:
         (self.usersync.folder / "people.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
     def sync(self, **options: Any) -> RunResult:
-        settings = config.load(self.usersync.folder / "config.yaml")
+        settings = loader.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
         return run.run(job, world(settings, job, Stop()), context.Options(**options))
 
@@ -433,7 +434,7 @@ def test_a_run_holds_the_job(bad: Export) -> None:
     While a run has the job: 75, and nothing is changed.
     """
     bad.fix()
-    with hold(bad.target, "copy", lease=config.load(bad.usersync.folder / "config.yaml").jobs["copy"].lease, stop=Stop()):
+    with hold(bad.target, "copy", lease=loader.load(bad.usersync.folder / "config.yaml").jobs["copy"].lease, stop=Stop()):
         result = bad.rejects("retry", "--all", "--job", "copy")
 
     assert (75, "") == (result.status, result.stdout)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tests.contract.live import PERSON, SECRET, LiveSource, keys, modules, sample
 from tests.servers import until
 from usersync_cli import sources
-from usersync_cli.config import source_module, source_types
+from usersync_cli.config.loader import source_module, source_types
 from usersync_cli.errors import Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Copy, Database, Documents, Page, Session, Stream, Tools
 from usersync_cli.signals import Stop

@@ -12,8 +12,8 @@ from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import PERSON, Job, execute
 from usersync_cli.clients.postgres.connections import connect
+from usersync_cli.config.jobs import Load
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
-from usersync_cli.jobs import Load
 from usersync_cli.load import guard
 from usersync_cli.load.guard import Memory, Scope, Sweep
 

@@ -16,7 +16,10 @@ from tests import servers
 from usersync_cli.clients.postgres import embedded
 from usersync_cli.errors import ConfigError, Unavailable
 
-SAYS_URL = "import sys; from pathlib import Path; from usersync_cli import embedded; print(embedded.url(Path(sys.argv[1]), sys.argv[2]))"
+SAYS_URL = (
+    "import sys; from pathlib import Path; from usersync_cli.clients.postgres import embedded;"
+    " print(embedded.url(Path(sys.argv[1]), sys.argv[2]))"
+)
 
 
 @pytest.fixture(name="home")

@@ -23,10 +23,10 @@ from tests.fineract_server import BASE, PASSWORD, TOKEN, Fineract, made
 from tests.http_server import Answer
 from tests.list_source import counts
 from tests.simple_job import execute
-from usersync_cli import config
+from usersync_cli.config import loader
+from usersync_cli.config.diagnostics import Mistakes
+from usersync_cli.config.jobs import Job
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
-from usersync_cli.jobs import Job
-from usersync_cli.mistakes import Mistakes
 from usersync_cli.model import Database, KeptOut, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
@@ -756,7 +756,7 @@ def test_mistakes_in_the_settings_are_told(tmp_path: Path, settings: dict[str, A
     own = {name: value for name, value in own.items() if value is not None}
     (tmp_path / "config.yaml").write_text(json.dumps({"target": "embedded", "sources": {"bank": own}, "jobs": {}}))
     with pytest.raises(Mistakes) as error:
-        config.load(tmp_path / "config.yaml", {})
+        loader.load(tmp_path / "config.yaml", {})
 
     assert words in error.value.message
     assert "canary" not in error.value.message

@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
 from tests.simple_job import PERSON, Job, clean, execute
-from usersync_cli import config
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
 from usersync_cli.clients.postgres.connections import connect
+from usersync_cli.config import loader
 from usersync_cli.errors import UsersyncError
 from usersync_cli.load import writers
 from usersync_cli.report import check
@@ -325,7 +325,7 @@ def test_nobody_overlooks_it(files: Command) -> None:
     The same file again: `run -q`, `status` and `health` report it, with step, stream and table; health also after a run
     of another step that went well.
     """
-    settings = config.load(files.folder / "config.yaml")
+    settings = loader.load(files.folder / "config.yaml")
     write_file(files.folder, range(1, 101))
     assert 0 == in_process(settings).exit_status
     write_file(files.folder, range(1001, 3001))
@@ -405,7 +405,7 @@ def test_a_source_that_is_told_to_read_something_else(files: Command, edit: dict
     """
     Another path, key or field of deletion of a stream of files is an edit as well, whatever the step itself says.
     """
-    job = config.load(files.folder / "config.yaml")
+    job = loader.load(files.folder / "config.yaml")
     write_file(files.folder, range(1, 101))
     assert 0 == in_process(job).exit_status
     document = json.loads((files.folder / "config.yaml").read_text())
@@ -416,13 +416,13 @@ def test_a_source_that_is_told_to_read_something_else(files: Command, edit: dict
     )
     (files.folder / "other.jsonl").write_text("".join(json.dumps({"id": i, "name": PERSON}) + "\n" for i in range(1, 96)))
 
-    result = in_process(config.load(files.folder / "config.yaml"))
+    result = in_process(loader.load(files.folder / "config.yaml"))
 
     assert (6, 0) == (result.exit_status, result.steps[0].counts.gone), result
     assert "was edited" in str(result.steps[0].error)
 
 
-def in_process(settings: config.Config, step: str = "people") -> RunResult:
+def in_process(settings: loader.Config, step: str = "people") -> RunResult:
     job = settings.job("copy")
     return run.run(job, world(settings, job, Stop()), Options(steps=[step]))
 
@@ -579,7 +579,7 @@ def step_into(table: str, how: str = "mark", name: str = "people") -> dict[str, 
     return {"name": name, "extract": FROM_FILE, "transform": ROWS, "load": load}
 
 
-def two(usersync: Command, target: str, one: dict[str, Any], other: dict[str, Any], **more: Any) -> config.Config:
+def two(usersync: Command, target: str, one: dict[str, Any], other: dict[str, Any], **more: Any) -> loader.Config:
     """Jobs `copy` and `other`, of a step each."""
     document = {
         "environment": "test",
@@ -597,10 +597,10 @@ def two(usersync: Command, target: str, one: dict[str, Any], other: dict[str, An
     }
     (usersync.folder / "config.yaml").write_text(json.dumps(document))
     write_file(usersync.folder, range(1, 3))
-    return config.load(usersync.folder / "config.yaml")
+    return loader.load(usersync.folder / "config.yaml")
 
 
-def looked(settings: config.Config, name: str) -> list[UsersyncError]:
+def looked(settings: loader.Config, name: str) -> list[UsersyncError]:
     """What `check` finds wrong with a job."""
     job = settings.job(name)
     return [finding.error for finding in check.check(job, world(settings, job, Stop())) if finding.error]
@@ -685,7 +685,7 @@ def test_two_steps_on_one_realm(usersync: Command, new_database: NewDatabase, ta
     ]
 
 
-def looked_at_rivals(settings: config.Config) -> list[UsersyncError]:
+def looked_at_rivals(settings: loader.Config) -> list[UsersyncError]:
     """What is wrong with job copy, without asking its realm."""
     job = settings.job("copy")
     made = world(settings, job, Stop())

@@ -24,8 +24,8 @@ from tests.list_source import counts
 from tests.simple_job import execute
 from tests.staff import REALM, Staff
 from usersync_cli.cli import cli
+from usersync_cli.config.jobs import Job
 from usersync_cli.errors import GuardRefused, PartialError, status_of
-from usersync_cli.jobs import Job
 from usersync_cli.model import Database
 from usersync_cli.report.check import check
 from usersync_cli.report.compare import Report

@@ -33,7 +33,8 @@ SHORT = timedelta(seconds=2)
 RUN = """
 import select, sys
 from datetime import timedelta
-from usersync_cli import connections, lease
+from usersync_cli.clients.postgres import connections
+from usersync_cli.state import lease
 from usersync_cli.errors import UsersyncError
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -188,7 +189,7 @@ def test_a_checkpoint_may_outlast_the_lease(database: Database, connection: psyc
     """
     stop = Stop()
     other = (
-        "import sys; from datetime import timedelta; from usersync_cli import lease; from usersync_cli.model import Database;"
+        "import sys; from datetime import timedelta; from usersync_cli.state import lease; from usersync_cli.model import Database;"
         " from usersync_cli.signals import Stop; from usersync_cli.errors import Busy\n"
         "try:\n with lease.hold(Database(sys.argv[1], 'target'), 'job', lease=timedelta(seconds=2), stop=Stop()): print('took it')\n"
         "except Busy: print('busy')"

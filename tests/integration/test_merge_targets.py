@@ -289,7 +289,7 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     from psycopg import sql
 
     from usersync_cli.clients.postgres.connections import begin
-    from usersync_cli.jobs import Load
+    from usersync_cli.config.jobs import Load
     from usersync_cli.load import stage
     from usersync_cli.load.table import Target
     from usersync_cli.model import Column, Desired

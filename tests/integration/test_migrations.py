@@ -28,7 +28,8 @@ from usersync_cli.state import migrations
 from usersync_cli.state.migrations import apart
 
 READIES = (
-    "import sys; from usersync_cli import connections, migrations; from usersync_cli.model import Database;"
+    "import sys; from usersync_cli.clients.postgres import connections; from usersync_cli.state import migrations;"
+    " from usersync_cli.model import Database;"
     " database = Database(sys.argv[1], 'target'); connection = connections.connect(database, job='j');"
     " migrations.ready(connection, database, 'j');"
     " print(migrations.current(connection), 'alembic' in sys.modules, 'sqlalchemy' in sys.modules)"

@@ -13,8 +13,8 @@ from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.list_source import ListSource, Sync
 from tests.simple_job import Job
-from usersync_cli import config
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
+from usersync_cli.config import loader
 from usersync_cli.model import Change
 from usersync_cli.report import verify
 from usersync_cli.report.verify import Options
@@ -84,7 +84,7 @@ def test_tables(job: Job, names: tuple[str, str]) -> None:
     """)
     job.at_source('INSERT INTO odd SELECT * FROM odd WHERE "r" = \'r6\'; UPDATE odd SET "per%cent" = NULL WHERE "r" = \'r7\'')
     told: list[Change] = []
-    settings = config.load(job.usersync.folder / "config.yaml")
+    settings = loader.load(job.usersync.folder / "config.yaml")
 
     dry, wet = job.sync(dry_run=True, diff=lambda change: told.append(change) or True), job.sync()
 
@@ -159,7 +159,7 @@ def test_names_of_ours_are_refused(job: Job, name: str) -> None:
     )
     job.at_target(f"CREATE TABLE people (id int PRIMARY KEY, name text, {name} text)")
     job.write()
-    settings = config.load(job.usersync.folder / "config.yaml")
+    settings = loader.load(job.usersync.folder / "config.yaml")
     (report,) = verify.verify(settings.job("copy"), world(settings, settings.job("copy"), Stop()), Options())
 
     for error in (job.sync().steps[0].error, report.error):

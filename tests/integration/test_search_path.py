@@ -13,10 +13,10 @@ from tests import servers
 from tests.conftest import Command
 from tests.list_source import ListSource, Sync, people
 from tests.simple_job import Job
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
 from usersync_cli.clients.postgres import catalog
 from usersync_cli.clients.postgres.connections import connect, transaction
-from usersync_cli.config import load as load_config
+from usersync_cli.config.loader import load as load_config
 from usersync_cli.load.table import misplaced
 from usersync_cli.model import Database
 from usersync_cli.report import check, verify

@@ -17,8 +17,8 @@ import pytest
 from tests import servers
 from tests.conftest import Command
 from tests.simple_job import PERSON, execute
-from usersync_cli import config
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
+from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
 from usersync_cli.run import context
@@ -561,7 +561,7 @@ class Job:
         sources = {"crm": {"type": "file", "streams": {"people": self.stream}}}
         document = {"environment": "test", "target": self.target.url, "sources": sources, "jobs": {"copy": {"steps": [self.step]}}}
         (self.folder / "config.yaml").write_text(json.dumps(document))
-        settings = config.load(self.folder / "config.yaml", {})
+        settings = loader.load(self.folder / "config.yaml", {})
         job = settings.job("copy")
         return run.run(job, world(settings, job, Stop()), context.Options(**options))
 

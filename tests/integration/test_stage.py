@@ -9,8 +9,8 @@ import pytest
 from psycopg import sql
 
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback
+from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError, Drift
-from usersync_cli.jobs import Load
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.table import SETTINGS, Target

@@ -26,10 +26,11 @@ from tests import servers
 from tests.conftest import ROOT
 from tests.integration.test_crash import Fault, counting
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
-from usersync_cli import config, log
+from usersync_cli import log
 from usersync_cli.auth import keys, oauth, rescue, tokens
 from usersync_cli.auth.tokens import InvalidGrant, NotSent, Tokens, Unknown
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError, Conflict, Drift, LoginRequired, Unavailable, UsersyncError
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.patience import Patience
@@ -864,7 +865,7 @@ def test_where_keys_come_from(tmp_path: Path, target: str, environ: dict[str, st
     document = {"environment": "test", "target": target, "sources": {"s": {"type": "postgres", "url": "embedded:s"}}}
     step = {"name": "s", "extract": {"source": "s", "table": "t"}, "load": {"table": "t", "key": ["id"]}}
     (tmp_path / "config.yaml").write_text(json.dumps({**document, "jobs": {"j": {"steps": [step]}}}))
-    settings = config.load(tmp_path / "config.yaml", {"USERSYNC_HOME": str(tmp_path / "home"), **environ})
+    settings = loader.load(tmp_path / "config.yaml", {"USERSYNC_HOME": str(tmp_path / "home"), **environ})
     if kind:
         assert settings.keys().first.startswith(kind)
     else:

@@ -10,9 +10,9 @@ from psycopg import sql
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, execute
-from usersync_cli import config
-from usersync_cli.cli.world import world
+from usersync_cli.cli.bootstrap import world
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.config import loader
 from usersync_cli.load import stage
 from usersync_cli.model import Copy
 from usersync_cli.report import verify
@@ -79,7 +79,7 @@ def job(request: pytest.FixtureRequest, usersync: Command, new_database: NewData
 
 
 def verified(job: Job) -> Report:
-    settings = config.load(job.usersync.folder / "config.yaml")
+    settings = loader.load(job.usersync.folder / "config.yaml")
     one = settings.job("copy")
     (report,) = verify.verify(one, world(settings, one, Stop()), verify.Options())
     return report

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from usersync_cli import config
-from usersync_cli.config import Config, Extract, Job, Load, Step, duration
+from usersync_cli.config import loader
+from usersync_cli.config.loader import Config, Extract, Job, Load, Step, duration
 from usersync_cli.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ class Write:
 
     def __call__(self, text: str, **environ: str) -> Config:
         (self.folder / "config.yaml").write_text(text)
-        return config.load(self.folder / "config.yaml", environ)
+        return loader.load(self.folder / "config.yaml", environ)
 
     def plain(
         self,
@@ -73,7 +73,7 @@ def test_the_example_runs_as_it_is() -> None:
     """
     Without a variable, the example's job is on embedded databases and allowed.
     """
-    loaded = config.load(EXAMPLE, {"USERSYNC_HOME": "/srv/usersync"})
+    loaded = loader.load(EXAMPLE, {"USERSYNC_HOME": "/srv/usersync"})
     job = loaded.job("auroville")
     loaded.check_environment(job)
 
@@ -88,7 +88,7 @@ def test_the_example_in_production() -> None:
     """
     With its variables it names the databases, and the environment allows it.
     """
-    loaded = config.load(EXAMPLE, {**REAL, "USERSYNC_ENV": "production", "USERSYNC_USERS_TABLE": "people"})
+    loaded = loader.load(EXAMPLE, {**REAL, "USERSYNC_ENV": "production", "USERSYNC_USERS_TABLE": "people"})
     job = loaded.job("auroville")
     loaded.check_environment(job)
 
@@ -300,7 +300,7 @@ def test_embedded_is_for_development_and_test(environment: str) -> None:
     """
     Anywhere else a missing variable must fail, and the message names it.
     """
-    loaded = config.load(EXAMPLE, {**REAL, "USERSYNC_DATABASE_URL": "", "USERSYNC_ENV": environment})
+    loaded = loader.load(EXAMPLE, {**REAL, "USERSYNC_DATABASE_URL": "", "USERSYNC_ENV": environment})
     expected = (
         f'{EXAMPLE}:19:9: target: is "embedded" (default of ${{USERSYNC_DATABASE_URL:-embedded}}; is USERSYNC_DATABASE_URL set?), '
         f"which is for development and test; this is environment {environment} (from USERSYNC_ENV)"
@@ -331,7 +331,7 @@ def test_real_people_only_where_they_may_be() -> None:
     """
     `environments` holds as soon as one database is a real one.
     """
-    loaded = config.load(EXAMPLE, {"AV_PROFILE_DB_URL": REAL["AV_PROFILE_DB_URL"]})
+    loaded = loader.load(EXAMPLE, {"AV_PROFILE_DB_URL": REAL["AV_PROFILE_DB_URL"]})
     with pytest.raises(ConfigError) as caught:
         loaded.check_environment(loaded.job("auroville"))
 
@@ -406,7 +406,7 @@ def test_a_missing_file_names_both_places(monkeypatch: pytest.MonkeyPatch, tmp_p
     """
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        config.load(None, {})
+        loader.load(None, {})
 
     assert "config.yaml does not exist (looked at $USERSYNC_CONFIG, then ./config.yaml)" == caught.value.message
     assert "usersync init" in caught.value.hint
@@ -416,7 +416,7 @@ def test_the_variable_names_the_file() -> None:
     """
     $USERSYNC_CONFIG comes before ./config.yaml.
     """
-    assert EXAMPLE == config.load(None, {"USERSYNC_CONFIG": str(EXAMPLE)}).path
+    assert EXAMPLE == loader.load(None, {"USERSYNC_CONFIG": str(EXAMPLE)}).path
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"a: \xff", ":1: is not UTF-8 text"), (b"#" * 1_000_001, "more than 1000000 bytes")])
@@ -426,7 +426,7 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, said: str) -> No
     """
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=said):
-        config.load(tmp_path / "config.yaml", {})
+        loader.load(tmp_path / "config.yaml", {})
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -434,14 +434,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     The system's reason is given.
     """
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
-        config.load(tmp_path, {})
+        loader.load(tmp_path, {})
 
 
 def test_an_unknown_job_is_named_with_the_known_ones() -> None:
     """
     With what was probably meant, or what there is.
     """
-    loaded = config.load(EXAMPLE, {})
+    loaded = loader.load(EXAMPLE, {})
     with pytest.raises(ConfigError, match='there is no job "aurovile"; did you mean "auroville"'):
         loaded.job("aurovile")
     with pytest.raises(ConfigError, match='there is no job "x"; known: auroville'):
@@ -500,7 +500,7 @@ def test_reading_a_config_imports_little() -> None:
     What only some commands or files need is imported by them: a run should be small.
     """
     program = (
-        "import sys; from pathlib import Path; from usersync_cli import config; config.load(Path(sys.argv[1]), {});"
+        "import sys; from pathlib import Path; from usersync_cli.config import loader; loader.load(Path(sys.argv[1]), {});"
         "print(*sorted({'dotenv', 'platformdirs', 'difflib', 'alembic', 'sqlalchemy', 'rich', 'pkg_resources'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program, str(EXAMPLE)], capture_output=True, text=True, check=True)

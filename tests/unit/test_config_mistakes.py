@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usersync_cli import config
+from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ CANARY = "canary-7Qx!9z"
 def message(file: Path, environ: dict[str, str] | None = None) -> str:
     """What a user sees when a file is loaded and each of its jobs asked for; empty when all is well."""
     try:
-        loaded = config.load(file, environ or {})
+        loaded = loader.load(file, environ or {})
         for job in loaded.jobs:
             loaded.check_environment(loaded.job(job))
     except ConfigError as error:
@@ -36,7 +36,7 @@ def test_each_mistake_has_its_message(file: Path) -> None:
     A broken file NAME.yaml is refused with what NAME.txt says, word by word.
     """
     with pytest.raises(ConfigError) as caught:
-        config.load(file, {})
+        loader.load(file, {})
 
     assert file.with_suffix(".txt").read_text() == caught.value.message.replace(str(file), file.name) + "\n"
     assert 2 == caught.value.status

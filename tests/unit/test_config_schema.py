@@ -11,8 +11,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from usersync_cli import config
 from usersync_cli.cli import cli
+from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_right_files_validate(load: dict[str, Any]) -> None:
     """
     The example, and a variable where a boolean or a choice is wanted.
     """
-    schema = config.json_schema()
+    schema = loader.json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
 
     jsonschema.validate(example(**load), schema)
@@ -60,7 +60,7 @@ def test_wrong_files_do_not(load: dict[str, Any]) -> None:
     An editor underlines what `usersync` would refuse.
     """
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(example(**load), config.json_schema())
+        jsonschema.validate(example(**load), loader.json_schema())
 
 
 def test_both_forms_of_extract_and_transform() -> None:
@@ -72,7 +72,7 @@ def test_both_forms_of_extract_and_transform() -> None:
         {"extract": {"source": "av_accounts", "table": "users"}, "transform": {"file": "x.sql"}, "load": {"table": "users", "key": ["id"]}}
     ]
 
-    jsonschema.validate(tree, config.json_schema())
+    jsonschema.validate(tree, loader.json_schema())
 
 
 FILE = {"path": "people-*.jsonl", "key": ["id", "/address/city"], "version": "updated_at", "version_type": "number", "deleted": "gone"}
@@ -92,7 +92,7 @@ def test_files_are_in_the_schema(change: dict[str, Any], *, right: bool) -> None
     steps = [{"extract": {"source": "crm", "streams": ["people"]}, "load": {"table": "{stream}", "key": ["id"]}}]
     tree["jobs"]["people"] = {"steps": steps}
 
-    assert right == jsonschema.Draft202012Validator(config.json_schema()).is_valid(tree)
+    assert right == jsonschema.Draft202012Validator(loader.json_schema()).is_valid(tree)
 
 
 def test_validate_says_what_there_is() -> None:

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from tests.cli.commands import parse
-from usersync_cli import __version__, config
+from usersync_cli import __version__
 from usersync_cli.auth import tokens
+from usersync_cli.config import loader
 from usersync_cli.errors import STATUSES
 from usersync_cli.state import lease
 
@@ -113,7 +114,7 @@ def test_one_run_at_a_time_that_ends_by_itself() -> None:
     Runs do not overlap, each try is a pod of its own, and Kubernetes' deadline comes after all tries have met --max-runtime.
     """
     tries = JOB["backoffLimit"] + 1
-    longest = config.duration(option("--max-runtime")).total_seconds()
+    longest = loader.duration(option("--max-runtime")).total_seconds()
     grace = POD["terminationGracePeriodSeconds"]
 
     assert ("Forbid", "Never", "Failed") == (CRONJOB["spec"]["concurrencyPolicy"], POD["restartPolicy"], JOB["podReplacementPolicy"])
@@ -179,7 +180,7 @@ def test_the_mounted_config_is_right(tmp_path: Path) -> None:
         (tmp_path / name).write_text(value + "\n")
         assert f"{mounted()['secrets']}/{name}}}" in text
     (tmp_path / "config.yaml").write_text(text.replace(mounted()["secrets"], str(tmp_path)))
-    settings = config.load(tmp_path / "config.yaml", environ=environ)
+    settings = loader.load(tmp_path / "config.yaml", environ=environ)
 
     settings.check_environment(settings.job(option("--job")))
     assert MANIFESTS["Secret"]["stringData"]["database_url"] == settings.target_database().url

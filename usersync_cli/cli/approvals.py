@@ -96,7 +96,7 @@ def _document(one: Any) -> dict[str, Any]:
 def _reading(config_path: Path | None) -> Iterator[Connection]:
     from usersync_cli import log
     from usersync_cli.clients.postgres import connections
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.state.migrations import permitted
 
     log.configure(quiet=True)

@@ -12,7 +12,7 @@ from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.model import Job, Step
     from usersync_cli.report.check import Finding
 
@@ -34,16 +34,17 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
       usersync check --job auroville
       usersync check --job auroville --sql         the SQL of each step, to copy
     """
-    from usersync_cli import config, log
+    from usersync_cli import log
+    from usersync_cli.config import loader
 
     log.configure(quiet=True)
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     jobs = [settings.job(name) for name in ([job_name] if job_name else settings.jobs)]
     if show_sql:
         for job in jobs:
             _print_sql(settings, job)
         return 0
-    from usersync_cli.cli.world import world
+    from usersync_cli.cli.bootstrap import world
     from usersync_cli.errors import status_of, worst
     from usersync_cli.report.check import check as look
 
@@ -103,7 +104,7 @@ def _print_sql(settings: Config, job: Job) -> None:
 
 def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
     """The source's own SELECT of accounts."""
-    from usersync_cli.cli.world import source
+    from usersync_cli.cli.bootstrap import source
     from usersync_cli.run.outbound.step import transform_of
 
     (extract,) = step.extract.values()
@@ -113,7 +114,7 @@ def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
 
 def _print_stream_sql(settings: Config, job: Job, step: Step) -> None:
     """The step's own, or that of its source for each stream."""
-    from usersync_cli.cli.world import source
+    from usersync_cli.cli.bootstrap import source
     from usersync_cli.run.documents.stream import transform_of
 
     ((name, extract),) = step.extract.items()

@@ -10,8 +10,8 @@ import click
 from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_json
 
 if TYPE_CHECKING:
-    from usersync_cli.config import Config
-    from usersync_cli.mistakes import Mistake
+    from usersync_cli.config.diagnostics import Mistake
+    from usersync_cli.config.loader import Config
 
 
 @click.group(epilog=EXIT_STATUSES)
@@ -36,7 +36,7 @@ def schema() -> None:
     """
     import json
 
-    from usersync_cli.config import json_schema
+    from usersync_cli.config.loader import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -54,8 +54,8 @@ def validate(ctx: click.Context, config_path: Path | None, job: str | None, outp
       usersync config validate
       usersync config validate --config staging.yaml --job auroville
     """
-    from usersync_cli.config import load
-    from usersync_cli.mistakes import Mistakes
+    from usersync_cli.config.diagnostics import Mistakes
+    from usersync_cli.config.loader import load
 
     try:
         loaded = load(config_path)

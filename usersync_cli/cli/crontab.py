@@ -14,7 +14,7 @@ from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_
 from usersync_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from usersync_cli.config import Config, Job
+    from usersync_cli.config.loader import Config, Job
 
 _HEADER = """\
 # Lines for a user's crontab (crontab -e), printed by `usersync crontab`. Times are in the time zone of cron.
@@ -37,7 +37,7 @@ def crontab(config_path: Path | None, job_name: str | None, output: str) -> None
       usersync crontab                                          look at them
       (crontab -l; usersync crontab --job NAME) | crontab -     add one job's to yours
     """
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
 
     config = load(config_path)
     jobs = _chosen(config, job_name)
@@ -53,7 +53,7 @@ def _chosen(config: Config, name: str | None) -> list[Job]:
     if name is None:
         return list(config.jobs.values())
     if name not in config.jobs:
-        from usersync_cli.mistakes import suggestion
+        from usersync_cli.settings import suggestion
 
         raise ConfigError(f'{config.path}: there is no job "{name}"{suggestion(name, list(config.jobs))}')
     if config.jobs[name].schedule is None:

@@ -16,7 +16,7 @@ from usersync_cli.cli import EXIT_STATUSES, config_option, output_option, write_
 from usersync_cli.errors import Busy, ConfigError
 
 if TYPE_CHECKING:
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.model import Database
 
 _PSQL = "usersync.psql"  # what stood after `--`, in the context's meta
@@ -200,7 +200,7 @@ def stop(config_path: Path | None) -> None:
       usersync db stop
     """
     from usersync_cli.clients.postgres import embedded
-    from usersync_cli.config import default_home, default_path
+    from usersync_cli.config.loader import default_home, default_path
 
     home = default_home() if config_path is None and not default_path().exists() else _load(config_path).home
     stopped = embedded.stop(home)
@@ -208,7 +208,7 @@ def stop(config_path: Path | None) -> None:
 
 
 def _load(path: Path | None) -> Config:
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
 
     return load(path)
 

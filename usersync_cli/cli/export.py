@@ -92,7 +92,8 @@ def export(  # noqa: PLR0913  each option is one
       usersync export users --format jsonl | jq .email
       usersync export app.users --delimiter , --raw         for a program
     """
-    from usersync_cli import config, log
+    from usersync_cli import log
+    from usersync_cli.config import loader
     from usersync_cli.report.export import Options
     from usersync_cli.report.export import export as exported
     from usersync_cli.sources.teamleader.contacts_csv import field
@@ -100,7 +101,7 @@ def export(  # noqa: PLR0913  each option is one
     if format_ != "csv" and (bom or raw or delimiter != ";"):
         raise click.UsageError("--delimiter, --bom and --raw are for --format csv.")
     log.configure(quiet=True)
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     jobs = settings.jobs if job_name is None else {name: job for name, job in settings.jobs.items() if name == job_name}
     if not jobs and job_name:
         settings.job(job_name)  # which says so; the variables of a job that is there are not needed

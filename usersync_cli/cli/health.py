@@ -17,7 +17,7 @@ from usersync_cli.report.status import JobStatus, read, seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import State
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.state.ledger import Failing
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
@@ -49,7 +49,7 @@ def health(ctx: click.Context, job_name: str | None, config_path: Path | None, o
       usersync health --job auroville --output json
     """
     from usersync_cli import log
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.errors import worst
 
     log.configure(quiet=True)

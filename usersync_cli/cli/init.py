@@ -18,8 +18,8 @@ from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.config import Config
-    from usersync_cli.config_template import Answers
+    from usersync_cli.config.loader import Config
+    from usersync_cli.config.template import Answers
     from usersync_cli.model import Database
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class _Interview:
     """Questions, answers, files."""
 
     def __init__(self, given: Given, config_path: Path | None, stop: Stop, *, asking: bool, checking: bool) -> None:
-        from usersync_cli.config import default_path
+        from usersync_cli.config.loader import default_path
 
         self.given, self.stop, self.asking, self.checking = given, stop, asking, checking
         self.config = config_path or default_path()
@@ -144,7 +144,7 @@ class _Interview:
 
     def hold(self) -> int:
         """From the first question to the last word. Raises before anything is written, or not at all."""
-        from usersync_cli.config_template import PLAIN, SECRET, config_yaml, dotenv, drafts, place, refuse_existing
+        from usersync_cli.config.template import PLAIN, SECRET, config_yaml, dotenv, drafts, place, refuse_existing
 
         refuse_existing([self.config, self.env])
         if self.config.name == self.env.name:
@@ -167,8 +167,8 @@ class _Interview:
     # the questions
 
     def answers(self) -> Answers:
-        from usersync_cli.config_template import Answers
-        from usersync_cli.jobs import cron_schedule
+        from usersync_cli.config.jobs import cron_schedule
+        from usersync_cli.config.template import Answers
 
         if self.asking:
             click.echo(_INTRODUCTION.format(config=self.config, env=self.env))
@@ -255,7 +255,7 @@ class _Interview:
         return url
 
     def source(self, name: str, url: str, target: str, kind: str) -> str:
-        from usersync_cli.config_template import is_embedded
+        from usersync_cli.config.template import is_embedded
         from usersync_cli.report.check import OLDEST_SOURCE
 
         if url == "embedded":
@@ -270,7 +270,7 @@ class _Interview:
         return url
 
     def reach(self, url: str, name: str, oldest: int, *, read_write: bool = False) -> None:
-        from usersync_cli.config_file import url_mistake
+        from usersync_cli.config.reader import url_mistake
 
         if text := url_mistake(url):
             raise ConfigError(f"{name}: {text}")
@@ -281,7 +281,7 @@ class _Interview:
         """A table, or a query."""
 
         def take(text: str) -> tuple[str | None, str | None]:
-            from usersync_cli.jobs import sql_text, table_name
+            from usersync_cli.config.jobs import sql_text, table_name
 
             is_query = text == self.given.query or (text != self.given.table and re.search(r"\s", text))
             read = (None, sql_text(text).strip()) if is_query else (table_name(text), None)
@@ -312,7 +312,7 @@ class _Interview:
         return columns
 
     def into(self, text: str, table: str | None, sources: dict[str, str], target: str) -> str:
-        from usersync_cli.jobs import loaded_table_name
+        from usersync_cli.config.jobs import loaded_table_name
 
         if "{" in text:
             raise ConfigError("--into must be table or schema.table, without braces")
@@ -321,7 +321,7 @@ class _Interview:
         return loaded_table_name(text)
 
     def key(self, text: str) -> Sequence[str]:
-        from usersync_cli.jobs import column_name
+        from usersync_cli.config.jobs import column_name
 
         typed = self.given.key if text == ",".join(self.given.key) else [name.strip() for name in text.split(",")]
         names = list(dict.fromkeys(column_name(name) for name in typed))
@@ -334,7 +334,7 @@ class _Interview:
 
     def check(self, settings: Config, answers: Answers) -> None:
         """As `usersync check` does it. Raises what was found, unless somebody wants the files all the same."""
-        from usersync_cli.cli.world import world
+        from usersync_cli.cli.bootstrap import world
         from usersync_cli.report.check import check
 
         job = settings.job(answers.job)
@@ -385,7 +385,7 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
 
 
 def _job(text: str) -> str:
-    from usersync_cli.jobs import plain_name
+    from usersync_cli.settings import plain_name
 
     try:
         return plain_name(text)
@@ -395,8 +395,8 @@ def _job(text: str) -> str:
 
 def _environments(kind: str, urls: Sequence[str]) -> Sequence[str]:
     """Those that fit, the default first; none where any does."""
-    from usersync_cli.config import PLAYGROUNDS
-    from usersync_cli.config_template import is_embedded
+    from usersync_cli.config.loader import PLAYGROUNDS
+    from usersync_cli.config.template import is_embedded
 
     if any(map(is_embedded, urls)):
         return PLAYGROUNDS
@@ -404,7 +404,7 @@ def _environments(kind: str, urls: Sequence[str]) -> Sequence[str]:
 
 
 def _environment(text: str, fitting: Sequence[str]) -> str:
-    from usersync_cli.jobs import plain_name
+    from usersync_cli.settings import plain_name
 
     if fitting and text not in fitting:
         why = "embedded databases are for nothing else" if "test" in fitting else "the job auroville copies real people"
@@ -413,8 +413,8 @@ def _environment(text: str, fitting: Sequence[str]) -> str:
 
 
 def _database(url: str, name: str) -> Database:
-    from usersync_cli.config import default_home
-    from usersync_cli.config_file import EMBEDDED
+    from usersync_cli.config.loader import default_home
+    from usersync_cli.config.reader import EMBEDDED
     from usersync_cli.model import Database
 
     embedded = EMBEDDED.fullmatch(url)
@@ -440,9 +440,9 @@ def _who_answers(database: Database, stop: Stop, oldest: int, *, read_write: boo
 
 def _read_back(config: Path, answers: Answers) -> Config:
     """What `run` will read. Raises ConfigError when the environment, which wins over .env, says something else."""
-    from usersync_cli.config import load
-    from usersync_cli.config_template import VARIABLES
-    from usersync_cli.mistakes import Mistakes
+    from usersync_cli.config.diagnostics import Mistakes
+    from usersync_cli.config.loader import load
+    from usersync_cli.config.template import VARIABLES
 
     try:
         load(config, {})

@@ -40,7 +40,7 @@ def intents(job_name: str | None, config_path: Path | None, *, everything: bool,
     from usersync_cli import log
     from usersync_cli.cli.diff import escaped
     from usersync_cli.clients.postgres import connections
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.state import ledger
     from usersync_cli.state.migrations import permitted
     from usersync_cli.state.outbox import written

@@ -343,7 +343,7 @@ class _At(NamedTuple):
 def _opened(where: _Where, kind: str) -> Iterator[_At]:
     """The realm that is meant. With JSON wanted, an error is told on stdout too, as the service before usersync told it."""
     from usersync_cli import log
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.errors import CODES, UsersyncError, status_of
     from usersync_cli.targets.keycloak import target
 
@@ -364,7 +364,7 @@ def _opened(where: _Where, kind: str) -> Iterator[_At]:
 def _named(known: list[str], name: str | None, file: Path) -> str:
     """The target that is meant: the only Keycloak, or the one that was named."""
     from usersync_cli.errors import ConfigError
-    from usersync_cli.mistakes import suggestion
+    from usersync_cli.settings import suggestion
 
     if name is None and len(known) == 1:
         return known[0]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usersync_cli.auth.rescue import Rescue
     from usersync_cli.auth.tokens import State, Tokens
     from usersync_cli.clients.postgres.connections import Connection
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.model import Token
     from usersync_cli.signals import Stop
 
@@ -84,7 +84,7 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
     """
     from usersync_cli import log
     from usersync_cli.auth import authorizations
-    from usersync_cli.cli.world import tokens
+    from usersync_cli.cli.bootstrap import tokens
     from usersync_cli.errors import LoginRequired
 
     config = _config(config_path)
@@ -142,7 +142,7 @@ def _account(config: Config, source: str, token: Token) -> str:
     The code is spent: whatever goes wrong here must not lose what it bought. Each run asks for the account again.
     """
     from usersync_cli import log
-    from usersync_cli.config import source_module
+    from usersync_cli.config.loader import source_module
     from usersync_cli.errors import Unavailable
 
     module = source_module(config.source_type(source))
@@ -250,7 +250,7 @@ def oauth_rescue(stop: Stop, file: str | None, config_path: Path | None) -> None
       usersync oauth-rescue usersync-rescue-teamleader-42.txt
       kubectl logs POD | usersync oauth-rescue -
     """
-    from usersync_cli.cli.world import tokens
+    from usersync_cli.cli.bootstrap import tokens
     from usersync_cli.errors import NotFound
 
     config = _config(config_path)
@@ -298,7 +298,7 @@ def oauth_import(stop: Stop, table: str, source_name: str | None, config_path: P
     Examples:
       usersync oauth-import --from-table shared.tl_auth
     """
-    from usersync_cli.cli.world import tokens
+    from usersync_cli.cli.bootstrap import tokens
     from usersync_cli.clients.postgres.connections import relation
     from usersync_cli.errors import Conflict
 
@@ -356,7 +356,7 @@ def _config(path: Path | None) -> Config:
 
 
 def _load(path: Path | None) -> Config:
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
 
     return load(path)
 
@@ -364,7 +364,7 @@ def _load(path: Path | None) -> Config:
 def _source(config: Config, name: str | None) -> str:
     """The source that is meant: the only one with OAuth, or the one that was named."""
     from usersync_cli.errors import ConfigError
-    from usersync_cli.mistakes import suggestion
+    from usersync_cli.settings import suggestion
 
     known = config.oauth_sources()
     if name is None and len(known) == 1:

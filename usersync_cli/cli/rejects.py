@@ -20,7 +20,7 @@ from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
     from usersync_cli.clients.postgres.connections import Connection
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.load.rejects import Waiting
     from usersync_cli.run.job import RunResult
 
@@ -129,15 +129,16 @@ def retry(  # noqa: PLR0913  each option is one
       usersync rejects retry 7 8 --job auroville
       usersync rejects retry --all --job auroville
     """
-    from usersync_cli import config, log
-    from usersync_cli.cli.world import world
+    from usersync_cli import log
+    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.config import loader
     from usersync_cli.run.context import Options
     from usersync_cli.run.documents import retry as retrying
     from usersync_cli.run.job import RunResult, run
 
     _refuse_vague(ids, everything=everything)
     log.configure(verbosity=verbose)
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
     stop.limit(job.max_runtime.total_seconds() if job.max_runtime else None)
@@ -203,7 +204,7 @@ def _refuse_vague(ids: Sequence[int], *, everything: bool) -> None:
 def _refuse_unknown(config: Config, job: str | None, step: str | None) -> None:
     """A misspelt name is not told as "nothing waits"."""
     from usersync_cli.errors import ConfigError
-    from usersync_cli.mistakes import suggestion
+    from usersync_cli.settings import suggestion
 
     if job is not None and job not in config.jobs:
         raise ConfigError(f'{config.path}: there is no job "{job}", nor rejects of it{suggestion(job, list(config.jobs))}')
@@ -216,7 +217,7 @@ def _refuse_unknown(config: Config, job: str | None, step: str | None) -> None:
 def _opened(config_path: Path | None, *, write: bool = False) -> Iterator[tuple[Config, Connection]]:
     from usersync_cli import log
     from usersync_cli.clients.postgres import connections
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.state.migrations import VERSION, current, newer, permitted
 
     log.configure(quiet=True)

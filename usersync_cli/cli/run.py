@@ -106,8 +106,9 @@ def run(  # noqa: PLR0913  each option is one
       usersync run --job auroville -q                      for cron: silent when all is well
       usersync run --job auroville --output json           one JSON document on stdout
     """
-    from usersync_cli import config, log
-    from usersync_cli.cli.world import world
+    from usersync_cli import log
+    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.config import loader
     from usersync_cli.run.context import Options
     from usersync_cli.run.job import line
     from usersync_cli.run.job import run as run_job
@@ -117,7 +118,7 @@ def run(  # noqa: PLR0913  each option is one
     if not dry_run:
         stdio.result_is_elsewhere()
     log.configure(log_format, verbosity=verbose, quiet=quiet, most=_MAIL_LINES if quiet else None)
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
     limit = _duration(max_runtime) if max_runtime else job.max_runtime
@@ -173,7 +174,7 @@ def _printer(output: str, *, diff: bool, diff_limit: int | None) -> Iterator[Lin
 
 
 def _duration(text: str) -> timedelta:
-    from usersync_cli.config import duration
+    from usersync_cli.config.loader import duration
 
     try:
         return duration(text)

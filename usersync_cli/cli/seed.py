@@ -11,12 +11,12 @@ from psycopg import sql
 
 from usersync_cli.cli import EXIT_STATUSES, config_option
 from usersync_cli.clients.postgres.connections import Connection, connect, schemas, transaction, translated
+from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError
-from usersync_cli.jobs import Load
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.jobs import Load
+    from usersync_cli.config.jobs import Load
     from usersync_cli.model import Database
 
 _IDS = [f"00000000-0000-4000-8000-00000000000{i}" for i in (1, 2, 3)]
@@ -81,11 +81,11 @@ def seed(stop: Stop, job_name: str, config_path: Path | None) -> int:
       usersync seed
       usersync seed --config config.example.yaml
     """
-    from usersync_cli import config
+    from usersync_cli.config import loader
 
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     job = settings.job(job_name)
-    if settings.environment not in config.PLAYGROUNDS:
+    if settings.environment not in loader.PLAYGROUNDS:
         raise ConfigError(
             f"seed is for development and test; this is environment {settings.environment}",
             hint="test users must not be able to log in anywhere else",

@@ -43,7 +43,7 @@ def status(job_name: str | None, config_path: Path | None, output: str) -> None:
       usersync status --output json | jq '.jobs[].last_good.age_seconds'
     """
     from usersync_cli import log
-    from usersync_cli.config import load
+    from usersync_cli.config.loader import load
     from usersync_cli.report.status import read
 
     log.configure(quiet=True)

@@ -70,14 +70,15 @@ def verify(  # noqa: PLR0913  each option is one
       usersync verify --job teamleader --stream contacts
       usersync verify --job auroville --output json --limit 0
     """
-    from usersync_cli import config, log
-    from usersync_cli.cli.world import world
+    from usersync_cli import log
+    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.config import loader
     from usersync_cli.errors import status_of, worst
     from usersync_cli.report.verify import Options, line
     from usersync_cli.report.verify import verify as compare
 
     log.configure(quiet=True)
-    settings = config.load(config_path)
+    settings = loader.load(config_path)
     job = settings.job(job_name)
     settings.check_environment(job)
     stop.patience = Patience(job.max_wait.total_seconds(), partial(click.echo, err=True))

@@ -20,8 +20,8 @@ from usersync_cli import spreadsheets
 from usersync_cli.clients.postgres.catalog import Table, describe, path
 from usersync_cli.clients.postgres.connections import Connection, as_ours, as_user, connect, relation, transaction, translate, translated
 from usersync_cli.errors import ConfigError, Drift, NotFound
-from usersync_cli.mistakes import closest
 from usersync_cli.model import Database, Job
+from usersync_cli.settings import closest
 from usersync_cli.signals import Stop
 from usersync_cli.sources.teamleader import contacts_csv as contacts
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import State
     from usersync_cli.clients.postgres.connections import Connection
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.load.guard import Approval
     from usersync_cli.model import Database, Job
     from usersync_cli.report.streams import StreamStatus
@@ -141,7 +141,7 @@ def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:
         return every
     if only not in every:
         from usersync_cli.errors import ConfigError
-        from usersync_cli.mistakes import suggestion
+        from usersync_cli.settings import suggestion
 
         raise ConfigError(f'{config.path}: there is no job "{only}"{suggestion(only, every)}')
     return [only]

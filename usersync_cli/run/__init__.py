@@ -1,1 +1,5 @@
-"""A job, step by step: under one lease, in order, and what a failure stops."""
+"""A job, step by step: under one lease, in order, and what a failure stops.
+
+`job` runs one, `context` is what each step is given and gives back, `notify` reports how it went. Steps are of three kinds, each a
+folder: `tables`, `documents` and `outbound`.
+"""

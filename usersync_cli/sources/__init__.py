@@ -1,1 +1,2 @@
-"""One vendor, one file. A source is a module with `Settings` and `Source`; it is found by its file name."""
+"""The systems that are read: a file or folder for each, found by its name. README.md says how to write one; `postgres`, `file`,
+`fineract` and `teamleader` are those that there are."""

@@ -24,9 +24,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
-from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, KeptOut, Page, Record, Stream, Tools
-from usersync_cli.variables import UNSET
+from usersync_cli.settings import UNSET, FieldError
 
 if TYPE_CHECKING:
     from usersync_cli.clients.http.client import Client, Reply
@@ -111,14 +110,14 @@ class Settings(BaseModel):
         if value.startswith(UNSET):
             return value
         if not _ADDRESS.fullmatch(value):
-            raise Misfit("must be an address such as https://HOST/fineract-provider/api/v1, without a user, ? or #")
+            raise FieldError("must be an address such as https://HOST/fineract-provider/api/v1, without a user, ? or #")
         return value.rstrip("/")
 
     @field_validator("tenant")
     @classmethod
     def _fits_into_a_header(cls, value: str) -> str:
         if not re.fullmatch(r"[!-~]{1,100}", value):
-            raise Misfit("must be the identifier of a tenant, such as default: letters, digits and signs of ASCII")
+            raise FieldError("must be the identifier of a tenant, such as default: letters, digits and signs of ASCII")
         return value
 
     @field_validator("ca")
@@ -136,15 +135,15 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _has_one_way_to_log_in(self) -> Settings:
         if self.token and self.password:
-            raise Misfit("is one too many beside a token", ("password",))
+            raise FieldError("is one too many beside a token", ("password",))
         if not self.token and not (self.username and self.password):
-            raise Misfit("needs username and password, or a token")
+            raise FieldError("needs username and password, or a token")
         return self
 
     @model_validator(mode="after")
     def _is_encrypted(self) -> Settings:
         if self.url.startswith("http:") and not self.allow_http and not _is_local(urlsplit(self.url).hostname or ""):
-            raise Misfit(
+            raise FieldError(
                 "would send passwords and people in clear text; use https://, or say allow_http: true inside a network you trust", ("url",)
             )
         return self

@@ -1,1 +1,5 @@
-"""What usersync remembers in the target database, schema `usersync`: the ledger, leases, the outbox; and the migrations of its tables."""
+"""What usersync remembers in the target database, in the schema `usersync`.
+
+`ledger` has runs, steps and cursors, `lease` lets one run at a time work on a job, `outbox` has the calls that are to be made to
+targets outside PostgreSQL, `dispatch` makes them; `migrations` makes the tables.
+"""

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from tests.contract.live import LiveTarget
 from usersync_cli.clients.postgres.connections import Connection, begin, connect
-from usersync_cli.jobs import Load
+from usersync_cli.config.jobs import Load
 from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS, Target
 from usersync_cli.model import Column, Database, Desired

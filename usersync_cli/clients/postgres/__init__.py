@@ -1,1 +1,5 @@
-"""Connections to PostgreSQL, what its catalog says, values for its parameters, and the embedded server."""
+"""PostgreSQL: how a connection is made, watched and ended, and what a server says.
+
+`connections` makes them and puts a server's errors into our words, `catalog` describes tables, `arrays` sends many values as one
+parameter, `embedded` runs the private server.
+"""

@@ -28,8 +28,7 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
-from usersync_cli.jobs import OWN_SCHEMA
-from usersync_cli.model import Database
+from usersync_cli.model import OWN_SCHEMA, Database
 from usersync_cli.signals import Stop
 
 T = TypeVar("T")

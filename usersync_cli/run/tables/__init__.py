@@ -1,1 +1,4 @@
-"""Steps of tables: extracts of SQL sources, compared and written in one transaction."""
+"""Steps of tables: extracts of SQL sources, compared and written in one transaction of the target.
+
+`step` is the way of such a step; `rejects` finds the rows that can't be loaded, while the others are.
+"""

@@ -1,4 +1,4 @@
-"""The source `file`: JSON Lines. What the engine asks for is named here; the rest is private to the folder."""
+"""The source `file`: JSON Lines. What the engine asks for is here; the rest is private."""
 
 from usersync_cli.sources.file.source import KIND, FileStream, Settings, Source, streams
 

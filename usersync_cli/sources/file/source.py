@@ -28,10 +28,9 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
-from usersync_cli.jobs import Name
 from usersync_cli.load.stage import key_of
-from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Cursor, Documents, Page, Record, Stream, Tools
+from usersync_cli.settings import FieldError, Name
 from usersync_cli.signals import Stop
 from usersync_cli.sources.file.formats import Gunzip, may_continue, mistaken_for, says_deleted
 
@@ -63,7 +62,7 @@ class FileStream(BaseModel):
     def _is_beside_the_config(cls, value: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get("folder")
         if not value or "\0" in value:
-            raise Misfit("must be the name of a file, or a pattern such as people-*.jsonl")
+            raise FieldError("must be the name of a file, or a pattern such as people-*.jsonl")
         return str(Path(folder, value).absolute()) if folder else value
 
     @field_validator("key", mode="before")
@@ -71,7 +70,7 @@ class FileStream(BaseModel):
     def _is_a_key(cls, value: Any) -> Any:
         names = value if isinstance(value, list) else [value]
         if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-            raise Misfit("must name a field, or several different ones in a list")
+            raise FieldError("must name a field, or several different ones in a list")
         return value
 
     @field_validator("key", "version", "deleted")
@@ -79,7 +78,7 @@ class FileStream(BaseModel):
     def _are_places(cls, value: str | list[str] | None) -> str | list[str] | None:
         for name in value if isinstance(value, list) else [value]:
             if name == "" or (name and name.startswith("/") and re.search("~(?![01])", name)):
-                raise Misfit("must be a field's name, or a JSON pointer such as /person/id (with ~1 for / and ~0 for ~ in a name)")
+                raise FieldError("must be a field's name, or a JSON pointer such as /person/id (with ~1 for / and ~0 for ~ in a name)")
         return value
 
     @model_validator(mode="after")
@@ -89,13 +88,13 @@ class FileStream(BaseModel):
         places += [(name, _path(given)) for name, given in (("version", self.version), ("deleted", self.deleted)) if given]
         for name, one in places:
             if any(one != other and one[: len(other)] == other for _, other in places):
-                raise Misfit("names a place inside another field that is read as a text or number", (name,))
+                raise FieldError("names a place inside another field that is read as a text or number", (name,))
         return self
 
     @model_validator(mode="after")
     def _is_typed_for_a_reason(self) -> FileStream:
         if self.version is None and "version_type" in self.model_fields_set:
-            raise Misfit('has an effect only beside "version"', ("version_type",))
+            raise FieldError('has an effect only beside "version"', ("version_type",))
         return self
 
     @property

@@ -1,4 +1,7 @@
-"""The source `teamleader`: the CRM Teamleader Focus. What the engine asks for is named here; the rest is private to the folder."""
+"""The source `teamleader`: the CRM Teamleader Focus. What the engine asks for is here.
+
+`contacts_csv` is what `usersync export` offers for contacts; the rest is private.
+"""
 
 from usersync_cli.sources.teamleader.source import KIND, STREAMS, Settings, Source, account, oauth
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from psycopg import sql
 
 from usersync_cli.errors import ConfigError
-from usersync_cli.mistakes import suggestion
+from usersync_cli.settings import suggestion
 
 STREAM = "contacts"
 TABLE = "tl_contacts"  # where no step of the config file reads the stream

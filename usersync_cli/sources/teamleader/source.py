@@ -16,17 +16,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from usersync_cli import log
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
-from usersync_cli.jobs import Duration
-from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Access, Cursor, Documents, Page, Record, Stream, Tools
-from usersync_cli.variables import UNSET
+from usersync_cli.settings import UNSET, Duration, FieldError
 
 if TYPE_CHECKING:
     from usersync_cli.auth import oauth as grants
@@ -95,7 +93,6 @@ SILENT, HIDDEN, REFUSED = "silent", "hidden", "refused"
 OWED = {SILENT: "without an answer", HIDDEN: "not known to it although {}.list shows them", REFUSED: "not allowed"}  # why a document is
 T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
 
 
 class Settings(BaseModel):
@@ -109,12 +106,12 @@ class Settings(BaseModel):
     redirect_uri: str = Field(description="where Teamleader sends who authorised; one of those that the integration lists")
     api_url: str = Field("https://api.focus.teamleader.eu", description="Teamleader's API, or a proxy before it")
     auth_url: str = Field("https://focus.teamleader.eu", description="where a person authorises, and tokens come from")
-    full_every: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
+    full_every: Duration = Field(
         timedelta(days=7),
         description="how often everything is listed, to find who has left, and details that change without a trace",
         json_schema_extra={"default": "7d"},
     )
-    details_every: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
+    details_every: Duration = Field(
         timedelta(days=30),
         description="how often whole documents of all companies, contacts and invoices are read again, for what changes without a new time",
         json_schema_extra={"default": "30d"},
@@ -127,7 +124,7 @@ class Settings(BaseModel):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         if not value.startswith(("https://", "http://", UNSET)):
-            raise Misfit("must be an address that begins with https://")
+            raise FieldError("must be an address that begins with https://")
         return value.rstrip("/")
 
 

@@ -1,5 +1,8 @@
-"""The target `keycloak`: a realm's accounts. What the engine asks for is named here; the rest is private to the folder, and to
-the command `usersync keycloak`."""
+"""The target `keycloak`: the accounts of a realm.
+
+What the engine asks for is here. `accounts`, `calls`, `realm` and `target` are also for the command `usersync keycloak`; the rest
+is private.
+"""
 
 from usersync_cli.targets.keycloak.target import Settings, Target, opened, place
 

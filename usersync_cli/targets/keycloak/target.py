@@ -13,25 +13,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from psycopg import sql
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from usersync_cli import log
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
-from usersync_cli.jobs import Duration
-from usersync_cli.mistakes import Misfit
 from usersync_cli.model import Change, Counts, Desired, Tools
+from usersync_cli.settings import UNSET, Duration, FieldError
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import Scope, Use
 from usersync_cli.targets.keycloak import plan as planning
 from usersync_cli.targets.keycloak.logins import IMPOSSIBLE, IMPOSSIBLE_HINT, is_possible, look_at_logins, mail_problem, no_account, policy
 from usersync_cli.targets.keycloak.passwords import Policy
-from usersync_cli.variables import UNSET
 
 if TYPE_CHECKING:
     from usersync_cli.signals import Stop
@@ -50,7 +48,6 @@ GROUPS = {
     "branch-manager": "branch-managers", "teller": "tellers",
 }  # fmt: skip
 ACTIONS = ("UPDATE_PASSWORD", "VERIFY_EMAIL", "webauthn-register")
-_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
 
 
 class Settings(BaseModel):
@@ -78,7 +75,7 @@ class Settings(BaseModel):
     required_actions: list[str] = Field(default_factory=lambda: list(ACTIONS), description="of new accounts, at their first login")
     email_verified: bool = Field(default=True, description="take e-mail addresses for verified; then Keycloak asks nobody to VERIFY_EMAIL")
     notify: Literal["none", "email"] = Field("none", description="email: the realm mails new people a link to their required actions")
-    link_lifespan: Annotated[Duration, WithJsonSchema(_DURATION)] = Field(
+    link_lifespan: Duration = Field(
         timedelta(hours=24), description="how long the link in a mail is good", json_schema_extra={"default": "24h"}
     )
     workers: int = Field(4, ge=1, le=16, description="calls at the same time; the server hashes passwords on all of its cores")
@@ -87,7 +84,7 @@ class Settings(BaseModel):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value) and not value.startswith(UNSET):
-            raise Misfit("must be an address such as https://sso.example.org")
+            raise FieldError("must be an address such as https://sso.example.org")
         return value.rstrip("/")
 
     @field_validator("ca")
@@ -102,7 +99,7 @@ class Settings(BaseModel):
         seen: dict[str, str] = {}
         for name, role in value.items():
             if name.casefold() in seen:
-                raise Misfit("is there twice: names of roles are compared without case", (name,))
+                raise FieldError("is there twice: names of roles are compared without case", (name,))
             seen[name.casefold()] = role
             _refuse_default_roles(role, name)
         return value
@@ -119,7 +116,7 @@ class Settings(BaseModel):
         host = re.match(r"http://(\[[^\]]*\]|[^/:]*)", self.url)
         if host and not self.allow_http and host[1] not in {"localhost", "127.0.0.1", "[::1]"}:
             said = "begins with http://: the client's secret could be read on its way; say https://, or allow_http: true"
-            raise Misfit(said, ("url",))
+            raise FieldError(said, ("url",))
         return self
 
     @property
@@ -135,7 +132,7 @@ class Settings(BaseModel):
 
 def _refuse_default_roles(role: str, *at: str) -> None:
     if role.startswith("default-roles-"):
-        raise Misfit("is the role that Keycloak itself gives everybody; choose another", at)
+        raise FieldError("is the role that Keycloak itself gives everybody; choose another", at)
 
 
 def _path(group: str) -> str:

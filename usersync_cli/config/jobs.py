@@ -8,20 +8,16 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from usersync_cli.mistakes import Misfit, suggestion
-from usersync_cli.variables import UNSET
+from usersync_cli.model import OWN_SCHEMA
+from usersync_cli.settings import UNSET, Duration, FieldError, Model, Name, suggestion
 
 OnMissing: TypeAlias = Literal["keep", "mark", "delete"]
 """What may be done with rows that the source no longer has: nothing, set their deleted_at, delete them."""
 
-OWN_SCHEMA = "usersync"
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([smhd]?)")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # PostgreSQL's words that cannot stand for a table in FROM without quotes (pg_get_keywords, catcode R and T).
 _RESERVED = set(
@@ -35,30 +31,10 @@ _RESERVED = set(
 )
 
 
-def duration(value: object) -> timedelta:
-    """`60s`, `50m`, `2h`, `7d` or bare seconds. Raises ValueError."""
-    if isinstance(value, timedelta):
-        return value
-    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
-    if not (match := _DURATION.fullmatch(text)):
-        raise Misfit("must be a time such as 60s, 50m, 2h or 7d")
-    try:
-        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-    except OverflowError:
-        raise Misfit("is too long a time") from None
-
-
-def plain_name(value: str) -> str:
-    """The names of jobs, sources and environments."""
-    if not _NAME.fullmatch(value):
-        raise Misfit("must be a name of lower-case letters, digits, _ and -, a letter first, 63 at most")
-    return value
-
-
 def column_name(value: str) -> str:
     """A name that PostgreSQL takes whole: longer ones would be cut silently."""
     if not 1 <= len(value.encode()) <= 63 or "\0" in value:
-        raise Misfit("must be a name of 1 to 63 bytes")
+        raise FieldError("must be a name of 1 to 63 bytes")
     return value
 
 
@@ -66,32 +42,34 @@ def table_name(value: str) -> str:
     """`table` or `schema.table`."""
     parts = value.split(".")
     if len(parts) > 2 or not all(1 <= len(part.encode()) <= 63 for part in parts):
-        raise Misfit("must be table or schema.table, each 1 to 63 bytes")
+        raise FieldError("must be table or schema.table, each 1 to 63 bytes")
     return value
 
 
 def table_of_theirs(value: str) -> str:
     """Like a table's name, but of none in the schema where usersync keeps its own."""
     if value.startswith(f"{OWN_SCHEMA}."):
-        raise Misfit(f"the schema {OWN_SCHEMA} holds usersync's own tables; to move one of yours: ALTER TABLE {value} SET SCHEMA public;")
+        advice = f"to move one of yours: ALTER TABLE {value} SET SCHEMA public;"
+        raise FieldError(f"the schema {OWN_SCHEMA} holds usersync's own tables; {advice}")
     return table_name(value)
 
 
 def loaded_table_name(value: str) -> str:
     """Like a table's name, and may have {stream} in it."""
     if re.search(r"[{}]", value.replace("{stream}", "")):
-        raise Misfit("may hold {stream} and no other braces")
+        raise FieldError("may hold {stream} and no other braces")
     return table_of_theirs(value)
 
 
 def extract_name(value: str) -> str:
     """It becomes the name of a table in the transform's SQL, to be written there without quotes."""
     if not _IDENTIFIER.fullmatch(value):
-        raise Misfit("as the name of a table in the transform, it must have lower-case letters, digits and _, no digit first, 63 at most")
+        rule = "it must have lower-case letters, digits and _, no digit first, 63 at most"
+        raise FieldError(f"as the name of a table in the transform, {rule}")
     if value.startswith(("pg_", "usersync_")):
-        raise Misfit("names that begin with pg_ or usersync_ are reserved; choose another name")
+        raise FieldError("names that begin with pg_ or usersync_ are reserved; choose another name")
     if value in _RESERVED:
-        raise Misfit("is a reserved word of SQL; choose another name")
+        raise FieldError("is a reserved word of SQL; choose another name")
     return value
 
 
@@ -99,25 +77,25 @@ def sql_text(value: str) -> str:
     """SQL to be used inside other SQL: a final semicolon would end it."""
     text = value.rstrip().removesuffix(";").rstrip()
     if not text:
-        raise Misfit("must not be empty")
+        raise FieldError("must not be empty")
     return text
 
 
 def _short_text(value: str) -> str:
     if not 1 <= len(value) <= 40 or not value.isprintable():
-        raise Misfit("must be a word or two on one line, 40 characters at most")
+        raise FieldError("must be a word or two on one line, 40 characters at most")
     return value
 
 
 def _on_missing(value: object) -> object:
     if value not in get_args(OnMissing):
-        raise Misfit(f"must be {_either(get_args(OnMissing))}")
+        raise FieldError(f"must be {_either(get_args(OnMissing))}")
     return value
 
 
 def _on_missing_there(value: object) -> object:
     if value not in {"keep", "disable"}:
-        raise Misfit('must be "disable" or "keep": nobody is deleted there')
+        raise FieldError('must be "disable" or "keep": nobody is deleted there')
     return value
 
 
@@ -131,7 +109,7 @@ def share(value: object) -> float:
     text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
     match = _SHARE.fullmatch(text)
     if not match or not 0 <= float(match[1]) <= 50:
-        raise Misfit("must be a share such as 5%, from 0% to 50%")
+        raise FieldError("must be a share such as 5%, from 0% to 50%")
     return float(match[1]) / 100
 
 
@@ -140,7 +118,7 @@ def ping_address(value: str) -> str:
     if value.startswith(UNSET):
         return value
     if not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", value):
-        raise Misfit("must be an http(s) address without ? or #, such as https://hc-ping.com/<uuid>")
+        raise FieldError("must be an http(s) address without ? or #, such as https://hc-ping.com/<uuid>")
     return value.rstrip("/")
 
 
@@ -152,32 +130,24 @@ def cron_schedule(value: str) -> str:
 
     mistake = 'must be the five fields of a crontab line, such as "*/10 * * * *"'
     if len(value) > 200 or len(value.split()) != 5:
-        raise Misfit(mistake)
+        raise FieldError(mistake)
     try:
         CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         field = str(error).removeprefix("Bad ")
-        raise Misfit(f"{mistake}; the field {field} is wrong" if field in _CRON_FIELDS else mistake) from None
+        raise FieldError(f"{mistake}; the field {field} is wrong" if field in _CRON_FIELDS else mistake) from None
     except (ValueError, TypeError, AssertionError, RecursionError):  # "L,1/2" and the like
-        raise Misfit(mistake) from None
+        raise FieldError(mistake) from None
     return " ".join(value.split())
 
 
 _CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 
-Duration = Annotated[timedelta, BeforeValidator(duration)]
 Share = Annotated[float, BeforeValidator(share)]
 PingUrl = Annotated[str, AfterValidator(ping_address)]
-Name = Annotated[str, AfterValidator(plain_name)]
 ColumnName = Annotated[str, AfterValidator(column_name)]
 ExtractName = Annotated[str, AfterValidator(extract_name)]
 Sql = Annotated[str, AfterValidator(sql_text)]
-
-
-class Model(BaseModel):
-    """Unknown keys are mistakes, nothing changes after reading, and pydantic's messages hold no values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Extract(Model):
@@ -199,11 +169,11 @@ class Extract(Model):
         kind, streams = ((info.context or {}).get("sources", {}).get(self.source)) or (None, ())
         given = [name for name in ("table", "query", "streams") if getattr(self, name)]
         if kind == "tabular" and given not in (["table"], ["query"]):
-            raise Misfit('give "table" or "query", one of them: this source is a SQL database')
+            raise FieldError('give "table" or "query", one of them: this source is a SQL database')
         if kind == "documents" and given != ["streams"]:
-            raise Misfit('give "streams" alone: this source has no tables')
+            raise FieldError('give "streams" alone: this source has no tables')
         if len(given) != 1:
-            raise Misfit('give one of "table", "query" or "streams"')
+            raise FieldError('give one of "table", "query" or "streams"')
         for position, stream in enumerate(self.streams if streams else ()):
             _known(stream, dict.fromkeys(streams), "stream", "streams", position)
         return self
@@ -226,15 +196,15 @@ class Load(Model):
     @classmethod
     def _is_a_key(cls, value: list[str]) -> list[str]:
         if not value:
-            raise Misfit("must name at least one column")
+            raise FieldError("must name at least one column")
         if len(set(value)) < len(value):
-            raise Misfit("names a column twice")
+            raise FieldError("names a column twice")
         return value
 
     @model_validator(mode="after")
     def _adopts_for_a_reason(self) -> Load:
         if self.adopt_existing and self.on_missing == "keep":
-            raise Misfit('has an effect only where on_missing is "mark" or "delete"', ("adopt_existing",))
+            raise FieldError('has an effect only where on_missing is "mark" or "delete"', ("adopt_existing",))
         return self
 
 
@@ -289,7 +259,7 @@ class Step(Model):
             _known(target, {"target": None, **info.context["targets"]}, "target", "target")
         for name in ("table", "key", "create", "adopt_existing"):
             if name in value:
-                raise Misfit("is for tables; a target outside PostgreSQL has none, so take it out", (name,))
+                raise FieldError("is for tables; a target outside PostgreSQL has none, so take it out", (name,))
         return Outward.model_validate(value, context=info.context)
 
     @model_validator(mode="before")
@@ -305,7 +275,7 @@ class Step(Model):
         if not isinstance(value, dict):
             return value
         if not value:
-            raise Misfit("must read at least one source")
+            raise FieldError("must read at least one source")
         return value if any(isinstance(inner, (dict, Extract)) for inner in value.values()) else {"records": value}
 
     @model_validator(mode="after")
@@ -313,32 +283,34 @@ class Step(Model):
         table = self.load.table.rpartition(".")[2]
         if table in self.extract:
             advice = "rename the extract" if table != "records" else 'name the extract (one without a name is called "records")'
-            raise Misfit(f"has the name of the table that is loaded, so the SQL could not tell them apart; {advice}", ("extract", table))
+            same = "has the name of the table that is loaded, so the SQL could not tell them apart"
+            raise FieldError(f"{same}; {advice}", ("extract", table))
         if len(self.extract) > 1 and self.transform is None:
-            raise Misfit("several extracts need a transform: a SELECT that says how they become one")
+            raise FieldError("several extracts need a transform: a SELECT that says how they become one")
         return self
 
     @model_validator(mode="after")
     def _reads_in_its_transform(self) -> Step:
         if self.reads and self.transform is None:
-            raise Misfit("names tables of the target that the transform may read, and there is no transform", ("reads",))
+            raise FieldError("names tables of the target that the transform may read, and there is no transform", ("reads",))
         return self
 
     @model_validator(mode="after")
     def _has_a_table_for_each_stream(self) -> Step:
         streams = [stream for extract in self.extract.values() for stream in extract.streams]
         if streams and len(self.extract) > 1:
-            raise Misfit("streams are read by a step of their own", ("extract",))
+            raise FieldError("streams are read by a step of their own", ("extract",))
         if len(set(streams)) < len(streams):
-            raise Misfit("names a stream twice", ("extract",))
+            raise FieldError("names a stream twice", ("extract",))
         if isinstance(self.load, Outward):
             if len(streams) > 1:
-                raise Misfit("one stream goes into a target outside PostgreSQL: the one that has the people", ("extract",))
+                raise FieldError("one stream goes into a target outside PostgreSQL: the one that has the people", ("extract",))
             return self
         if len(streams) > 1 and "{stream}" not in self.load.table:
-            raise Misfit('must hold {stream}, such as "crm_{stream}": several streams are read, and each has its table', ("load", "table"))
+            several = "several streams are read, and each has its table"
+            raise FieldError(f'must hold {{stream}}, such as "crm_{{stream}}": {several}', ("load", "table"))
         if "{stream}" in self.load.table and not streams:
-            raise Misfit("holds {stream}, which only a step that reads streams can fill", ("load", "table"))
+            raise FieldError("holds {stream}, which only a step that reads streams can fill", ("load", "table"))
         return self
 
 
@@ -353,9 +325,9 @@ class OnFailure(Model):
         try:
             words = shlex.split(value)
         except ValueError:
-            raise Misfit("has a quote that is not closed, or a \\ at its end") from None
+            raise FieldError("has a quote that is not closed, or a \\ at its end") from None
         if not words:
-            raise Misfit("must not be empty")
+            raise FieldError("must not be empty")
         return value
 
 
@@ -377,37 +349,37 @@ class Job(Model):
     @classmethod
     def _runs_somewhere(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value == ():
-            raise Misfit("must name at least one environment; leave it out if the job may run in any")
+            raise FieldError("must name at least one environment; leave it out if the job may run in any")
         return value
 
     @field_validator("lease")
     @classmethod
     def _can_be_renewed(cls, value: timedelta) -> timedelta:
         if value < timedelta(seconds=2):
-            raise Misfit("must be at least 2s")
+            raise FieldError("must be at least 2s")
         return value
 
     @field_validator("max_runtime")
     @classmethod
     def _leaves_time(cls, value: timedelta | None) -> timedelta | None:
         if value == timedelta(0):
-            raise Misfit("must be more than 0s")
+            raise FieldError("must be more than 0s")
         return value
 
     @field_validator("steps")
     @classmethod
     def _are_told_apart(cls, value: tuple[Step, ...]) -> tuple[Step, ...]:
         if not value:
-            raise Misfit("must hold at least one step")
+            raise FieldError("must hold at least one step")
         names = [step.name for step in value]
         for position, name in enumerate(names):
             if (first := names.index(name)) < position:
                 text = f"has the same name as steps[{first}]; give one of them another (without one, a step has its table's)"
-                raise Misfit(text, (position, "name"))
+                raise FieldError(text, (position, "name"))
         return value
 
 
 def _known(value: str, known: Mapping[str, object], what: str, *at: str | int) -> str:
     if value not in known and not value.startswith(UNSET):
-        raise Misfit(f'unknown {what} "{value}"{suggestion(value, list(known))}', at)
+        raise FieldError(f'unknown {what} "{value}"{suggestion(value, list(known))}', at)
     return value

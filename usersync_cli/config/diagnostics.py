@@ -6,18 +6,16 @@ No message holds a value of the file, which may be a secret: only keys, and name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from usersync_cli.errors import ConfigError
+from usersync_cli.settings import FieldError, Path, closest, suggestion
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
-
-Path: TypeAlias = tuple[str | int, ...]
-"""Keys and list positions from the top of the file: ("jobs", "auroville", "steps", 0)."""
 
 _AT_MOST = 20
 # What a key may look like to be shown. Text in the wrong column becomes a key too, and may be a password or a URL.
@@ -52,14 +50,6 @@ class Mistakes(ConfigError):
         super().__init__("\n".join(lines))
 
 
-class Misfit(ValueError):
-    """Raised by a validator of ours: the text is shown as it is. `at` leads from the validated value to the wrong one."""
-
-    def __init__(self, text: str, at: Path = ()) -> None:
-        super().__init__(text)
-        self.at = at
-
-
 def show_key(key: str) -> str:
     """The key in quotes, unless it looks like text that slipped into a key's place."""
     return f'"{key}"' if _SHOWABLE.fullmatch(key) else "(not shown: it does not look like a key)"
@@ -74,20 +64,6 @@ def show_path(path: Path) -> str:
         else:
             shown += ("." if shown else "") + (step if _SHOWABLE.fullmatch(step) else "?")
     return shown
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word, list(known), n=1)), None)
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """`; did you mean "table"?`, or the known words when none is near."""
-    if meant := closest(word, known):
-        return f'; did you mean "{meant}"?'
-    return f"; known: {', '.join(known)}" if known else ""
 
 
 def in_our_words(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[tuple[Path, bool, str]]:
@@ -117,7 +93,7 @@ def _put(error: ErrorDetails, model: type[BaseModel]) -> tuple[Path, bool, str]:
 
 def _raised(error: ErrorDetails) -> tuple[Path, bool, str]:
     cause = error["ctx"]["error"]
-    path = error["loc"] + (cause.at if isinstance(cause, Misfit) else ())
+    path = error["loc"] + (cause.at if isinstance(cause, FieldError) else ())
     if path[-1:] == ("[key]",):
         return path[:-1], True, f"{show_key(str(path[-2]))}: {cause}"
     return path, False, str(cause)

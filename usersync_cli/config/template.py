@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from usersync_cli.config_file import EMBEDDED
+from usersync_cli.config.reader import EMBEDDED
 from usersync_cli.errors import ConfigError
 
 SECRET, PLAIN = 0o600, 0o644

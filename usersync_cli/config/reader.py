@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from usersync_cli.jobs import Job, Model, Name, plain_name
-from usersync_cli.mistakes import STRUCTURE, Mistake, Mistakes, in_our_words, suggestion
-from usersync_cli.mistakes import Path as Place
-from usersync_cli.variables import Resolved, read_text, resolve
-from usersync_cli.yaml_file import Document
+from usersync_cli.config.diagnostics import STRUCTURE, Mistake, Mistakes, in_our_words
+from usersync_cli.config.interpolation import Resolved, read_text, resolve
+from usersync_cli.config.jobs import Job
+from usersync_cli.config.yaml_reader import Document
+from usersync_cli.settings import Model, Name, plain_name, suggestion
+from usersync_cli.settings import Path as Place
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usersync_cli.auth.tokens import Tokens
-    from usersync_cli.config import Config
+    from usersync_cli.config.loader import Config
     from usersync_cli.load.writers import Writer
     from usersync_cli.model import Job, Source, Step
     from usersync_cli.run.context import Open, Progress, World
@@ -37,7 +37,7 @@ def writers(settings: Config) -> list[Writer]:
 
 
 def _writer(settings: Config, job: str, step: Step) -> Writer:
-    from usersync_cli.config import target_module
+    from usersync_cli.config.loader import target_module
     from usersync_cli.load.writers import Writer
     from usersync_cli.run.context import is_outward, streams
 
@@ -58,7 +58,7 @@ def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
 
 def target(settings: Config, name: str) -> Open:
     """A target outside Postgres. It is not contacted."""
-    from usersync_cli.config import target_module
+    from usersync_cli.config.loader import target_module
 
     found = settings.target(name)
     return partial(target_module(str(getattr(found, "type"))).opened, name, found)  # noqa: B009  every Settings has it, BaseModel has not
@@ -66,7 +66,7 @@ def target(settings: Config, name: str) -> Open:
 
 def source(settings: Config, name: str) -> Source:
     """A source of the config file. It is not contacted."""
-    from usersync_cli.config import source_module
+    from usersync_cli.config.loader import source_module
 
     made: Source = source_module(settings.source_type(name)).Source(name, settings.source(name))
     return made

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from usersync_cli.mistakes import Mistake, Mistakes, Path, show_key, show_path
+from usersync_cli.config.diagnostics import Mistake, Mistakes, show_key, show_path
+from usersync_cli.settings import Path
 
 MOST_VALUES = 10_000
 _DEEPEST = 50

@@ -12,8 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from usersync_cli import yaml_file
-from usersync_cli.config_file import (
+from usersync_cli.config import yaml_reader
+from usersync_cli.config.diagnostics import Mistake, Mistakes
+from usersync_cli.config.interpolation import is_text, read_text
+from usersync_cli.config.jobs import Extract, Job, Load, Outward, Step
+from usersync_cli.config.reader import (
     EMBEDDED,
     File,
     Reader,
@@ -25,11 +28,9 @@ from usersync_cli.config_file import (
     url_mistake,
 )
 from usersync_cli.errors import ConfigError
-from usersync_cli.jobs import Extract, Job, Load, Outward, Step, duration
-from usersync_cli.mistakes import Mistake, Mistakes, suggestion
-from usersync_cli.mistakes import Path as Place
 from usersync_cli.model import Database
-from usersync_cli.variables import UNSET, is_text, read_text
+from usersync_cli.settings import UNSET, duration, suggestion
+from usersync_cli.settings import Path as Place
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -266,13 +267,13 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
             "the config file's name is not UTF-8 text", hint="rename it, or see to the encoding of --config or $USERSYNC_CONFIG"
         )
     text = _text(file, is_default=path is None)
-    reader = Reader(yaml_file.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
+    reader = Reader(yaml_reader.read(text, str(file)), {**_dotenv(file.parent / ".env"), **environ}, file.parent)
     return Config(file, *reader.read(), reader)
 
 
 def json_schema() -> dict[str, Any]:
     """What an editor needs to complete and check the file."""
-    from usersync_cli.config_schema import schema
+    from usersync_cli.config.json_schema import schema
 
     sources = {name: source_module(name).Settings for name in source_types()}
     return schema(File, sources, {name: target_module(name).Settings for name in target_types()})

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from usersync_cli.settings import DURATION_SCHEMA
+
 _NAME = "^[a-z][a-z0-9_-]{0,62}$"
 _EXTRACT_NAME = "^(?!pg_|usersync_)[a-z_][a-z0-9_]{0,62}$"
-_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+\s*[smhd]?$|\$\{"}]}
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 _FILE = {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": False}
 
@@ -40,7 +41,7 @@ def _as_written(definitions: dict[str, Any]) -> None:
     del job["properties"]["name"]  # the key is the name
     job["required"].remove("name")
     for name in ("lease", "max_runtime", "max_wait"):
-        job["properties"][name] = _DURATION
+        job["properties"][name] = DURATION_SCHEMA
     job["properties"]["steps"]["minItems"] = 1
     extract = {"$ref": "#/$defs/Extract"}
     named = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": _EXTRACT_NAME}, "additionalProperties": extract}

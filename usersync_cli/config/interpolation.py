@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from usersync_cli.mistakes import Mistake, Path
-from usersync_cli.yaml_file import Document, Node
-
-UNSET = "usersync_unset_"
-"""Begins the stand-in for a value that cannot be had. It passes as a name, so that the rest of the file can be checked."""
+from usersync_cli.config.diagnostics import Mistake
+from usersync_cli.config.yaml_reader import Document, Node
+from usersync_cli.settings import UNSET, Path
 
 _EXPRESSION = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
