@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from tests import servers
 from tests.cli.commands import parse
 from tests.conftest import ROOT, Command, NewDatabase, Result
-from tests.integration.test_auroville import ACCOUNTS, PROFILES
+from tests.run.tables.test_auroville import ACCOUNTS, PROFILES
 from tests.simple_job import PASSWORD, PEOPLE, clean, execute, with_password
 from usersync_cli.cli import cli
 from usersync_cli.clients.postgres import embedded

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tests import servers
 from tests.cli.ledgers import Ledger
 from tests.conftest import Command, NewDatabase, Result
-from tests.integration.test_crash import Fault, counting
+from tests.night.test_crash import Fault, counting
 from tests.simple_job import DAWDLE, PERSON, SLEEPING, Job, clean, execute, with_password
 from usersync_cli import log
 from usersync_cli.cli import cli

@@ -85,7 +85,7 @@ def test_json_of_a_run_that_fails(job: Job) -> None:
 def test_quiet_prints_nothing_when_all_is_well(job: Job) -> None:
     """
     With -q a run that went well says nothing at all, on stdout and stderr, whether rows changed or not. A source that shrank to
-    less than half is not well: tests/integration/test_sources_postgres.py.
+    less than half is not well: tests/sources/test_postgres.py.
     """
     job.people("One", "Two", "Three")
     silent = [job.run("-q")]

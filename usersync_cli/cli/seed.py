@@ -57,7 +57,7 @@ _SOURCES: dict[str, tuple[str, str, Sequence[tuple[str | None, ...]]]] = {
         _PROFILES,
     ),
 }
-# What `create: true` makes of the job's transform; tests/integration holds the two together.
+# What `create: true` makes of the job's transform; tests/cli/test_seed.py holds the two together.
 _TARGET = """CREATE TABLE IF NOT EXISTS {} (
     id uuid PRIMARY KEY, username text, email text, asyncto_id text,
     display_name text, community text, phone text, about text, profile_picture text,

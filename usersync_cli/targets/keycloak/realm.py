@@ -1,6 +1,6 @@
 """One realm of a Keycloak 26, as a service account sees it: what can be asked of it and done to it, without its traps.
 
-Each trap was seen on a real server; tests/integration/test_keycloak_realm.py has them one by one.
+Each trap was seen on a real server; tests/targets/keycloak/test_realm.py has them one by one.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests import servers
-from tests.integration.merging import load_rows
+from tests.load.merging import load_rows
 from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.errors import ConfigError, Drift, UsersyncError, VerificationFailed
 from usersync_cli.model import Database

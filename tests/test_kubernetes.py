@@ -20,7 +20,7 @@ from usersync_cli.config import loader
 from usersync_cli.errors import STATUSES
 from usersync_cli.state import lease
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "deploy" / "kubernetes").glob("*"))
 MANIFESTS: dict[str, Any] = {document["kind"]: document for file in FILES for document in yaml.safe_load_all(file.read_text())}
 CRONJOB = MANIFESTS["CronJob"]

@@ -24,7 +24,7 @@ import pytest
 
 from tests import servers
 from tests.conftest import ROOT
-from tests.integration.test_crash import Fault, counting
+from tests.night.test_crash import Fault, counting
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
 from usersync_cli import log
 from usersync_cli.auth import keys, oauth, rescue, tokens

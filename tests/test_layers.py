@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "usersync_cli"
+PACKAGE = Path(__file__).parents[1] / "usersync_cli"
 
 # A room is a folder, or a file of the package itself; the longest name that fits a module is its room. Each may import from
 # itself, from `words`, and from the rooms that stand behind it here, at the top of a module or late.

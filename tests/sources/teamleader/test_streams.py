@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Command
-from tests.integration.test_teamleader import VARIABLES, clean, with_token
+from tests.sources.teamleader.test_source import VARIABLES, clean, with_token
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
 from usersync_cli.cli.run import document

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.merging import load_rows
+from tests.load.merging import load_rows
 from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Counts, Database

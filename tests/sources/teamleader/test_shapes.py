@@ -29,7 +29,7 @@ from tests.teamleader_server import RESOURCES, Teamleader
 from usersync_cli.clients.http import rate_limit, transport
 from usersync_cli.errors import status_of
 
-CASSETTES = Path(__file__).parent.parent / "cassettes" / "teamleader"
+CASSETTES = Path(__file__).parents[2] / "cassettes" / "teamleader"
 ADDRESS = {"api_url": "https://api.focus.teamleader.eu", "auth_url": "https://focus.teamleader.eu"}
 STREAMS = {
     "companies": "companies", "contacts": "contacts", "customFieldDefinitions": "custom_fields", "departments": "departments",
