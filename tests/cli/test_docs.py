@@ -225,3 +225,14 @@ def test_changelog_has_a_place_for_what_comes_next() -> None:
     CHANGELOG.md begins with Unreleased.
     """
     assert re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == "[Unreleased]"
+
+
+def test_decisions_are_numbered_without_holes() -> None:
+    """
+    The first decision is 1, each next one is one more, and its title says the number that its file has.
+    """
+    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    titles = [file.read_text().partition(".")[0] for file in files]
+
+    assert [f"{number:04}" for number in range(1, len(files) + 1)] == [file.name[:4] for file in files]
+    assert [f"# {number}" for number in range(1, len(files) + 1)] == titles
