@@ -46,7 +46,6 @@ ROOMS: dict[str, Collection[str]] = {
 CIRCLES: Collection[str] = {
     *("clients/postgres/connections", "clients/postgres/embedded"),
     *("cli/status", "cli/oauth"),
-    *("state/migrations", "state/migrations/apart"),
     *("targets/keycloak/target", "targets/keycloak/calls", "targets/keycloak/accounts", "targets/keycloak/logins"),
 }
 # Who asks the environment for what; "?" is anything.

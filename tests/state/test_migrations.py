@@ -29,16 +29,17 @@ from usersync_cli.state.migrations import apart
 
 READIES = (
     "import sys; from usersync_cli.clients.postgres import connections; from usersync_cli.state import migrations;"
+    " from usersync_cli.state.migrations import apart;"
     " from usersync_cli.model import Database;"
     " database = Database(sys.argv[1], 'target'); connection = connections.connect(database, job='j');"
-    " migrations.ready(connection, database, 'j');"
+    " apart.ready(connection, database, 'j');"
     " print(migrations.current(connection), 'alembic' in sys.modules, 'sqlalchemy' in sys.modules)"
 )
 
 
 def ready(database: Database) -> None:
     with connections.connect(database, job="test") as connection:
-        migrations.ready(connection, database, "test")
+        apart.ready(connection, database, "test")
 
 
 def tables(connection: psycopg.Connection) -> set[str]:

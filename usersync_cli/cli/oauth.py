@@ -382,10 +382,10 @@ def _source(config: Config, name: str | None) -> str:
 def _database(config: Config, stop: Stop) -> Iterator[Connection]:
     """The target with usersync's tables, made where they are missing."""
     from usersync_cli.clients.postgres import connections
-    from usersync_cli.state import migrations
+    from usersync_cli.state import ledger
 
     database = config.target_database()
     with connections.connect(database, job=_JOB, stop=stop, read_write=True) as connection:
-        migrations.ready(connection, database, _JOB)
-        with migrations.permitted(connection, database, "keeping authorisations"):
+        ledger.ready(connection, database, _JOB)
+        with ledger.permitted(connection, database, "keeping authorisations"):
             yield connection

@@ -18,7 +18,8 @@ from psycopg.types.json import Jsonb
 
 from usersync_cli.errors import ConfigError, Fenced
 from usersync_cli.model import Counts, Cursor
-from usersync_cli.state.migrations import VERSION, current, newer, permitted, ready
+from usersync_cli.state.migrations import VERSION, current, newer, permitted
+from usersync_cli.state.migrations.apart import ready
 
 __all__ = [
     "VERSION", "Failing", "Holder", "Run", "StepRun", "StoredCursor", "advance", "all_cursors", "count", "current", "cursors", "failing",

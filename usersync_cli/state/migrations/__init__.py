@@ -1,13 +1,12 @@
 """Usersync's own tables, schema `usersync` in the target database: their version, and the way up and down.
 
-Alembic and SQLAlchemy take half a second to import, and 20 MB: they are imported only when there is something to do, and then in
-a process of its own (`apart`).
+Alembic and SQLAlchemy take half a second to import, and 20 MB: they are imported only when there is something to do, and a run
+leaves that to a process of its own (`apart`, whose `ready` each run begins with).
 """
 
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,25 +37,6 @@ def current(connection: psycopg.Connection[Any]) -> str | None:
         return None
     row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone()
     return str(row[0]) if row else None
-
-
-def ready(connection: connections.Connection, database: Database, job: str) -> None:
-    """Upgrade the tables if they are older than this program. Two small queries when they are not.
-
-    Raises Drift when they are newer, ConfigError with the GRANT that helps when a right is missing.
-    """
-    with permitted(connection, database, "reading usersync's version"):
-        found = current(connection)
-    if found == VERSION:
-        return
-    if found is not None and found > VERSION:
-        raise newer(found)
-    if "alembic" in sys.modules:  # what a process of its own would save is spent
-        upgrade(database, job)
-        return
-    from usersync_cli.state.migrations import apart
-
-    apart.upgrade(database, job, connection.stop)
 
 
 def newer(found: str) -> Drift:

@@ -1,6 +1,7 @@
-"""The upgrade in a process of its own: Alembic and SQLAlchemy take 20 MB, which a run would keep to its end.
+"""Tables that are up to date before a run uses them, by an upgrade in a process of its own.
 
-The database's URL, which may hold a password, goes through stdin: nobody finds it among the arguments or in the environment.
+In the run's own process, Alembic and SQLAlchemy would take 20 MB to its end. The database's URL, which may hold a password,
+goes through stdin: nobody finds it among the arguments or in the environment.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from usersync_cli import errors
+from usersync_cli.clients.postgres import connections
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
+from usersync_cli.state import migrations
 
 # -P: nothing of the folder that somebody stands in is imported.
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from usersync_cli.state.migrations import apart; apart.main()"
@@ -23,8 +26,25 @@ _COMMAND = (sys.executable, "-P", "-c", _PROGRAM)
 _POLL_SECONDS = 0.1
 
 
+def ready(connection: connections.Connection, database: Database, job: str) -> None:
+    """Upgrade the tables if they are older than this program. Two small queries when they are not.
+
+    Raises Drift when they are newer, ConfigError with the GRANT that helps when a right is missing.
+    """
+    with migrations.permitted(connection, database, "reading usersync's version"):
+        found = migrations.current(connection)
+    if found == migrations.VERSION:
+        return
+    if found is not None and found > migrations.VERSION:
+        raise migrations.newer(found)
+    if "alembic" in sys.modules:  # what a process of its own would save is spent
+        migrations.upgrade(database, job)
+        return
+    upgrade(database, job, connection.stop)
+
+
 def upgrade(database: Database, job: str, stop: Stop | None) -> None:
-    """As `migrations.upgrade`, with its errors. A signal ends the process, and the server rolls back."""
+    """Run `migrations.upgrade` in a process of its own, and raise its errors here. A signal ends the process, and the server rolls back."""
     given = {"url": database.url, "name": database.name, "embedded": database.embedded and str(database.embedded), "job": job}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
     with subprocess.Popen([*_COMMAND, str(Path(__file__).parents[3])], **pipes) as process:
@@ -64,8 +84,6 @@ def _raise(answer: dict[str, str]) -> None:
 
 def main() -> None:
     """The process: what is to be done on stdin, how it went on stdout. Its own words are no foreign text."""
-    from usersync_cli.state import migrations
-
     given = json.load(sys.stdin)
     embedded = Path(given["embedded"]) if given["embedded"] else None
     answer: dict[str, str] = {}
