@@ -23,7 +23,7 @@ ROOMS: dict[str, Collection[str]] = {
     "state/migrations": ("clients/postgres",),
     "state": ("state/migrations", "clients/postgres"),
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
-    "load": ("state", "state/migrations", "clients/postgres"),
+    "load": ("state", "clients/postgres"),
     "sources": ("auth", "clients/postgres", "clients/http", "load"),
     "targets": ("state", "clients/postgres", "clients/http", "load"),
     "run/context": ("load", "state"),

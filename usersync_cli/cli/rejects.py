@@ -21,8 +21,8 @@ from usersync_cli.signals import Stop
 if TYPE_CHECKING:
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config.loader import Config
-    from usersync_cli.load.rejects import Waiting
     from usersync_cli.run.job import RunResult
+    from usersync_cli.state.rejects import Waiting
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
@@ -60,7 +60,7 @@ def list_(job_name: str | None, step_name: str | None, config_path: Path | None,
       usersync rejects list --job auroville --step users
       usersync rejects list --output json | jq '.rejects[].key'
     """
-    from usersync_cli.load.rejects import waiting
+    from usersync_cli.state.rejects import waiting
 
     with _opened(config_path) as (config, connection):
         found = waiting(connection, job_name, step=step_name, dropped=dropped)
@@ -91,7 +91,7 @@ def show(id_: int, config_path: Path | None, output: str, *, with_document: bool
       usersync rejects show 7 --document | jq .
     """
     from usersync_cli.errors import NotFound
-    from usersync_cli.load.rejects import chosen, document
+    from usersync_cli.state.rejects import chosen, document
 
     with _opened(config_path) as (_, connection):
         (one,) = chosen(connection, [id_])
@@ -172,7 +172,7 @@ def drop(  # noqa: PLR0913  each option is one
       usersync rejects drop --all --job auroville
     """
     from usersync_cli.clients.postgres.connections import transaction
-    from usersync_cli.load import rejects as stored
+    from usersync_cli.state import rejects as stored
 
     _refuse_vague(ids, everything=everything)
     if everything and not job_name:
@@ -289,7 +289,7 @@ def _lines(one: Waiting) -> Iterator[str]:
 
 
 def _forgotten() -> str:
-    from usersync_cli.load.rejects import KEPT
+    from usersync_cli.state.rejects import KEPT
 
     return f"forgotten, {KEPT.days} days after the record was last met"
 

@@ -18,13 +18,14 @@ from psycopg import sql
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift, Unavailable
 from usersync_cli.load import stage
-from usersync_cli.load.rejects import HALF_FROM, Reject, allowed, is_about_data
+from usersync_cli.load.rejects import HALF_FROM, allowed, is_about_data
 from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.report.compare import Comparison, Report
 from usersync_cli.report.shape import Shape
 from usersync_cli.run.documents.batch import Item, bound
 from usersync_cli.run.documents.stream import Into, duplicates, item
+from usersync_cli.state.rejects import Reject
 
 
 def read(source: str, session: Any, listings: Sequence[Listing]) -> None:

@@ -91,9 +91,9 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
     from usersync_cli.auth import tokens
-    from usersync_cli.load import guard, rejects
+    from usersync_cli.load import guard
     from usersync_cli.report import streams
-    from usersync_cli.state import ledger, migrations
+    from usersync_cli.state import ledger, migrations, rejects
 
     found = ledger.current(connection)
     if found is not None and found > ledger.VERSION:

@@ -129,7 +129,7 @@ def _memory(connection: Connection, job: str, step: Step, stream: str, table: st
 
 
 def _rejects(connection: Connection, job: str) -> Mapping[tuple[str, str], int]:
-    from usersync_cli.load import rejects
+    from usersync_cli.state import rejects
 
     if not rejects.readable(connection):
         return {}

@@ -23,11 +23,12 @@ from usersync_cli.load import merge as merging
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.known import NO_ROW, UNKNOWN, Met
 from usersync_cli.load.merge import ASIDE, Merge, key_text
-from usersync_cli.load.rejects import BAD, HALF_FROM, NO_KEY, Reject, condition, detail, is_about_data, reason
+from usersync_cli.load.rejects import BAD, HALF_FROM, NO_KEY, condition, detail, is_about_data, reason
 from usersync_cli.load.spelling import Spelling
 from usersync_cli.load.table import Plan, Target
 from usersync_cli.model import Change, Column, Counts, Desired, Record
 from usersync_cli.run.tables.rejects import Aside
+from usersync_cli.state.rejects import Reject
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it

@@ -12,7 +12,7 @@ from usersync_cli import log
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.load import guard, rejects
+from usersync_cli.load import guard
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Met, Open, Seen
 from usersync_cli.load.merge import Merge, Outcome, key_text
@@ -21,6 +21,7 @@ from usersync_cli.model import Page
 from usersync_cli.run.context import Options
 from usersync_cli.run.documents.batch import fit
 from usersync_cli.run.documents.stream import Into, Leaving, Work
+from usersync_cli.state import rejects
 from usersync_cli.state.lease import Lease
 
 

@@ -13,17 +13,18 @@ from itertools import groupby
 
 from usersync_cli.clients.postgres.connections import connect, translated
 from usersync_cli.errors import ConfigError, PartialError
-from usersync_cli.load import rejects
 from usersync_cli.load.known import REMOVED, TOLD, Met
-from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON, Kept, Reject, Waiting
+from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON
 from usersync_cli.model import Job, Record, Step
 from usersync_cli.run.context import Options, StepResult, World, loading, streams
 from usersync_cli.run.documents.batch import Item
 from usersync_cli.run.documents.step import UNCHANGED, Reading
 from usersync_cli.run.documents.stream import BAD_VERSION, Into, Work
 from usersync_cli.run.documents.stream import item as item_of
+from usersync_cli.state import rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.migrations import permitted
+from usersync_cli.state.rejects import Kept, Reject, Waiting
 
 # Of these, what was kept is no record, or only what a listing had of it: the rest is at the source.
 _NO_RECORD = {NO_KEY, NOT_JSON, NOT_AN_OBJECT, BAD_VERSION}

@@ -29,9 +29,9 @@ from usersync_cli.errors import (
     VerificationFailed,
     together,
 )
-from usersync_cli.load import guard, rejects, writers
+from usersync_cli.load import guard, writers
 from usersync_cli.load.known import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
-from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits, Reject
+from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
@@ -39,9 +39,10 @@ from usersync_cli.run.documents.batch import Item, Loader, fit
 from usersync_cli.run.documents.deletes import Leavers, had_row, listed_before
 from usersync_cli.run.documents.stream import Into, Work, duplicates
 from usersync_cli.run.documents.stream import item as item_of
-from usersync_cli.state import ledger
+from usersync_cli.state import ledger, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
+from usersync_cli.state.rejects import Reject
 
 # A page is small, what it is joined with may be big, and often has no statistics yet: its rows are better looked up by index.
 PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}

@@ -20,7 +20,7 @@ from usersync_cli.load.binding import Own
 from usersync_cli.load.guard import Scope
 from usersync_cli.load.known import Met, Seen
 from usersync_cli.load.merge import Merge
-from usersync_cli.load.rejects import Limits, Reject
+from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
 from usersync_cli.load.table import Target
 from usersync_cli.model import Column, Counts, Record, Step
@@ -28,6 +28,7 @@ from usersync_cli.run.context import reads
 from usersync_cli.run.documents.batch import Item, bound
 from usersync_cli.run.documents.preview import Came
 from usersync_cli.state.ledger import StoredCursor
+from usersync_cli.state.rejects import Reject
 
 BAD_VERSION = "bad_version"
 KEY_TOO_LONG = "key_too_long"

@@ -18,17 +18,18 @@ from psycopg import sql
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
-from usersync_cli.load import guard, rejects, stage, writers
+from usersync_cli.load import guard, stage, writers
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.guard import Sweep
-from usersync_cli.load.rejects import Reject
+from usersync_cli.load.rejects import NO_KEY, NOT_JSON, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
 from usersync_cli.run.context import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.run.tables.step import open_sources
-from usersync_cli.state import ledger, outbox
+from usersync_cli.state import ledger, outbox, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.outbox import Living, Scope, Use
+from usersync_cli.state.rejects import Reject
 
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
 
@@ -164,7 +165,7 @@ class Reading:
             if record.deleted:
                 continue
             if record.problem or not record.key or not _is_json(record.data, held):
-                self.bad.append(Reject(None, record.problem or (rejects.NOT_JSON if record.key else rejects.NO_KEY), document=record.data))
+                self.bad.append(Reject(None, record.problem or (NOT_JSON if record.key else NO_KEY), document=record.data))
             else:
                 good.append(record)
         self._done.bytes += sum(len(record.data) for record in records)
@@ -273,7 +274,7 @@ class Planning:
         counts.rejected += len(self._reading.bad)
         job, step, bad = self._world.tools.job, self._step.name, self._reading.bad
         before = rejects.stored(self._tx, job, step, self._reading.stream, bad)
-        limits = rejects.Limits(step, job=job)
+        limits = Limits(step, job=job)
         limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])
 
     def _add_kept_out(self, target: Target, counts: Counts) -> None:

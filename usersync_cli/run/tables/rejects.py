@@ -14,11 +14,12 @@ from psycopg import sql
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
 from usersync_cli.errors import PartialError
-from usersync_cli.load import bisect, constraints, rejects
+from usersync_cli.load import bisect, constraints
 from usersync_cli.load.merge import ASIDE, Merge, key_text, texts
-from usersync_cli.load.rejects import Limits
+from usersync_cli.load.rejects import NO_KEY, Limits, allowed, detail
 from usersync_cli.load.stage import Stage
 from usersync_cli.model import Change, Counts
+from usersync_cli.state import rejects
 
 
 class Aside:
@@ -81,7 +82,7 @@ class Aside:
         bisect.number_changes(self._tx, merge)
         with self._tx.transaction() as savepoint:
             prepare()
-            found = bisect.write(self._tx, merge, rejects.allowed(read))
+            found = bisect.write(self._tx, merge, allowed(read))
             raise psycopg.Rollback(savepoint)
         if found:
             bisect.set_aside(self._tx, merge, found)
@@ -112,8 +113,8 @@ class Aside:
             SELECT {}, {}, {} FROM ({}) AS w WHERE {}
         """).format(
             ASIDE,
-            sql.Literal(rejects.NO_KEY),
-            sql.Literal(rejects.detail(" or ".join(merge.key))),
+            sql.Literal(NO_KEY),
+            sql.Literal(detail(" or ".join(merge.key))),
             bisect.record(merge, "w"),
             merge.everything,
             _without_key(merge, "w"),
@@ -144,8 +145,8 @@ class Aside:
         query = sql.SQL("SELECT DISTINCT ON (usersync_key) {}, usersync_reason, usersync_detail FROM {} AS t ORDER BY usersync_key").format(
             texts("t", keys), ASIDE
         )
-        for key, reason, detail in self._tx.execute(query).fetchall():
-            yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{reason} ({detail})" if detail else reason)
+        for key, why, where in self._tx.execute(query).fetchall():
+            yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{why} ({where})" if where else why)
 
     def left_out(self, run_id: int | None) -> PartialError | None:
         """What the step's end says while rejects wait, be they of an earlier run; None when there are none."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 from usersync_cli import log, spreadsheets
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
-from usersync_cli.load import rejects
-from usersync_cli.load.rejects import Reject
-from usersync_cli.state import outbox
+from usersync_cli.load.rejects import Limits
+from usersync_cli.state import outbox, rejects
 from usersync_cli.state.dispatch import Calls
 from usersync_cli.state.outbox import Intent
+from usersync_cli.state.rejects import Reject
 from usersync_cli.targets.keycloak.accounts import what_helps
 from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
 from usersync_cli.targets.keycloak.plan import MAIL_FAILED, REFUSED, STILL_ENABLED
@@ -40,7 +40,7 @@ class Desk:
         self._target, self._realm, self._own = target, target.realm, target.settings
         self._plan, self._tx = plan, tx
         self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
-        self._limits = rejects.Limits(plan.scope.step)
+        self._limits = Limits(plan.scope.step)
         self._unanswered = self._left = self._without_password = self._no_account = self._kept = 0
         self._unmailed = self._not_sent = 0  # mails: in a row, and all of them
         self._why_kept = ("", "")
