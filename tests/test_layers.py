@@ -27,10 +27,11 @@ ROOMS: dict[str, Collection[str]] = {
     "sources": ("auth", "clients/postgres", "clients/http", "load"),
     "targets": ("state", "clients/postgres", "clients/http", "load"),
     "run/context": ("load", "state"),
+    "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/tables": ("run/context", "load", "state", "clients/postgres"),
     "run/documents": ("run/context", "run/tables", "load", "auth", "state", "state/migrations", "clients/postgres"),
     "run/outbound": ("run/context", "run/tables", "load", "state", "clients/postgres"),
-    "run": ("run/context", "run/tables", "run/documents", "run/outbound", "load", "state", "clients/postgres"),
+    "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "state", "clients/postgres"),
     "report": (
         *("run/context", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
         *("clients/postgres", "sources", "config"),

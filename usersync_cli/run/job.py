@@ -19,6 +19,7 @@ from usersync_cli.clients.postgres.connections import Connection, connect, trans
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.load import guard
 from usersync_cli.model import Counts, Job, Step
+from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview
 from usersync_cli.run.context import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
 from usersync_cli.run.documents import retry
 from usersync_cli.run.documents import step as documents
@@ -59,7 +60,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
         with closing(connection), translated(world.target, "looking for lists"):
             ledger.refuse_newer(connection)
             _check_approval(job, options, connection)
-        _run_steps(steps, world, options, None, result)
+        _run_steps(steps, world, options, Preview(options.diff), result)
         result.seconds = time.monotonic() - began
         return result
     with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
@@ -70,7 +71,7 @@ def run(job: Job, world: World, options: Options) -> RunResult:
             _check_approval(job, options, connection)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
-        _run_steps(steps, world, options, lease, result)
+        _run_steps(steps, world, options, Committed(lease), result)
         if options.retry is not None and result.exit_status in (0, PartialError.status):
             result.steps += retry.elsewhere(job, world, [step.name for step in steps])
         result.seconds = time.monotonic() - began
@@ -94,18 +95,17 @@ def _check_approval(job: Job, options: Options, connection: Connection) -> None:
         guard.check_approval(connection, job.name, options.approve_deletes)
 
 
-def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lease | None, result: RunResult) -> None:
+def _run_steps(steps: Sequence[Step], world: World, options: Options, checkpoint: Checkpoint, result: RunResult) -> None:
     for step in steps:
         done = StepResult(step.name)
         result.steps.append(done)
         began = time.monotonic()
         logger = log.get(job=result.job, step=step.name)
         try:
-            if lease:
-                lease.start_step(step.name)
-            _run_step(step, options)(step, world, options, lease, done)
+            checkpoint.start(step.name)
+            _run_step(step, options)(step, world, options, checkpoint, done)
         except UsersyncError as error:
-            done.error = lease.verdict(error) if lease else error
+            done.error = checkpoint.verdict(error)
             if not done.written:
                 done.counts = Counts()  # what was found so far has not happened
         done.seconds = time.monotonic() - began
@@ -117,10 +117,10 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, lease: Lea
             )
         elif isinstance(done.error, (Stopped, Fenced)):
             break
-        elif lease:
-            lease.finish_step(step.name, "partial" if done.written else "failed", error=done.error)
-        if lease and options.retry is None:
-            lease.note_streams(step.name, _outcomes(step, options, done))
+        else:
+            checkpoint.end(step.name, "partial" if done.written else "failed", done.error)
+        if options.retry is None:
+            checkpoint.note_streams(step.name, _outcomes(step, options, done))
 
 
 def _outcomes(step: Step, options: Options, done: StepResult) -> list[tuple[str, UsersyncError | None]]:
@@ -130,12 +130,23 @@ def _outcomes(step: Step, options: Options, done: StepResult) -> list[tuple[str,
     return [(name, known.get(name, done.error)) for name in names]
 
 
-def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Lease | None, StepResult], None]:
+def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Checkpoint, StepResult], None]:
     if is_outward(step):
-        return outward.run_step
+        return _leased(outward.run_step)
     if not reads_streams(step):
-        return tabular.run_step
-    return documents.run_step if options.retry is None else retry.run_step
+        return _leased(tabular.run_step)
+    return _leased(documents.run_step) if options.retry is None else _leased(retry.run_step)
+
+
+def _leased(
+    run_step: Callable[[Step, World, Options, Lease | None, StepResult], None],
+) -> Callable[[Step, World, Options, Checkpoint, StepResult], None]:
+    """Adapt a kind of step that still takes the lease itself; goes once none does."""
+
+    def adapted(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+        run_step(step, world, options, checkpoint.lease if isinstance(checkpoint, Committed) else None, done)
+
+    return adapted
 
 
 def line(result: RunResult, step: StepResult) -> str:
