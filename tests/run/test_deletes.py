@@ -16,6 +16,7 @@ from usersync_cli.config.jobs import Load
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
 from usersync_cli.load import guard
 from usersync_cli.load.guard import Memory, Scope, Sweep
+from usersync_cli.state import ledger
 
 FILL = f"INSERT INTO people_at_source SELECT i, '{PERSON} ' || i FROM generate_series(%s, %s) i"
 
@@ -576,6 +577,6 @@ def test_waiting_runs_are_not_forgotten(job: Job) -> None:
     with connect(job.target, job="copy") as connection:
         for _ in range(3):
             job.sync()
-        guard.state.prune(connection, "copy", keep=1)
+        ledger.prune(connection, "copy", keep=1)
 
     assert [(2,), (5,)] == job.at_target("SELECT id FROM usersync.runs ORDER BY id")
