@@ -12,7 +12,7 @@ from tests import servers
 from tests.conftest import Command, Result
 from tests.simple_job import clean, with_password
 from usersync_cli.model import Database
-from usersync_cli.state.lease import Owner
+from usersync_cli.state.owner import Owner
 
 STEP = {"extract": {"source": "crm", "table": "people_at_source"}, "load": {"table": "people", "key": ["id"], "create": True}}
 EVERY_TEN_MINUTES = "*/10 * * * *"

@@ -30,8 +30,8 @@ from usersync_cli.errors import Conflict, Drift, LoginRequired, Unavailable, Use
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.patience import Share
 from usersync_cli.signals import Stop
-from usersync_cli.state.lease import Owner
 from usersync_cli.state.migrations import permitted
+from usersync_cli.state.owner import Owner
 
 __all__ = ["Access", "InvalidGrant", "NotSent", "Refresh", "State", "Token", "Tokens", "Unknown", "readable", "states"]
 

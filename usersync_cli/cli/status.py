@@ -240,7 +240,7 @@ def outcome(run: Run) -> str:
 
 def owner(holder: Holder) -> str:
     """Which process holds a job, and whether it is known to have ended."""
-    from usersync_cli.state.lease import Owner
+    from usersync_cli.state.owner import Owner
 
     found = Owner.parse(holder.owner)
     return f"{found} (that process has ended: the next run takes over)" if found.dead() else str(found)
