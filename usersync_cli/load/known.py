@@ -55,7 +55,7 @@ UNKNOWN = Met()
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenSweep:
     """A sweep under way: which of its records came so far. Without `keyed` their keys are not kept, and it removes nobody."""
 
     id: int
@@ -67,14 +67,14 @@ class Open:
 
 
 @dataclass
-class Seen:
+class Known:
     """The memory of one stream of a step. Its state is that of the last commit: `begin` and those for sweeps give the next one."""
 
     scope: Scope
     numbered: bool = False  # versions are numbers, not time stamps
     memory: Memory = field(default_factory=Memory)
     fingerprint: str = ""
-    sweep: Open | None = None
+    sweep: OpenSweep | None = None
     there: bool = False  # usersync's tables
     respelt: bool = False  # rows spell some keys otherwise than their source
     held: int = 0  # rows that we wrote, and that should be there
@@ -97,14 +97,14 @@ class Seen:
         self.respelt = connection.execute(_RESPELT, (self.memory.id,)).fetchone() == (True,)
         ((self.known_before, self.held),) = connection.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
         row = connection.execute(_OPEN, (self.memory.id,)).fetchone()
-        self.sweep = Open(*row) if row else None
+        self.sweep = OpenSweep(*row) if row else None
 
     @property
     def resumable(self) -> bool:
         """Whether a cursor may be trusted: what stands before it was written by this same step."""
         return bool(self.memory.id) and self.fingerprint == self.scope.fingerprint
 
-    def begin(self, tx: Connection, *, fresh: bool) -> Seen:
+    def begin(self, tx: Connection, *, fresh: bool) -> Known:
         """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
         memory = self.memory
         if not memory.id:
@@ -213,7 +213,7 @@ class Seen:
         statement = "UPDATE usersync.seen SET listed = NULL, held = NULL, passed = NULL WHERE stream_id = %s AND key = ANY(%s)"
         tx.execute(statement, (self.memory.id, texts(keys)))
 
-    def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Seen:
+    def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Known:
         """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
         if self.sweep and self.sweep.name == name:
             return self
@@ -224,9 +224,9 @@ class Seen:
             ((now, _),) = tx.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
             known = max(known, now)
         ((id_,),) = tx.execute(_OPEN_SWEEP, {**values, "known": known}).fetchall()
-        return replace(self, sweep=Open(id_, name, keyed, 0, self.scope.run_id or 0, known))
+        return replace(self, sweep=OpenSweep(id_, name, keyed, 0, self.scope.run_id or 0, known))
 
-    def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Seen:
+    def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Known:
         """One more page of the sweep under way."""
         sweep = self.sweep
         assert sweep is not None  # noqa: S101  `open_sweep`
@@ -243,12 +243,12 @@ class Seen:
 
     # the end of a listing
 
-    def lacking(self, connection: Connection, met: Collection[str], sweep: Open | None) -> int:
+    def lacking(self, connection: Connection, met: Collection[str], sweep: OpenSweep | None) -> int:
         """How many of those that are known the sweep and this page of it lack."""
         ((number,),) = connection.execute(_COUNT_LACKING, self._lack(met, sweep)).fetchall()
         return int(number)
 
-    def kept(self, connection: Connection, found: Sweep, met: Collection[str], sweep: Open | None) -> str:
+    def kept(self, connection: Connection, found: Sweep, met: Collection[str], sweep: OpenSweep | None) -> str:
         """`sweep.kept` of those that the sweep and this page of it lack."""
         values = {**self._lack(met, sweep), "stream": self.scope.stream, "stream_id": self.memory.id}
         return kept(connection, found, _LACKING_ROWS, values)
@@ -258,11 +258,11 @@ class Seen:
         values = {**vars(self.scope), "id": self.memory.id, "kinds": [TOLD, LEFT_OUT]}
         return connection.execute(_WAITS, values).fetchone() == (True,)
 
-    def lacking_keys(self, connection: Connection, met: Collection[str], sweep: Open | None) -> dict[str, int]:
+    def lacking_keys(self, connection: Connection, met: Collection[str], sweep: OpenSweep | None) -> dict[str, int]:
         """Their keys, and how many sweeps before lacked them too."""
         return dict(connection.execute(_LACKING, self._lack(met, sweep)).fetchall())
 
-    def lacking_pages(self, connection: Connection, met: Collection[str], sweep: Open | None) -> Iterator[Sequence[tuple[str, int]]]:
+    def lacking_pages(self, connection: Connection, met: Collection[str], sweep: OpenSweep | None) -> Iterator[Sequence[tuple[str, int]]]:
         """The same a part at a time, since they may be many."""
         values, after = self._lack(met, sweep), ""
         while page := connection.execute(_LACKING_PAGE, {**values, "after": after, "most": LACKING_PAGE}).fetchall():
@@ -274,10 +274,10 @@ class Seen:
         listed = {key for (key,) in connection.execute(_LISTED, {**vars(self.scope), "approved": run_id}).fetchall()}
         return listed | set(self.known_as(connection, list(listed)).values()) if self.respelt else listed
 
-    def _lack(self, met: Collection[str], sweep: Open | None) -> Mapping[str, Any]:
+    def _lack(self, met: Collection[str], sweep: OpenSweep | None) -> Mapping[str, Any]:
         return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT, "after": ""}
 
-    def known(self, sweep: str) -> int:
+    def known_at(self, sweep: str) -> int:
         """How many are or were in the target, as of the beginning of the sweep of this name, or of this reading."""
         return self.sweep.known if self.sweep and self.sweep.name == sweep else self.known_before
 
@@ -377,7 +377,7 @@ class Seen:
         query = "SELECT EXISTS (SELECT FROM usersync.sweep_keys, unnest(keys) AS key WHERE sweep_id = %s AND key ~ '^sha256:[0-9a-f]{64}$')"
         return self.sweep is not None and tx.execute(query, (self.sweep.id,)).fetchone() == (True,)
 
-    def close_sweep(self, tx: Connection, outcome: str, candidates: int, removed: int, *, adopted: bool) -> Seen:
+    def close_sweep(self, tx: Connection, outcome: str, candidates: int, removed: int, *, adopted: bool) -> Known:
         """The end of a complete listing."""
         assert self.sweep is not None  # noqa: S101  its last page is part of it
         values = {

@@ -19,8 +19,7 @@ from usersync_cli.load import writers
 from usersync_cli.load.table import SETTINGS, misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
-from usersync_cli.run.documents.batch import fit
-from usersync_cli.run.documents.stream import Into
+from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.run.outbound.step import try_transform
 from usersync_cli.run.tables.step import Loading, Reader
 from usersync_cli.state import ledger
@@ -212,7 +211,7 @@ def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World
     """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
     ((_, extract),) = step.extract.items()
     scope = {"job": world.tools.job, "step": step.name, "run_id": None, "account": session.account}
-    into = Into(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
     try:
         with translated(world.target, f"loading {into.load.table}"):
             begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`

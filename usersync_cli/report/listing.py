@@ -23,8 +23,9 @@ from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.report.compare import Comparison, Report
 from usersync_cli.report.shape import Shape
-from usersync_cli.run.documents.batch import Item, bound
-from usersync_cli.run.documents.stream import Into, duplicates, item
+from usersync_cli.run.documents.page import duplicates
+from usersync_cli.run.documents.record import PageRecord, read_record
+from usersync_cli.run.documents.stream import StreamLoad, bound
 from usersync_cli.state.rejects import Reject
 
 
@@ -60,7 +61,7 @@ class Listing:
     """One stream as its source has it, and how it compares with its table."""
 
     tx: Connection
-    into: Into
+    into: StreamLoad
     source: str
     details: Callable[[Sequence[str]], Iterable[Record]] | None  # where the listing is only part of the documents
     rejects: Mapping[str, bytes]  # key and hash
@@ -78,7 +79,7 @@ class Listing:
 
     @property
     def _version_type(self) -> sql.SQL:
-        return stage.type_sql(self.into.seen.version_type)
+        return stage.type_sql(self.into.known.version_type)
 
     def begin(self, shape_of: Callable[[Desired], Shape], comparison_of: Callable[[Shape, Collection[str]], Comparison]) -> None:
         """Make the temp tables, while the transaction may still make any."""
@@ -113,31 +114,31 @@ class Listing:
     def take(self, records: Sequence[Record]) -> None:
         """The records of one page, those that can't be loaded apart."""
         self.moved(sum(len(record.data) for record in records))
-        found = [item(self.into, record) for record in records]
-        items = [one for one in found if isinstance(one, Item)]
+        found = [read_record(record, self.into.known, self.into.codec) for record in records]
+        items = [one for one in found if isinstance(one, PageRecord)]
         bad = [one.filed_as for one in found if isinstance(one, Reject)]
         if self.details:
             items = self._newest(items)
             found = list(self._whole([one for one in items if not one.record.deleted]))
-            items = [one for one in items if one.record.deleted] + [one for one in found if isinstance(one, Item)]
+            items = [one for one in items if one.record.deleted] + [one for one in found if isinstance(one, PageRecord)]
             bad += [one.filed_as for one in found if isinstance(one, Reject)]
         rows = self._rows([*(one.record.key for one in items), *bad])
         self._stage(items, rows)
         self._leave_out([rows[key] for key in bad])
 
-    def _newest(self, items: Sequence[Item]) -> list[Item]:
-        older = duplicates(items, numbered=self.into.seen.numbered)
+    def _newest(self, items: Sequence[PageRecord]) -> list[PageRecord]:
+        older = duplicates(items, numbered=self.into.known.numbered)
         self._pass_over(len(older))
         return [one for position, one in enumerate(items) if position not in older]
 
-    def _whole(self, items: Sequence[Item]) -> Iterator[Item | Reject]:
+    def _whole(self, items: Sequence[PageRecord]) -> Iterator[PageRecord | Reject]:
         """The documents behind what is listed."""
         asked = {one.record.key: one for one in items}
         for record in self.details(list(asked)) if self.details and asked else ():
             if (listed := asked.pop(record.key, None)) is None:
                 raise Unavailable(f"source {self.source} gave a document of {self.into.name} that was not asked for, or twice")
             self.moved(len(record.data))
-            yield item(self.into, replace(record, version=record.version or listed.record.version))
+            yield read_record(replace(record, version=record.version or listed.record.version), self.into.known, self.into.codec)
         if asked:
             raise Unavailable(f"source {self.source} gave no document for {len(asked)} of {self.into.name} that it lists")
 
@@ -148,7 +149,7 @@ class Listing:
     def _leave_out(self, keys: Sequence[str]) -> None:
         self.report.read += self._comparison.leave_out(keys)
 
-    def _stage(self, items: Sequence[Item], rows: Mapping[str, str]) -> None:
+    def _stage(self, items: Sequence[PageRecord], rows: Mapping[str, str]) -> None:
         if not items:
             return
         # as COPY: psycopg writes an array of documents ten times slower

@@ -39,7 +39,7 @@ from usersync_cli.run.context import (
     refuse_other_account,
     refuse_silence,
 )
-from usersync_cli.run.documents.stream import Into
+from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.run.outbound import step as outward
 from usersync_cli.run.tables.step import Reader, open_sources
 from usersync_cli.state import ledger
@@ -285,7 +285,7 @@ def _listed_before(tx: Connection, one: Listing) -> int:
     """Records of the last complete reading that was accepted."""
     if not (ledger.may_read(tx, "seen_streams") and ledger.may_read(tx, "sweeps")):
         return 0
-    found = guard.recall(tx, one.into.seen.scope)
+    found = guard.recall(tx, one.into.known.scope)
     return (found[0].previous or 0) if found else 0
 
 
@@ -296,7 +296,7 @@ def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     ((_, extract),) = step.extract.items()
     job, stream = world.tools.job, report.stream
     scope = {"job": job, "step": step.name, "run_id": None, "account": session.account}
-    into = Into(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
     into.codec = codec(tx)
     table, rejects = _table(tx, into.load.table, job), _rejects(tx, job, step.name, stream)
     details = partial(session.details, stream) if stream in getattr(session, "detailed", ()) else None

@@ -6,31 +6,29 @@ of the table are looked at, and only what neither explains is halved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 import psycopg
 from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import Texts, texts
 from usersync_cli.clients.postgres.catalog import Table
-from usersync_cli.clients.postgres.connections import Connection, identifier
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift
 from usersync_cli.load import constraints, stage
 from usersync_cli.load import merge as merging
-from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.known import NO_ROW, UNKNOWN, Met
 from usersync_cli.load.merge import ASIDE, Merge, key_text
-from usersync_cli.load.rejects import BAD, HALF_FROM, NO_KEY, condition, detail, is_about_data, reason
-from usersync_cli.load.spelling import Spelling
-from usersync_cli.load.table import Plan, Target
-from usersync_cli.model import Change, Column, Counts, Desired, Record
+from usersync_cli.load.rejects import HALF_FROM, NO_KEY, condition, detail, is_about_data, reason
+from usersync_cli.load.table import Plan
+from usersync_cli.model import Change, Counts, Desired
+from usersync_cli.run.documents.record import PageRecord
+from usersync_cli.run.documents.search import KEY_DIFFERS, PART, SEARCH, searching, trying
+from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.run.tables.rejects import Aside
 from usersync_cli.state.rejects import Reject
 
-KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
 DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it
 PAIRS = 16  # records that fail alone, and may still fit together
 _FROM_PAGE = sql.SQL("SELECT * FROM pg_temp.usersync_page")  # what the transform gave
@@ -43,53 +41,6 @@ DROP TABLE IF EXISTS pg_temp.usersync_page, pg_temp.usersync_changes, pg_temp.us
 """
 
 
-@dataclass(slots=True)
-class Item:
-    """A record that is to be loaded, and what became of it."""
-
-    record: Record
-    document: bytes = field(repr=False)  # UTF-8
-    version: str | None
-    listed: bytes | None  # hash of what was listed; None: to be fetched again next time
-    hash: bytes  # of its document
-    before: Met = UNKNOWN
-    known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
-    again: bool = False  # of a dry run: an earlier page had it too
-    left_out: bool = False  # the transform gives no row for it
-    reject: Reject | None = None
-
-    @property
-    def held(self) -> bytes:
-        """What the target has of it, once it is loaded."""
-        return NO_ROW if self.left_out else self.hash
-
-
-class Into(Protocol):
-    """Where a page goes, and how."""
-
-    target: Target
-    transform: str
-    own: Own
-    stage: str
-    fitted: tuple[Merge, Table] | None
-
-    def columns(self) -> list[Column]: ...
-    def spelling(self, tx: Connection) -> Spelling: ...
-
-
-def fit(tx: Connection, into: Into) -> tuple[Merge, Table | None]:
-    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
-    with bound(tx, into) as desired:
-        return into.target.fit(desired, tx)
-
-
-@contextmanager
-def bound(tx: Connection, into: Into) -> Iterator[Desired]:
-    """The transform over no record, for as long as the body runs. Raises ConfigError where it is not one SELECT over the records."""
-    with tx.transaction(force_rollback=True):
-        yield Desired(bind(tx, into.own, [stage.create(tx, into.stage, into.columns())]), 0, part=True)
-
-
 class OddKeys(Exception):
     """Rows whose key is that of no record of the page."""
 
@@ -99,7 +50,7 @@ class OddKeys(Exception):
         self.lacking = lacking  # the records that have no row of their own
 
 
-class Loader:
+class Batch:
     """Loads records of one stream in a transaction that has begun; without `write` only finds out, and tells `diff`.
 
     That all of them have other keys is the transform's mistake where they are `sample` or more; with 0, it says nothing: they
@@ -110,27 +61,27 @@ class Loader:
         self,
         tx: Connection,
         step: str,
-        into: Into,
+        stream: StreamLoad,
         *,
         write: bool,
         diff: Callable[[Change], bool] | None = None,
         sample: int = HALF_FROM,
     ) -> None:
-        self._tx, self._step, self._into, self._write, self._diff = tx, step, into, write, diff
+        self._tx, self._step, self._stream, self._write, self._diff = tx, step, stream, write, diff
         self._sample = sample
         self.counts = Counts()
-        self.loaded: list[Item] = []  # those that are left out too
+        self.loaded: list[PageRecord] = []  # those that are left out too
         self.rejects: list[Reject] = []
         self.normalised = 0
         self.rows: dict[str, str] = {}  # how the rows of those that were loaded spell their keys, where that may be otherwise
         self._spelt: dict[str, str] = {}  # of this attempt: keys as the transform gives them, and as the source does
-        self._alone: list[tuple[Item, str, str]] = []  # what fails alone: reason, detail
+        self._alone: list[tuple[PageRecord, str, str]] = []  # what fails alone: reason, detail
 
     @property
-    def left_out(self) -> list[Item]:
+    def left_out(self) -> list[PageRecord]:
         return [item for item in self.loaded if item.left_out]
 
-    def load(self, items: Sequence[Item]) -> None:
+    def load(self, items: Sequence[PageRecord]) -> None:
         """All of these, but for those that can't be loaded: they are rejects."""
         for item in items:
             if item.reject:  # no document at all
@@ -141,17 +92,17 @@ class Loader:
             self._set_aside(item, reason_, detail_)
         self._alone = []
 
-    def _set_aside(self, item: Item, reason_: str, detail_: str) -> None:
+    def _set_aside(self, item: PageRecord, reason_: str, detail_: str) -> None:
         # read, and set aside: it was counted as read when it came
         item.reject = Reject(item.record.key, reason_, detail_, item.record.data, item.version)
         self.rejects.append(item.reject)
         self.counts.rejected += 1
         if self._diff:
-            (name, *_) = self._into.target.load.key
+            (name, *_) = self._stream.target.load.key
             told = f"{reason_} ({detail_})" if detail_ else reason_
             self._diff(Change(self._step, "reject", {name: item.record.key}, reason=told))
 
-    def _split(self, items: Sequence[Item], *, search: bool) -> None:
+    def _split(self, items: Sequence[PageRecord], *, search: bool) -> None:
         """Load these; what fails is searched for the records that are to blame, or halved until they stand alone."""
         if not items:
             return
@@ -164,7 +115,9 @@ class Loader:
         except OddKeys as odd:
             self._blame(items, (odd.reason, ""), self._odd(items, odd) if search else {}, search=search)
 
-    def _blame(self, items: Sequence[Item], blamed: tuple[str, str], bad: Mapping[str, tuple[str, str]] | None, *, search: bool) -> None:
+    def _blame(
+        self, items: Sequence[PageRecord], blamed: tuple[str, str], bad: Mapping[str, tuple[str, str]] | None, *, search: bool
+    ) -> None:
         """Set those aside that are to blame, and load the rest; where nobody stands out, halve them."""
         if bad is None:
             bad = self._find(items) if search else {}
@@ -194,7 +147,7 @@ class Loader:
                     if one in self._alone and other in self._alone:
                         self._fits([one, other])
 
-    def _fits(self, some: Sequence[tuple[Item, str, str]]) -> bool:
+    def _fits(self, some: Sequence[tuple[PageRecord, str, str]]) -> bool:
         try:
             self._attempt([item for item, _, _ in some])
         except OddKeys:
@@ -208,7 +161,7 @@ class Loader:
 
     # all of them, or none
 
-    def _attempt(self, items: Sequence[Item]) -> None:
+    def _attempt(self, items: Sequence[PageRecord]) -> None:
         """Stage, compare and write, in a savepoint. Raises what PostgreSQL says of a record, or OddKeys."""
         counts, normalised = Counts(), 0
         with self._tx.transaction():
@@ -216,22 +169,22 @@ class Loader:
             counts += plan.counts
             if self._write:
                 self._apply(plan)
-                normalised = self._into.target.normalised(plan, self._tx)
+                normalised = self._stream.target.normalised(plan, self._tx)
             elif plan.outcome.inserted or plan.outcome.updated:
                 self._foresee(plan)
             self._tell(plan)
             rows = self._rows(items, left_out) if self._write else {}
             self._drop()
         if self._write and plan.table:
-            self._into.fitted = (plan.merge, plan.table)
+            self._stream.fitted = (plan.merge, plan.table)
         self.rows |= rows
         self._count(counts, items, left_out)
         self.normalised += normalised
         self.loaded += items
 
-    def _rows(self, items: Sequence[Item], left_out: Collection[str]) -> dict[str, str]:
+    def _rows(self, items: Sequence[PageRecord], left_out: Collection[str]) -> dict[str, str]:
         """How the rows that were just written spell the keys of these."""
-        spelling = self._into.spelling(self._tx)
+        spelling = self._stream.spelling(self._tx)
         if spelling.exact:
             return {key: row for row, key in self._spelt.items()}
         return {key: one.row for key, one in spelling.read(self._tx, [i.record.key for i in items if i.record.key not in left_out]).items()}
@@ -239,13 +192,13 @@ class Loader:
     def _apply(self, plan: Plan) -> None:
         """Write. Where the table refuses somebody, say whom, if that can be found by looking."""
         try:
-            self._into.target.apply(plan, self._tx)
+            self._stream.target.apply(plan, self._tx)
         except psycopg.Error as error:
             if is_about_data(error):
                 self._foresee(plan)
             raise
 
-    def _count(self, counts: Counts, items: Sequence[Item], left_out: set[str]) -> None:
+    def _count(self, counts: Counts, items: Sequence[PageRecord], left_out: set[str]) -> None:
         """Records were counted as read when they came: one that gives no row is none, one that gives several is several."""
         for item in items:
             item.left_out = item.record.key in left_out
@@ -255,36 +208,36 @@ class Loader:
             counts.inserted = counts.unchanged = 0
         self.counts += counts
 
-    def _plan(self, items: Sequence[Item]) -> tuple[Plan, set[str]]:
+    def _plan(self, items: Sequence[PageRecord]) -> tuple[Plan, set[str]]:
         """What would change, and the keys of those for whom the transform gives no row.
 
         The transform runs once, over the page as parameters; what it gives is kept in PAGE, and compared from there.
         """
-        into, tx = self._into, self._tx
+        stream, tx = self._stream, self._tx
         merge, table = self._fit()
         columns = _columns(items)
         make = sql.SQL("CREATE TEMP TABLE usersync_page ON COMMIT DROP AS SELECT * FROM ({}) AS v").format(self._transform(_SENT))
-        with into.own.path(tx):
+        with stream.own.path(tx):
             psycopg.RawCursor(tx).execute(make.as_string(tx), columns)
         merge = replace(merge, transform=_FROM_PAGE, sums=False)
         left_out = self._check_keys(merge, columns[0])
         if table is None:
-            plan = into.target.plan(Desired(_FROM_PAGE, len(items), part=True), tx)
+            plan = stream.target.plan(Desired(_FROM_PAGE, len(items), part=True), tx)
             return replace(plan, merge=replace(plan.merge, sums=False)), left_out
         return Plan(merge, merging.compare(tx, merge, rows=len(items)), table), left_out
 
     def _fit(self) -> tuple[Merge, Table | None]:
         """How the stream goes into its table. Until a page was written, looked at over an empty stage."""
-        return self._into.fitted or fit(self._tx, self._into)
+        return self._stream.fitted or fit(self._tx, self._stream)
 
     def _transform(self, records: sql.Composable) -> sql.Composable:
         """The transform over these rows: a SELECT of key, data, version, ord."""
-        (_, _, version, *_) = self._into.columns()
+        (_, _, version, *_) = self._stream.columns()
         # OFFSET 0: the documents are parsed here, once, and not wherever the transform mentions them
         part = sql.SQL(
             "(SELECT key, data::pg_catalog.jsonb AS data, version::{}, false AS deleted, ord FROM ({}) AS g OFFSET 0) AS part"
         ).format(stage.type_sql(version.type), records)
-        return stage.over(self._into.transform, [stage.Stage(self._into.stage, sql.Composed([part]), temporary=False)])
+        return stage.over(self._stream.transform, [stage.Stage(self._stream.stage, sql.Composed([part]), temporary=False)])
 
     def _check_keys(self, merge: Merge, keys: Texts) -> set[str]:
         """Each row has the key of its record, in the type of its column; whoever has no row is left out."""
@@ -306,7 +259,7 @@ class Loader:
 
     def _respelt(self, merge: Merge, keys: Sequence[str], rows: Collection[str]) -> dict[str, str]:
         """Which of these rows have the keys of which records, when the type of the key column compares them."""
-        spelling = self._into.spelling(self._tx)
+        spelling = self._stream.spelling(self._tx)
         same = merge.same("w", "s")
         query = sql.SQL("SELECT DISTINCT {}, s.usersync_key FROM ({}) AS s JOIN ({}) AS w ON {}").format(
             key_text(merge.key, "w"), spelling.typed, merge.wanted, same
@@ -320,7 +273,7 @@ class Loader:
 
     def _tell(self, plan: Plan) -> None:
         if self._diff:
-            with closing(self._into.target.changes(plan, self._step, self._tx)) as changes:
+            with closing(self._stream.target.changes(plan, self._step, self._tx)) as changes:
                 all(self._diff(change) for change in changes)
 
     def _foresee(self, plan: Plan) -> None:
@@ -330,7 +283,7 @@ class Loader:
 
     # who is to blame
 
-    def _find(self, items: Sequence[Item], *, each: bool = False) -> dict[str, tuple[str, str]]:
+    def _find(self, items: Sequence[PageRecord], *, each: bool = False) -> dict[str, tuple[str, str]]:
         """Reason and detail by key, of those on whom the transform or a cast fails; empty where that does not explain it.
 
         With `each`, also of those who have rows with another key, or with none: then every record is tried by itself.
@@ -339,15 +292,15 @@ class Loader:
             return {}
         merge, _ = self._fit()
         with self._tx.transaction(force_rollback=True):
-            spelling = self._into.spelling(self._tx)
+            spelling = self._stream.spelling(self._tx)
             self._tx.execute("CREATE TEMP SEQUENCE usersync_at")
-            tried = replace(merge, transform=self._transform(_PART))
-            with self._into.own.path(self._tx):  # which the inner one takes over
-                self._tx.execute(_trying(tried, spelling, self._tx))
-            self._tx.execute(_searching(tried, spelling, self._tx))
+            tried = replace(merge, transform=self._transform(PART))
+            with self._stream.own.path(self._tx):  # which the inner one takes over
+                self._tx.execute(trying(tried, spelling, self._tx))
+            self._tx.execute(searching(tried, spelling, self._tx))
             parts = spelling.parts([item.record.key for item in items])
             values = [*_columns(items), each or len(items) == 1, *parts]
-            call = _SEARCH.format(", ".join(f"${i + 1}" for i in range(len(values))))
+            call = SEARCH.format(", ".join(f"${i + 1}" for i in range(len(values))))
             found = psycopg.RawCursor(self._tx).execute(call.encode(), values).fetchall()
         return {
             items[number - 1].record.key: (
@@ -357,7 +310,7 @@ class Loader:
             for number, state, column, constraint, table in found
         }
 
-    def _odd(self, items: Sequence[Item], odd: OddKeys) -> dict[str, tuple[str, str]]:
+    def _odd(self, items: Sequence[PageRecord], odd: OddKeys) -> dict[str, tuple[str, str]]:
         """The same where rows have keys of no record. Rows without any mostly are those of records that have no row of their own."""
         suspects = [item for item in items if item.record.key in odd.lacking] if odd.reason == NO_KEY else []
         found = self._find(suspects, each=True) or self._find(items, each=True)
@@ -365,7 +318,7 @@ class Loader:
         if everybody and {why for why, _ in found.values()} == {KEY_DIFFERS}:
             raise Drift(
                 "the transform gives its rows other keys than those of their records",
-                hint=f"the load's key has to be the record's own: SELECT key AS {self._into.target.load.key[0]}, ...",
+                hint=f"the load's key has to be the record's own: SELECT key AS {self._stream.target.load.key[0]}, ...",
             )
         return found
 
@@ -393,193 +346,5 @@ class _Foreseen(psycopg.errors.IntegrityConstraintViolation):
         self.bad = bad
 
 
-def _columns(items: Sequence[Item]) -> list[Texts]:
+def _columns(items: Sequence[PageRecord]) -> list[Texts]:
     return [texts(item.record.key for item in items), Texts([item.document for item in items]), texts(item.version for item in items)]
-
-
-def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
-    """The function that holds the transform, with its search path: over the records that it is given, all (0) or one column."""
-    columns = [
-        sql.SQL("IF usersync_which OPERATOR(pg_catalog.=) {} THEN PERFORM pg_catalog.count(w.{}) FROM ({}) AS w; END IF;").format(
-            sql.Literal(i), f.column, tried.wanted
-        )
-        for i, f in enumerate(tried.fields, 1)
-    ]
-    body = sql.SQL(_TRY).format(
-        tried=tried.wanted,
-        key=key_text(tried.key, "w"),
-        same=sql.SQL(" AND ").join(
-            sql.SQL("w.{} OPERATOR({}) {}").format(
-                identifier(name), sql.SQL(tried.field(name).operator), spelling.cast(i, sql.SQL(f"usersync_part_{i}[1]"))
-            )
-            for i, name in enumerate(spelling.key)
-        ),
-        without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
-        columns=sql.SQL(" ").join(columns),
-    )
-    return sql.SQL(
-        "CREATE FUNCTION pg_temp.usersync_try"
-        " (usersync_keys pg_catalog.text[], usersync_data pg_catalog.text[], usersync_versions pg_catalog.text[],"
-        " usersync_lo int, usersync_which int{},"
-        " OUT usersync_without bigint, OUT usersync_odd bigint)"
-        " LANGUAGE plpgsql SET search_path FROM CURRENT AS {}"
-    ).format(sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
-
-
-def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
-    """The function that _SEARCH calls. `tried` is the transform over _PART."""
-    body = sql.SQL(_BODY).format(
-        bad=sql.SQL(BAD),
-        no_key=sql.Literal(NO_KEY),
-        key_differs=sql.Literal(KEY_DIFFERS),
-        last=sql.Literal(len(tried.fields)),
-        parts=sql.SQL("".join(f", usersync_part_{i}[usersync_lo:usersync_hi]" for i in range(len(spelling.key)))),
-        names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in tried.fields)),
-    )
-    return sql.SQL(
-        "CREATE FUNCTION pg_temp.usersync_search"
-        " (usersync_keys text[], usersync_data text[], usersync_versions text[], usersync_each boolean{})"
-        " RETURNS TABLE (usersync_ord int, usersync_state text, usersync_column text, usersync_constraint text, usersync_table text)"
-        " LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS {}"
-    ).format(sql.SQL("".join(f", usersync_part_{i} text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
-
-
-# Some of the page, the first of which is number usersync_lo. The sequence, which no rollback takes back, notes how far their reading
-# came: mostly it says at once which record was bad.
-_PART = sql.SQL("""
-    SELECT p.key, p.data, p.version, p.ord,
-           pg_catalog.setval('pg_temp.usersync_at'::pg_catalog.regclass, p.ord)
-      FROM (SELECT g.key, g.data, g.version, (g.ord OPERATOR(pg_catalog.+) usersync_lo) OPERATOR(pg_catalog.-) 1 AS ord
-              FROM unnest(usersync_keys, usersync_data, usersync_versions) WITH ORDINALITY AS g(key, data, version, ord)) AS p
-    OFFSET 0
-""")
-_TRY = """
-#variable_conflict use_column
-BEGIN
-  IF usersync_which OPERATOR(pg_catalog.=) 0 THEN
-    PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
-  END IF;
-  IF usersync_which OPERATOR(pg_catalog.=) -2 THEN
-    PERFORM pg_catalog.count(g.data::pg_catalog.jsonb) FROM unnest(usersync_data) AS g(data);
-  END IF;
-  IF usersync_which OPERATOR(pg_catalog.=) -1 THEN
-    SELECT pg_catalog.count(*) FILTER (WHERE {without}),
-           pg_catalog.count(*) FILTER (
-               WHERE ROW(w.*) IS NULL
-                  OR CASE WHEN {key} OPERATOR(pg_catalog.=) usersync_keys[1] THEN false ELSE ({same}) IS NOT TRUE END)
-      INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
-  END IF;
-  {columns}
-END
-"""
-_SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
-_BODY = """
-#variable_conflict use_column
-DECLARE
-  usersync_lo int;
-  usersync_hi int;
-  usersync_lows int[];
-  usersync_highs int[];
-  usersync_depth int;
-  usersync_guess int;
-  usersync_right int := 0;
-  usersync_wrong int := 0;
-  usersync_last int := 1;
-  usersync_try int;
-  usersync_without bigint;
-  usersync_odd bigint;
-BEGIN
-  usersync_lows := ARRAY[1];
-  usersync_highs := ARRAY[cardinality(usersync_keys)];
-  IF usersync_each THEN
-    usersync_lows := ARRAY(SELECT i FROM generate_series(cardinality(usersync_keys), 1, -1) AS i);
-    usersync_highs := usersync_lows;
-  END IF;
-  usersync_depth := cardinality(usersync_lows);
-  WHILE usersync_depth > 0 LOOP
-    usersync_lo := usersync_lows[usersync_depth];
-    usersync_hi := usersync_highs[usersync_depth];
-    usersync_depth := usersync_depth - 1;
-    usersync_state := NULL;
-    usersync_column := NULL;
-    usersync_constraint := NULL;
-    usersync_table := NULL;
-    BEGIN
-      IF usersync_lo < usersync_hi OR NOT usersync_each THEN
-        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, 0{parts});
-        IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
-          usersync_wrong := usersync_wrong + 1;
-        END IF;
-      ELSE
-        SELECT t.usersync_without, t.usersync_odd INTO usersync_without, usersync_odd
-          FROM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                    usersync_versions[usersync_lo:usersync_hi], usersync_lo, -1{parts}) AS t;
-        usersync_state := CASE WHEN usersync_without > 0 THEN {no_key} WHEN usersync_odd > 0 THEN {key_differs} END;
-        IF usersync_state IS NOT NULL THEN
-          usersync_ord := usersync_lo;
-          RETURN NEXT;
-        END IF;
-      END IF;
-      CONTINUE;
-    EXCEPTION WHEN {bad} THEN
-      GET STACKED DIAGNOSTICS usersync_state = RETURNED_SQLSTATE, usersync_column = COLUMN_NAME,
-                              usersync_constraint = CONSTRAINT_NAME, usersync_table = TABLE_NAME;
-    END;
-    IF usersync_lo < usersync_hi THEN
-      usersync_guess := (SELECT s.last_value FROM pg_temp.usersync_at AS s);
-      -- The pieces are pushed from the last to the first, so that they are tried in their order: before it, it alone, behind it.
-      IF usersync_wrong > usersync_right + 3 OR usersync_guess NOT BETWEEN usersync_lo AND usersync_hi THEN
-        usersync_guess := (usersync_lo + usersync_hi) / 2;
-        usersync_lows[usersync_depth + 1] := usersync_guess + 1;
-        usersync_highs[usersync_depth + 1] := usersync_hi;
-        usersync_lows[usersync_depth + 2] := usersync_lo;
-        usersync_highs[usersync_depth + 2] := usersync_guess;
-        usersync_depth := usersync_depth + 2;
-        usersync_guess := NULL;
-        CONTINUE;
-      END IF;
-      IF usersync_guess < usersync_hi THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_guess + 1;
-        usersync_highs[usersync_depth] := usersync_hi;
-      END IF;
-      usersync_depth := usersync_depth + 1;
-      usersync_lows[usersync_depth] := usersync_guess;
-      usersync_highs[usersync_depth] := usersync_guess;
-      IF usersync_guess > usersync_lo THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_lo;
-        usersync_highs[usersync_depth] := usersync_guess - 1;
-      END IF;
-      CONTINUE;
-    END IF;
-    IF usersync_lo = usersync_guess THEN
-      usersync_right := usersync_right + 1;
-    END IF;
-    -- whether it is the document itself, which every column reads: then ''
-    usersync_column := NULLIF(usersync_column, '');
-    BEGIN
-      PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                   usersync_versions[usersync_lo:usersync_hi], usersync_lo, -2{parts});
-    EXCEPTION WHEN {bad} THEN
-      usersync_column := '';
-    END;
-    -- which column it is: first the one that it was the last time
-    FOR usersync_i IN 0 .. {last} LOOP
-      EXIT WHEN usersync_column = '';
-      usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
-      BEGIN
-        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, usersync_try{parts});
-      EXCEPTION WHEN {bad} THEN
-        usersync_last := usersync_try;
-        usersync_column := ({names})[usersync_last];
-        EXIT;
-      END;
-    END LOOP;
-    usersync_ord := usersync_lo;
-    RETURN NEXT;
-  END LOOP;
-END
-"""

@@ -17,10 +17,10 @@ from usersync_cli.load.known import REMOVED, TOLD, Met
 from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON
 from usersync_cli.model import Job, Record, Step
 from usersync_cli.run.context import Options, StepResult, World, loading, streams
-from usersync_cli.run.documents.batch import Item
+from usersync_cli.run.documents.page import PagePlan
+from usersync_cli.run.documents.record import BAD_VERSION, PageRecord, read_record
 from usersync_cli.run.documents.step import UNCHANGED, Reading
-from usersync_cli.run.documents.stream import BAD_VERSION, Into, Work
-from usersync_cli.run.documents.stream import item as item_of
+from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state import rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.migrations import permitted
@@ -75,76 +75,76 @@ class Retrying(Reading):
         """All that can be tried; what a person has to hear of those that are left."""
         job, step = self._world.tools.job, self._step.name
         found = rejects.waiting(self._tx, job, step=step, dropped=True, ids=self._options.retry)
-        of_stream = {stream: list(some) for stream, some in groupby(found, key=lambda one: one.stream)}
-        intos = {stream: self._recalled(stream, some) for stream, some in of_stream.items()}
-        for stream, some in of_stream.items():
-            self._retry(intos[stream], [one for one in some if can_be_tried(one)], left=sum(not can_be_tried(one) for one in some))
+        of_stream = {name: list(some) for name, some in groupby(found, key=lambda one: one.stream)}
+        streams = {name: self._recalled(name, some) for name, some in of_stream.items()}
+        for name, some in of_stream.items():
+            self._retry(streams[name], [one for one in some if can_be_tried(one)], left=sum(not can_be_tried(one) for one in some))
         return self._left([one for one in found if not can_be_tried(one)])
 
-    def _recalled(self, stream: str, some: Sequence[Waiting]) -> Into:
+    def _recalled(self, name: str, some: Sequence[Waiting]) -> StreamLoad:
         """Raises ConfigError where the rejects are of another table: all of that one is still to be read."""
         versions = [one.version for one in some if one.version]
         # what was kept of a time stamp is ISO 8601, with its T
-        into = self._into(stream, "", numbered=bool(versions) and "T" not in versions[0])
-        if not into.seen.memory.id:
+        stream = self._stream(name, "", numbered=bool(versions) and "T" not in versions[0])
+        if not stream.known.memory.id:
             raise ConfigError(
                 f"step {self._step.name} loads another table or key now, of which it has read nothing yet; nothing was tried",
                 hint=f"usersync run --job {self._world.tools.job} --step {self._step.name}: it reads everything, these records too",
             )
         if not versions:
-            into.seen.numbered = into.seen.has_numbers(self._tx)
-        return into
+            stream.known.numbered = stream.known.has_numbers(self._tx)
+        return stream
 
-    def _retry(self, into: Into, some: Sequence[Waiting], *, left: int) -> None:
+    def _retry(self, stream: StreamLoad, some: Sequence[Waiting], *, left: int) -> None:
         """Page by page. `left` of them can't be tried: they are counted, and stay as they are."""
         ids, after = [one.id for one in some], 0
         while (page := rejects.kept(self._tx, ids, after)) or left:
             self._check()
-            work = Work(into)
-            work.counts.read = work.counts.rejected = left
-            outdated = self._sort_kept(work, page)
+            plan = PagePlan(stream)
+            plan.counts.read = plan.counts.rejected = left
+            outdated = self._sort_kept(plan, page)
             with self._checkpoint():
-                self._store_again(work, outdated)
-            self._committed([work], [into.seen], None)
+                self._store_again(plan, outdated)
+            self._committed([plan], [stream.known], None)
             after, left = (page[-1].id if page else after), 0
 
-    def _sort_kept(self, work: Work, page: Sequence[Kept]) -> list[str]:
-        """What is to be loaded goes into `work`; gives the keys of those that newer news has overtaken."""
-        seen, outdated = work.into.seen, []
-        items = self._items(work, page)
-        known = seen.look_up(self._tx, [one.record.key for one in items], [one.hash for one in items], [one.version for one in items])
+    def _sort_kept(self, plan: PagePlan, page: Sequence[Kept]) -> list[str]:
+        """What is to be loaded goes into `plan`; gives the keys of those that newer news has overtaken."""
+        known, outdated = plan.stream.known, []
+        items = self._items(plan, page)
+        met = known.look_up(self._tx, [one.record.key for one in items], [one.hash for one in items], [one.version for one in items])
         for position, item in enumerate(items):
-            work.counts.read += 1
-            item.before = known.get(position, UNCHANGED)
+            plan.counts.read += 1
+            item.before = met.get(position, UNCHANGED)
             if _overtaken(item.before):
-                work.counts.stale += 1
+                plan.counts.stale += 1
                 outdated.append(item.record.key)
             else:
-                work.items.append(item)
+                plan.items.append(item)
         return outdated
 
-    def _items(self, work: Work, page: Sequence[Kept]) -> list[Item]:
-        listed = work.into.seen.listed(self._tx, [one.key for one in page])
+    def _items(self, plan: PagePlan, page: Sequence[Kept]) -> list[PageRecord]:
+        listed = plan.stream.known.listed(self._tx, [one.key for one in page])
         items = []
         for one in page:
-            work.size += len(one.document)
-            item = item_of(work.into, Record(work.into.name, one.key, one.document, one.version))
+            plan.size += len(one.document)
+            item = read_record(Record(plan.stream.name, one.key, one.document, one.version), plan.stream.known, plan.stream.codec)
             if isinstance(item, Reject):
-                work.counts.read += 1
-                work.counts.rejected += 1
+                plan.counts.read += 1
+                plan.counts.rejected += 1
             else:
                 item.listed = listed.get(one.key)  # what the source listed is not known better now
                 items.append(item)
         return items
 
-    def _store_again(self, work: Work, outdated: Sequence[str]) -> None:
-        seen = work.into.seen
-        loader = self._load(work)
-        work.counts += loader.counts
-        self._check_sums(work.counts)
-        self._remember(seen, work, loader)
-        rejects.resolve(self._tx, seen.scope.job, seen.scope.step, seen.scope.stream, outdated)
-        self._count(work, loader.normalised)
+    def _store_again(self, plan: PagePlan, outdated: Sequence[str]) -> None:
+        known = plan.stream.known
+        batch = self._load(plan)
+        plan.counts += batch.counts
+        self._check_sums(plan.counts)
+        self._remember(known, plan, batch)
+        rejects.resolve(self._tx, known.scope.job, known.scope.step, known.scope.stream, outdated)
+        self._count(plan, batch.normalised)
 
     def _left(self, untried: Sequence[Waiting]) -> PartialError | None:
         """What still waits in this step, and why some of them could not even be tried."""

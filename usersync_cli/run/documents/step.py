@@ -1,7 +1,7 @@
 """Streams of documents on their way into their tables: a page at a time, each page one checkpoint.
 
-Nothing is open while a source is asked: first the page, then what is known of its records (`seen`), then the whole
-documents of those that changed, and only then a transaction: fence, stage, merge, rejects, seen, counts, cursor, COMMIT.
+Nothing is open while a source is asked: first the page, then what is known of its records, then the whole
+documents of those that changed, and only then a transaction: fence, stage, merge, rejects, what is known now, counts, cursor, COMMIT.
 Killed anywhere, the next run goes on behind the last page, inside a full listing too.
 """
 
@@ -30,15 +30,16 @@ from usersync_cli.errors import (
     together,
 )
 from usersync_cli.load import guard, writers
-from usersync_cli.load.known import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Seen
+from usersync_cli.load.known import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Known, Met
 from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
-from usersync_cli.run.documents.batch import Item, Loader, fit
+from usersync_cli.run.documents.batch import Batch
 from usersync_cli.run.documents.deletes import Leavers, had_row, listed_before
-from usersync_cli.run.documents.stream import Into, Work, duplicates
-from usersync_cli.run.documents.stream import item as item_of
+from usersync_cli.run.documents.page import PagePlan, duplicates
+from usersync_cli.run.documents.record import PageRecord, read_record
+from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state import ledger, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
@@ -73,7 +74,7 @@ class Reading:
         self._connection: Connection | None = None
         self._session: Any = None
         self._leavers: Leavers
-        self._intos: list[Into] = []
+        self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
         self._log = log.get(job=world.tools.job, step=step.name)
 
@@ -101,12 +102,12 @@ class Reading:
         self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, self._lease)
         numbered = getattr(self._session, "numbered", ())
         for name in chosen:
-            into = self._into(name, self._session.account, numbered=name in numbered)
-            self._leavers.measure(into)
-            into.stored = stored.get(name)
-            into.cursor_version = into.stored.version if into.stored else 0
-            into.limits = Limits(self._step.name, expected=into.seen.memory.previous or 0, job=self._world.tools.job)
-            self._intos.append(into)
+            stream = self._stream(name, self._session.account, numbered=name in numbered)
+            self._leavers.measure(stream)
+            stream.stored = stored.get(name)
+            stream.cursor_version = stream.stored.version if stream.stored else 0
+            stream.limits = Limits(self._step.name, expected=stream.known.memory.previous or 0, job=self._world.tools.job)
+            self._streams.append(stream)
 
     def _check_account(self, everything: Sequence[StoredCursor]) -> None:
         """Of all that was read of this source, also by other steps and streams; and of the token, if there is one."""
@@ -123,23 +124,23 @@ class Reading:
         if given not in {None, account} and kept and self._lease:
             kept.belong(source, account)
 
-    def _into(self, stream: str, account: str, *, numbered: bool) -> Into:
+    def _stream(self, name: str, account: str, *, numbered: bool) -> StreamLoad:
         """A stream on its way into its table, and what is remembered of it."""
         run_id = self._lease.run_id if self._lease else None
         scope = {"job": self._world.tools.job, "step": self._step.name, "run_id": run_id, "account": account}
-        into = Into(self._step, self._world.sources[self._extract.source], stream, scope, numbered=numbered)
-        into.seen.recall(self._tx)
-        into.codec = codec(self._tx)
-        if into.removes:
-            self._look_at_table(into)
-        return into
+        stream = StreamLoad(self._step, self._world.sources[self._extract.source], name, scope, numbered=numbered)
+        stream.known.recall(self._tx)
+        stream.codec = codec(self._tx)
+        if stream.removes:
+            self._look_at_table(stream)
+        return stream
 
-    def _look_at_table(self, into: Into) -> None:
+    def _look_at_table(self, stream: StreamLoad) -> None:
         """Before anything is read: what only removing needs of the table would be missed with the last page otherwise."""
         begin(self._tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         try:
-            with translated(self._world.target, f"loading {into.load.table}"):
-                fit(self._tx, into)
+            with translated(self._world.target, f"loading {stream.load.table}"):
+                fit(self._tx, stream)
         finally:
             rollback(self._tx)
 
@@ -157,34 +158,34 @@ class Reading:
 
     def read(self) -> UsersyncError | None:
         """Everything there is to read now; what a person has to hear of it."""
-        groups = [self._intos] if getattr(self._session, "together", False) else [[into] for into in self._intos]
+        groups = [self._streams] if getattr(self._session, "together", False) else [[stream] for stream in self._streams]
         failed: list[tuple[str, UsersyncError]] = []
         for group in groups:
             self._check()
-            for into in group:
-                self._result(into)
+            for stream in group:
+                self._result(stream)
             try:
-                with translated(self._world.target, f"loading {', '.join(into.load.table for into in group)}"):
+                with translated(self._world.target, f"loading {', '.join(stream.load.table for stream in group)}"):
                     self._read(group)
             except (Stopped, Fenced):
                 raise
             except UsersyncError as error:
                 self._check()
-                for into in group:
-                    self._result(into).error = error
+                for stream in group:
+                    self._result(stream).error = error
                 if len(groups) == 1:
                     raise
-                failed.append((", ".join(into.name for into in group), error))
+                failed.append((", ".join(stream.name for stream in group), error))
                 self._log.warning("stream failed", stream=group[0].name, error=error.message)
                 if self._connection:
                     rollback(self._connection)
         return together([*_of_streams(failed, len(groups)), *self._refusals, *self._kept(), *self._waiting()])
 
-    def _result(self, into: Into) -> StreamResult:
+    def _result(self, stream: StreamLoad) -> StreamResult:
         """Of this stream in this run."""
-        found = next((one for one in self._done.streams if one.name == into.name), None)
+        found = next((one for one in self._done.streams if one.name == stream.name), None)
         if found is None:
-            self._done.streams.append(found := StreamResult(into.name))
+            self._done.streams.append(found := StreamResult(stream.name))
         return found
 
     def _check(self) -> None:
@@ -195,418 +196,418 @@ class Reading:
 
     def _kept(self) -> list[GuardRefused]:
         """What the guard said of the step's streams that were not read now, as long as that holds."""
-        judged = [into.name for into in self._intos if into.removes]
+        judged = [stream.name for stream in self._streams if stream.removes]
         return guard.standing(self._tx, self._world.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
         """What the step's end says while rejects wait, be they of an earlier run."""
         job, step = self._world.tools.job, self._step.name
         if not self._lease:
-            number = sum(into.waiting for into in self._intos)
+            number = sum(stream.waiting for stream in self._streams)
             hint = f"after a run: usersync rejects list --job {job}"
             return [PartialError(f"{number:,} {_records(number)} would be set aside", hint=hint)] if number else []
         number = rejects.count_waiting(self._tx, job, step=step).get((job, step), 0)
         return [rejects.left(job, number)] if number else []
 
-    def _read(self, group: Sequence[Into]) -> None:
+    def _read(self, group: Sequence[StreamLoad]) -> None:
         """These streams, from their cursors to the end of what there is."""
-        for into in group:
-            self._find_lost(into)
-        since = {into.name: into.stored.value for into in group if into.stored and self._resumable(into)}
+        for stream in group:
+            self._find_lost(stream)
+        since = {stream.name: stream.stored.value for stream in group if stream.stored and self._resumable(stream)}
         if len(since) < len(group):
             since = {}  # what is read together begins together
-        for into in group:
-            into.fresh = into.name not in since
-        streams = [Stream(into.name, listed=partial(into.seen.listed_so_far, self._tx)) for into in group]
-        pages = self._session.pages(streams, since)
+        for stream in group:
+            stream.fresh = stream.name not in since
+        asked = [Stream(stream.name, listed=partial(stream.known.listed_so_far, self._tx)) for stream in group]
+        pages = self._session.pages(asked, since)
         with closing(pages) if hasattr(pages, "close") else nullcontext():
             for page in pages:
                 self._check()
                 self._page(group, page)
-        for into in group:
-            if not into.judged and self._leavers.told(into):
-                self._remove(into)
+        for stream in group:
+            if not stream.judged and self._leavers.told(stream):
+                self._remove(stream)
 
-    def _resumable(self, into: Into) -> bool:
+    def _resumable(self, stream: StreamLoad) -> bool:
         """Whether the stored cursor still says what was loaded: same step, same account; and nobody wants everything again."""
-        same = into.stored is not None and into.stored.account == self._session.account
-        return same and into.seen.resumable and not self._options.full and not into.lost_rows
+        same = stream.stored is not None and stream.stored.account == self._session.account
+        return same and stream.known.resumable and not self._options.full and not stream.lost_rows
 
-    def _find_lost(self, into: Into) -> None:
+    def _find_lost(self, stream: StreamLoad) -> None:
         """Whether rows that we wrote have vanished: by number, and only where there are too few, by key."""
-        seen = into.seen
-        if not seen.held:
+        known = stream.known
+        if not known.held:
             return
         with transaction(self._tx, long=True, **PAGE_SETTINGS):  # type: ignore[arg-type]  # mypy takes any key for `snapshot`
-            table = describe(self._tx, into.load.table)
+            table = describe(self._tx, stream.load.table)
             if table is None:
                 return
-            others = seen.count_others(self._tx, table.name)
-            for key in seen.lost(self._tx, table.name, into.load.key) if others < seen.others else ():
-                into.lost.add(key)
-                into.lost_rows += 1
-        into.others = others + into.lost_rows if others + into.lost_rows != seen.others else None
-        if into.lost_rows:
+            others = known.count_others(self._tx, table.name)
+            for key in known.lost(self._tx, table.name, stream.load.key) if others < known.others else ():
+                stream.lost.add(key)
+                stream.lost_rows += 1
+        stream.others = others + stream.lost_rows if others + stream.lost_rows != known.others else None
+        if stream.lost_rows:
             log.once("rows that we wrote are gone from the target; the stream is read from its beginning, and they are written again",
-                     step=self._step.name, stream=into.name, rows=into.lost_rows)  # fmt: skip
+                     step=self._step.name, stream=stream.name, rows=stream.lost_rows)  # fmt: skip
 
     # a page
 
-    def _page(self, group: Sequence[Into], page: Page) -> None:
+    def _page(self, group: Sequence[StreamLoad], page: Page) -> None:
         assert isinstance(page.content, Documents)  # noqa: S101  sessions of documents give nothing else
-        mine = [into for into in group if into.name in page.streams]
-        odd = {record.stream for record in page.content.records} - {into.name for into in mine}
+        mine = [stream for stream in group if stream.name in page.streams]
+        odd = {record.stream for record in page.content.records} - {stream.name for stream in mine}
         if odd or len(mine) != len(page.streams):
             raise Drift(f"source {self._extract.source} gave a page of other streams than those that were asked for")
-        works = []
-        for into in mine:
-            records = [record for record in page.content.records if record.stream == into.name]
-            works.append(self._prepare(into, records, page))
+        plans = []
+        for stream in mine:
+            records = [record for record in page.content.records if record.stream == stream.name]
+            plans.append(self._prepare(stream, records, page))
         with self._checkpoint():
-            after = [self._store(work, page) for work in works]
-        self._committed(works, after, page)
+            after = [self._store(plan, page) for plan in plans]
+        self._committed(plans, after, page)
 
     def _checkpoint(self) -> Any:
         begin(self._tx, long=True, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         return self._lease.checkpoint(self._tx) if self._lease else _rolled_back(self._tx)
 
-    def _committed(self, works: Sequence[Work], after: Sequence[Seen], page: Page | None) -> None:
+    def _committed(self, plans: Sequence[PagePlan], after: Sequence[Known], page: Page | None) -> None:
         """From here on it is so."""
-        for work, seen in zip(works, after, strict=True):
-            into = work.into
-            into.seen, into.fresh, into.others = seen, False, None
+        for plan, known in zip(plans, after, strict=True):
+            stream = plan.stream
+            stream.known, stream.fresh, stream.others = known, False, None
             if page:
-                into.cursor_version += 1
-                into.judged = page.complete and bool(page.sweep)
-            self._done.counts += work.counts
-            self._result(into).counts += work.counts
-            self._done.bytes += work.size
-            if work.refusal:
-                self._refusals.append(work.refusal)
-                self._result(into).error = work.refusal
-            self._world.progress(into.name, work.size)
-            facts = {name: value for name, value in vars(work.counts).items() if value or name == "read"}
-            self._log.info("page stored" if self._lease else "page compared", stream=into.name, **facts)
+                stream.cursor_version += 1
+                stream.judged = page.complete and bool(page.sweep)
+            self._done.counts += plan.counts
+            self._result(stream).counts += plan.counts
+            self._done.bytes += plan.size
+            if plan.refusal:
+                self._refusals.append(plan.refusal)
+                self._result(stream).error = plan.refusal
+            self._world.progress(stream.name, plan.size)
+            facts = {name: value for name, value in vars(plan.counts).items() if value or name == "read"}
+            self._log.info("page stored" if self._lease else "page compared", stream=stream.name, **facts)
         self._done.written = self._done.written or self._lease is not None
 
-    def _remove(self, into: Into) -> None:
+    def _remove(self, stream: StreamLoad) -> None:
         """Behind the last page, a checkpoint for those who were told to be gone."""
-        work = Work(into)
+        plan = PagePlan(stream)
         with self._checkpoint():
-            seen = self._leavers.end(work, into.seen)
+            known = self._leavers.end(plan, stream.known)
             if self._lease:
-                self._count(work)
-        self._committed([work], [seen], None)
+                self._count(plan)
+        self._committed([plan], [known], None)
 
     # before the transaction
 
-    def _prepare(self, into: Into, records: Sequence[Record], page: Page) -> Work:
+    def _prepare(self, stream: StreamLoad, records: Sequence[Record], page: Page) -> PagePlan:
         """What is to be done with each record. Asks the source for whole documents, and for those who seem to be gone."""
-        work = Work(into, page.sweep)
-        items: list[Item] = []
+        plan = PagePlan(stream, page.sweep)
+        items: list[PageRecord] = []
         for record in records:
-            work.size += len(record.data)
-            item = item_of(into, record)
+            plan.size += len(record.data)
+            item = read_record(record, stream.known, stream.codec)
             if isinstance(item, Reject):
-                work.counts.read += 1
-                work.counts.rejected += 1
-                work.bad.append(item)
-                work.met.append(item.filed_as)
+                plan.counts.read += 1
+                plan.counts.rejected += 1
+                plan.bad.append(item)
+                plan.met.append(item.filed_as)
             else:
                 items.append(item)
-        self._sort(work, items)
-        if work.items and into.name in getattr(self._session, "detailed", ()):
-            self._fetch(work)
-        self._refuse_empty(work, page)
-        if page.complete and page.sweep and into.removes:
-            work.leaving = self._leavers.look(work, page)
-        return work
+        self._sort(plan, items)
+        if plan.items and stream.name in getattr(self._session, "detailed", ()):
+            self._fetch(plan)
+        self._refuse_empty(plan, page)
+        if page.complete and page.sweep and stream.removes:
+            plan.leaving = self._leavers.look(plan, page)
+        return plan
 
-    def _sort(self, work: Work, items: Sequence[Item]) -> None:
+    def _sort(self, plan: PagePlan, items: Sequence[PageRecord]) -> None:
         """Duplicates, stale ones, those that are held already; the rest is to be loaded."""
-        into = work.into
-        known: dict[int, Met] = {}
-        if items and into.seen.there:
-            known = self._look_up(work, items, [item.record.key for item in items])
+        stream = plan.stream
+        met: dict[int, Met] = {}
+        if items and stream.known.there:
+            met = self._look_up(plan, items, [item.record.key for item in items])
         elif items:
-            known = duplicates(items, numbered=into.seen.numbered)
-        unmentioned = UNCHANGED if into.seen.there else UNKNOWN
-        strange = [item.record.key for position, item in enumerate(items) if not known.get(position, unmentioned).known]
-        strange += [one.key for one in work.bad if one.key]
-        if strange and not self._are_plain(into, strange):
-            self._respell(work, items, known)
+            met = duplicates(items, numbered=stream.known.numbered)
+        unmentioned = UNCHANGED if stream.known.there else UNKNOWN
+        strange = [item.record.key for position, item in enumerate(items) if not met.get(position, unmentioned).known]
+        strange += [one.key for one in plan.bad if one.key]
+        if strange and not self._are_plain(stream, strange):
+            self._respell(plan, items, met)
         for position, item in enumerate(items):
-            self._place(work, item, known.get(position, unmentioned))
+            self._place(plan, item, met.get(position, unmentioned))
 
-    def _look_up(self, work: Work, items: Sequence[Item], keys: Sequence[str]) -> dict[int, Met]:
+    def _look_up(self, plan: PagePlan, items: Sequence[PageRecord], keys: Sequence[str]) -> dict[int, Met]:
         """What is known of these records under these keys."""
         hashes, versions = [item.hash for item in items], [item.version for item in items]
-        return work.into.seen.look_up(self._tx, keys, hashes, versions, listing=bool(work.sweep))
+        return plan.stream.known.look_up(self._tx, keys, hashes, versions, listing=bool(plan.sweep))
 
-    def _are_plain(self, into: Into, keys: Sequence[str]) -> bool:
+    def _are_plain(self, stream: StreamLoad, keys: Sequence[str]) -> bool:
         """Whether none of these can be somebody whom we know under another spelling."""
-        if into.seen.respelt:
+        if stream.known.respelt:
             return False
-        with nullcontext() if into.knows_spelling else self._reading():
-            return all(map(into.spelling(self._tx).as_written, keys))
+        with nullcontext() if stream.knows_spelling else self._reading():
+            return all(map(stream.spelling(self._tx).as_written, keys))
 
     def _reading(self) -> AbstractContextManager[None]:
         """A transaction in which values are written as text as in that of a page."""
         return transaction(self._tx, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
 
-    def _respell(self, work: Work, items: Sequence[Item], known: dict[int, Met]) -> None:
+    def _respell(self, plan: PagePlan, items: Sequence[PageRecord], met: dict[int, Met]) -> None:
         """Find whom the type of the key column calls the same: on this page, in the table, and among those who are remembered."""
-        into, seen = work.into, work.into.seen
+        stream, known = plan.stream, plan.stream.known
         keys = [item.record.key for item in items]
         with self._reading():
-            spelt = into.spelling(self._tx).read(self._tx, [*keys, *(one.key for one in work.bad if one.key)])
-        work.rows = {key: one.row for key, one in spelt.items()}
-        twice = duplicates(items, numbered=seen.numbered, same={key: one.first for key, one in spelt.items()})
-        known |= {position: replace(known.get(position, UNKNOWN), duplicate=True) for position in twice}
-        before = seen.known_as(self._tx, list(set(work.rows.values()))) if seen.there else {}
-        others = {key: before[row] for key, row in work.rows.items() if before.get(row, key) != key}
+            spelt = stream.spelling(self._tx).read(self._tx, [*keys, *(one.key for one in plan.bad if one.key)])
+        plan.rows = {key: one.row for key, one in spelt.items()}
+        twice = duplicates(items, numbered=known.numbered, same={key: one.first for key, one in spelt.items()})
+        met |= {position: replace(met.get(position, UNKNOWN), duplicate=True) for position in twice}
+        before = known.known_as(self._tx, list(set(plan.rows.values()))) if known.there else {}
+        others = {key: before[row] for key, row in plan.rows.items() if before.get(row, key) != key}
         moved = [position for position, key in enumerate(keys) if key in others and position not in twice]
-        again = self._look_up(work, [items[i] for i in moved], [others[keys[i]] for i in moved]) if moved else {}
+        again = self._look_up(plan, [items[i] for i in moved], [others[keys[i]] for i in moved]) if moved else {}
         for number, position in enumerate(moved):
-            known[position] = again.get(number, UNCHANGED)
+            met[position] = again.get(number, UNCHANGED)
             items[position].known_as = others[keys[position]]
-            work.respelt[others[keys[position]]] = keys[position]
-        for one in work.bad:
-            if one.key in others and others[one.key] not in {*work.respelt, *keys}:
-                work.respelt[others[one.key]] = one.key
+            plan.respelt[others[keys[position]]] = keys[position]
+        for one in plan.bad:
+            if one.key in others and others[one.key] not in {*plan.respelt, *keys}:
+                plan.respelt[others[one.key]] = one.key
 
-    def _place(self, work: Work, item: Item, met: Met) -> None:
-        into, counts, key = work.into, work.counts, item.record.key
+    def _place(self, plan: PagePlan, item: PageRecord, met: Met) -> None:
+        stream, counts, key = plan.stream, plan.counts, item.record.key
         item.before = met
         counts.read += 1
         if not item.record.deleted:
-            work.met.append(key)
-        if _is_passed_over(into, item):
+            plan.met.append(key)
+        if _is_passed_over(stream, item):
             counts.duplicates += 1
         elif met.stale:
             counts.stale += 1
         elif item.record.deleted:
-            self._told(work, item)
-        elif not self._lease and (same := into.came.same(key, item.hash)) is not None:
+            self._told(plan, item)
+        elif not self._lease and (same := stream.came.same(key, item.hash)) is not None:
             counts.unchanged += same
             item.again = not same
-            work.items += [item] if item.again else []
-        elif self._is_held(into, item):
-            self._leave(work, item)
+            plan.items += [item] if item.again else []
+        elif self._is_held(stream, item):
+            self._leave(plan, item)
         else:
-            work.items.append(item)
+            plan.items.append(item)
 
-    def _is_held(self, into: Into, item: Item) -> bool:
+    def _is_held(self, stream: StreamLoad, item: PageRecord) -> bool:
         """Whether it is the document that we have met before, and need not be loaded again."""
         met = item.before
         lacks = met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject)
-        again = item.record.whole or self._options.full or into.has_lost(item.known_as or item.record.key)
+        again = item.record.whole or self._options.full or stream.has_lost(item.known_as or item.record.key)
         return met.listed and not lacks and not again
 
-    def _leave(self, work: Work, item: Item) -> None:
+    def _leave(self, plan: PagePlan, item: PageRecord) -> None:
         """Leave it as it is."""
-        counts, met = work.counts, item.before
+        counts, met = plan.counts, item.before
         if met.missing and met.held != NO_ROW:
-            work.back.append(item.record.key)
+            plan.back.append(item.record.key)
         if met.held == REJECTED:
             counts.rejected += 1
-            work.met_again.append(item.record.key)
-            work.dropped += met.reject == "dropped"
+            plan.met_again.append(item.record.key)
+            plan.dropped += met.reject == "dropped"
         elif met.held == NO_ROW:
             counts.read -= 1
             if met.missing and not self._lease:
-                work.into.told[item.known_as or item.record.key] = LEFT_OUT
+                plan.stream.told[item.known_as or item.record.key] = LEFT_OUT
         else:
             counts.unchanged += 1
             counts.not_compared += 1
 
-    def _told(self, work: Work, item: Item) -> None:
+    def _told(self, plan: PagePlan, item: PageRecord) -> None:
         """The source says that it is gone."""
         met = item.before
-        going = work.into.removes and met.known and met.held != REMOVED and met.missing != TOLD
+        going = plan.stream.removes and met.known and met.held != REMOVED and met.missing != TOLD
         if not going and item.version is not None:
-            work.buried.append(item)
-        if not work.into.removes:
-            work.counts.unchanged += 1
-            work.counts.not_compared += 1
+            plan.buried.append(item)
+        if not plan.stream.removes:
+            plan.counts.unchanged += 1
+            plan.counts.not_compared += 1
             return
-        work.counts.read -= 1  # it is no record any more, and what becomes of its row is counted where it goes
+        plan.counts.read -= 1  # it is no record any more, and what becomes of its row is counted where it goes
         if going:
-            work.told.append(item)
+            plan.told.append(item)
 
-    def _fetch(self, work: Work) -> None:
+    def _fetch(self, plan: PagePlan) -> None:
         """The whole documents, where the listing is only part of them."""
-        into, asked = work.into, {item.record.key: item for item in work.items}
-        work.items = []
-        for record in self._session.details(into.name, list(asked)):
+        stream, asked = plan.stream, {item.record.key: item for item in plan.items}
+        plan.items = []
+        for record in self._session.details(stream.name, list(asked)):
             self._check()
             item = asked.pop(record.key, None)
             if item is None:
-                raise Unavailable(f"source {self._extract.source} gave a document of {into.name} that was not asked for, or twice")
-            whole = item_of(into, replace(record, version=record.version or item.record.version))
-            work.size += len(record.data)
+                raise Unavailable(f"source {self._extract.source} gave a document of {stream.name} that was not asked for, or twice")
+            whole = read_record(replace(record, version=record.version or item.record.version), stream.known, stream.codec)
+            plan.size += len(record.data)
             if isinstance(whole, Reject):
                 item.reject = whole
-                work.items.append(item)
+                plan.items.append(item)
                 continue
             whole.before, whole.listed, whole.again = item.before, item.listed if record.settled else None, item.again
             whole.known_as = item.known_as
             if record.deleted:  # since it was listed, for all that a look-up can tell: its row goes when a complete listing lacks it
-                work.counts.read -= 1
-            elif whole.before.held == whole.hash and not self._options.full and not into.has_lost(whole.known_as or record.key):
-                work.counts.unchanged += 1
-                work.counts.not_compared += 1
-                work.relisted.append(whole)
+                plan.counts.read -= 1
+            elif whole.before.held == whole.hash and not self._options.full and not stream.has_lost(whole.known_as or record.key):
+                plan.counts.unchanged += 1
+                plan.counts.not_compared += 1
+                plan.relisted.append(whole)
             else:
-                work.items.append(whole)
-        work.owed = [key for key in asked if key in getattr(self._session, "owed", ())]
-        work.counts.read -= len(work.owed)
-        if len(asked) > len(work.owed):
-            raise Unavailable(f"source {self._extract.source} gave no document for {len(asked)} of {into.name} that it lists")
+                plan.items.append(whole)
+        plan.owed = [key for key in asked if key in getattr(self._session, "owed", ())]
+        plan.counts.read -= len(plan.owed)
+        if len(asked) > len(plan.owed):
+            raise Unavailable(f"source {self._extract.source} gave no document for {len(asked)} of {stream.name} that it lists")
 
-    def _refuse_empty(self, work: Work, page: Page) -> None:
+    def _refuse_empty(self, plan: PagePlan, page: Page) -> None:
         """A source that fell silent is not a source without people."""
         if not page.complete or not page.sweep:
             return
-        into = work.into
-        before, now = into.seen.memory.previous or 0, listed_before(into, page) + work.counts.distinct
+        stream = plan.stream
+        before, now = stream.known.memory.previous or 0, listed_before(stream, page) + plan.counts.distinct
         if before and not now and not self._options.allow_empty:
             raise Drift(
-                f"stream {into.name} is empty; the last complete reading had {before} records; nothing was removed",
+                f"stream {stream.name} is empty; the last complete reading had {before} records; nothing was removed",
                 hint="look at the source (emptied? rights?); if this is intentional, run once with --allow-empty",
             )
         if now * 2 < before:
-            log.once("stream shrank to less than half", step=self._step.name, stream=into.name, records=now, before=before)
+            log.once("stream shrank to less than half", step=self._step.name, stream=stream.name, records=now, before=before)
 
     # in the transaction
 
-    def _store(self, work: Work, page: Page) -> Seen:
+    def _store(self, plan: PagePlan, page: Page) -> Known:
         """Write what the page brings; gives what is remembered once it is committed. Without a lease, only compare."""
-        into, tx = work.into, self._tx
-        seen = into.seen.begin(tx, fresh=into.fresh) if self._lease else into.seen
-        if self._lease and into.others is not None:
-            seen.note_others(tx, into.others)
+        stream, tx = plan.stream, self._tx
+        known = stream.known.begin(tx, fresh=stream.fresh) if self._lease else stream.known
+        if self._lease and stream.others is not None:
+            known.note_others(tx, stream.others)
         if self._lease and page.sweep:
-            seen = seen.open_sweep(tx, page.sweep, keyed=into.removes)
-        loader = self._load(work)
-        work.counts += loader.counts
-        self._judge(work, loader, complete=page.complete)
+            known = known.open_sweep(tx, page.sweep, keyed=stream.removes)
+        batch = self._load(plan)
+        plan.counts += batch.counts
+        self._judge(plan, batch, complete=page.complete)
         if self._lease:
-            self._remember(seen, work, loader)
+            self._remember(known, plan, batch)
             if page.sweep:
-                keys = work.met if into.removes else ()
-                seen = seen.sweep_page(tx, keys, work.counts.distinct)
+                keys = plan.met if stream.removes else ()
+                known = known.sweep_page(tx, keys, plan.counts.distinct)
         else:
-            for item in work.items:
-                into.came.add(item.record.key, item.hash)
-            for key in work.present:
-                into.came.add(key)
-            into.told |= {item.known_as or item.record.key: TOLD for item in work.told}
-            into.told |= {item.known_as or item.record.key: LEFT_OUT for item in loader.left_out if had_row(item.before)}
-            into.records += work.counts.distinct if page.sweep else 0
+            for item in plan.items:
+                stream.came.add(item.record.key, item.hash)
+            for key in plan.present:
+                stream.came.add(key)
+            stream.told |= {item.known_as or item.record.key: TOLD for item in plan.told}
+            stream.told |= {item.known_as or item.record.key: LEFT_OUT for item in batch.left_out if had_row(item.before)}
+            stream.records += plan.counts.distinct if page.sweep else 0
         if page.complete and page.sweep:
-            if self._lease and into.passed:
-                seen.look_again(tx, into.passed)
-            seen = self._leavers.end(work, seen)
+            if self._lease and stream.passed:
+                known.look_again(tx, stream.passed)
+            known = self._leavers.end(plan, known)
         if self._lease:
-            self._count(work, loader.normalised)
-            rows = seen.memory.previous or 0 if page.complete else (into.stored.rows if into.stored else 0)
-            self._advance(into, page.after_details() if page.after_details else page.cursor, rows)
-        return seen
+            self._count(plan, batch.normalised)
+            rows = known.memory.previous or 0 if page.complete else (stream.stored.rows if stream.stored else 0)
+            self._advance(stream, page.after_details() if page.after_details else page.cursor, rows)
+        return known
 
-    def _load(self, work: Work) -> Loader:
-        loader = Loader(
+    def _load(self, plan: PagePlan) -> Batch:
+        batch = Batch(
             self._tx,
             self._step.name,
-            work.into,
+            plan.stream,
             write=self._lease is not None,
             diff=None if self._lease else self._options.diff,
-            sample=0 if self._options.retry is not None else HALF_FROM if work.sweep else SAMPLE,
+            sample=0 if self._options.retry is not None else HALF_FROM if plan.sweep else SAMPLE,
         )
-        loader.load([item for item in work.items if not item.again])
-        loader.load([item for item in work.items if item.again])
-        return loader
+        batch.load([item for item in plan.items if not item.again])
+        batch.load([item for item in plan.items if item.again])
+        return batch
 
-    def _judge(self, work: Work, loader: Loader, *, complete: bool) -> None:
+    def _judge(self, plan: PagePlan, batch: Batch, *, complete: bool) -> None:
         """Raises Drift when so many records are bad that it is not the records. What was set aside before has been judged."""
-        into, scope = work.into, work.into.seen.scope
-        bad = [*work.bad, *loader.rejects]
+        stream, scope = plan.stream, plan.stream.known.scope
+        bad = [*plan.bad, *batch.rejects]
         before = rejects.stored(self._tx, scope.job, scope.step, scope.stream, bad)
         new = [one for one in bad if one.filed_as not in before]
-        into.waiting += len(work.met_again) - work.dropped + len(bad) - sum(before.values())
-        limits, sweep = into.limits, into.seen.sweep
-        if not limits.records and sweep and sweep.name == work.sweep:  # an earlier run has read the beginning of this listing
+        stream.waiting += len(plan.met_again) - plan.dropped + len(bad) - sum(before.values())
+        limits, sweep = stream.limits, stream.known.sweep
+        if not limits.records and sweep and sweep.name == plan.sweep:  # an earlier run has read the beginning of this listing
             limits.records = sweep.records
             limits.rejected = rejects.met_since(self._tx, scope.job, scope.step, scope.stream, sweep.id)
-        again = len(work.met_again) + len(bad) - len(new)
-        limits.count(work.counts.read - again, Counter((one.reason, one.detail) for one in new), whole=complete and bool(work.sweep))
-        self._check_sums(work.counts)
+        again = len(plan.met_again) + len(bad) - len(new)
+        limits.count(plan.counts.read - again, Counter((one.reason, one.detail) for one in new), whole=complete and bool(plan.sweep))
+        self._check_sums(plan.counts)
 
     def _check_sums(self, counts: Counts) -> None:
         if not counts.adds_up():
             raise VerificationFailed(f"step {self._step.name}: the counts do not add up: {counts}", hint="this is a bug: please report it")
 
-    def _remember(self, seen: Seen, work: Work, loader: Loader) -> None:
+    def _remember(self, known: Known, plan: PagePlan, batch: Batch) -> None:
         """What the target has now of each record, and the rejects."""
-        tx, scope = self._tx, seen.scope
-        if work.respelt:
-            seen.respell(tx, work.respelt)
-        done = [*loader.loaded, *work.relisted]
-        bad = [item for item in work.items if item.reject]
+        tx, scope = self._tx, known.scope
+        if plan.respelt:
+            known.respell(tx, plan.respelt)
+        done = [*batch.loaded, *plan.relisted]
+        bad = [item for item in plan.items if item.reject]
         if done or bad:
-            seen.note(
+            known.note(
                 tx,
                 [item.record.key for item in [*done, *bad]],
                 [item.listed for item in [*done, *bad]],
                 [*(item.held for item in done), *(REJECTED for _ in bad)],
                 [*(item.version for item in done), *(None for _ in bad)],
             )
-        if hidden := [one.key for one in work.bad if one.key and work.rows.get(one.key, one.key) != one.key]:
-            seen.note(tx, hidden, [None] * len(hidden), [REJECTED] * len(hidden), [None] * len(hidden))
-        rows = {key: row for key, row in (work.rows | loader.rows).items() if row != key or not work.into.spelling(tx).exact}
+        if hidden := [one.key for one in plan.bad if one.key and plan.rows.get(one.key, one.key) != one.key]:
+            known.note(tx, hidden, [None] * len(hidden), [REJECTED] * len(hidden), [None] * len(hidden))
+        rows = {key: row for key, row in (plan.rows | batch.rows).items() if row != key or not plan.stream.spelling(tx).exact}
         if rows:
-            seen.spell(tx, rows)
-        if work.back:
-            seen.back(tx, work.back)
-        if work.owed:
-            seen.owe(tx, work.owed)
-        self._remember_gone(seen, work, loader)
-        rejects.resolve(tx, scope.job, scope.step, scope.stream, [item.record.key for item in loader.loaded])
-        rejects.store(tx, scope.job, scope.step, scope.stream, self._run_id, [*work.bad, *loader.rejects])
-        if work.met_again:
-            rejects.touch(tx, scope.job, scope.step, scope.stream, self._run_id, work.met_again)
+            known.spell(tx, rows)
+        if plan.back:
+            known.back(tx, plan.back)
+        if plan.owed:
+            known.owe(tx, plan.owed)
+        self._remember_gone(known, plan, batch)
+        rejects.resolve(tx, scope.job, scope.step, scope.stream, [item.record.key for item in batch.loaded])
+        rejects.store(tx, scope.job, scope.step, scope.stream, self._run_id, [*plan.bad, *batch.rejects])
+        if plan.met_again:
+            rejects.touch(tx, scope.job, scope.step, scope.stream, self._run_id, plan.met_again)
 
-    def _remember_gone(self, seen: Seen, work: Work, loader: Loader) -> None:
+    def _remember_gone(self, known: Known, plan: PagePlan, batch: Batch) -> None:
         """Who the source says is gone, and whom the transform leaves out by now."""
         tx = self._tx
-        if work.told:
-            seen.told(tx, [item.record.key for item in work.told], [item.version for item in work.told])
-        if work.buried:
-            seen.bury(tx, [item.record.key for item in work.buried], [item.version for item in work.buried])
-        if left_out := [item for item in loader.left_out if had_row(item.before) and work.into.removes]:
-            seen.told(tx, [item.record.key for item in left_out], [item.version for item in left_out], LEFT_OUT)
+        if plan.told:
+            known.told(tx, [item.record.key for item in plan.told], [item.version for item in plan.told])
+        if plan.buried:
+            known.bury(tx, [item.record.key for item in plan.buried], [item.version for item in plan.buried])
+        if left_out := [item for item in batch.left_out if had_row(item.before) and plan.stream.removes]:
+            known.told(tx, [item.record.key for item in left_out], [item.version for item in left_out], LEFT_OUT)
 
     @property
     def _run_id(self) -> int:
         return self._lease.run_id if self._lease else 0
 
-    def _count(self, work: Work, normalised: int = 0) -> None:
-        ledger.count(self._tx, self._run_id, self._step.name, work.counts, bytes_=work.size, normalised=normalised)
+    def _count(self, plan: PagePlan, normalised: int = 0) -> None:
+        ledger.count(self._tx, self._run_id, self._step.name, plan.counts, bytes_=plan.size, normalised=normalised)
 
-    def _advance(self, into: Into, cursor: Cursor, rows: int) -> None:
+    def _advance(self, stream: StreamLoad, cursor: Cursor, rows: int) -> None:
         ledger.advance(
-            self._tx, self._world.tools.job, self._step.name, into.name, cursor,
-            version=into.cursor_version, account=self._session.account, rows=rows,
+            self._tx, self._world.tools.job, self._step.name, stream.name, cursor,
+            version=stream.cursor_version, account=self._session.account, rows=rows,
         )  # fmt: skip
 
 
-def _is_passed_over(into: Into, item: Item) -> bool:
+def _is_passed_over(stream: StreamLoad, item: PageRecord) -> bool:
     """Whether another record of the same key counts, of this page or a later one of the listing."""
     met = item.before
     if met.passed and not met.duplicate:
-        into.passed.add(item.record.key)
+        stream.passed.add(item.record.key)
     else:
-        into.passed -= {item.record.key, item.known_as}
+        stream.passed -= {item.record.key, item.known_as}
     return met.duplicate or met.passed
 
 

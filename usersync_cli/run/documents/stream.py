@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from psycopg import sql
 
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.errors import ConfigError, GuardRefused
-from usersync_cli.load import rejects
-from usersync_cli.load.binding import Own
+from usersync_cli.errors import ConfigError
+from usersync_cli.load import stage
+from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.guard import Scope
-from usersync_cli.load.known import Met, Seen
+from usersync_cli.load.known import Known
 from usersync_cli.load.merge import Merge
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
 from usersync_cli.load.table import Target
-from usersync_cli.model import Column, Counts, Record, Step
+from usersync_cli.model import Column, Desired, Step
 from usersync_cli.run.context import reads
-from usersync_cli.run.documents.batch import Item, bound
 from usersync_cli.run.documents.preview import Came
 from usersync_cli.state.ledger import StoredCursor
-from usersync_cli.state.rejects import Reject
-
-BAD_VERSION = "bad_version"
-KEY_TOO_LONG = "key_too_long"
-LONGEST_KEY = 2000  # bytes: an index entry has 2,704 at most, and that of a reject holds the names of job, step and stream too
-_NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{1,1000})?([eE][+-]?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
-class StreamLoad:
+class StreamTable:
     """Where one stream goes: the step's load with the stream's own table."""
 
     table: str
@@ -79,14 +71,14 @@ def stage_name(step: Step) -> str:
     return next(iter(step.extract)) if step.transform else "records"
 
 
-class Into:
+class StreamLoad:
     """One stream on its way into its table. What changes with each page is as of the last commit."""
 
-    def __init__(self, step: Step, source: object, stream: str, scope: Mapping[str, Any], *, numbered: bool) -> None:
+    def __init__(self, step: Step, source: object, name: str, scope: Mapping[str, Any], *, numbered: bool) -> None:
         load = step.load
-        self.name = stream
-        self.load = StreamLoad(
-            load.table.replace("{stream}", stream),
+        self.name = name
+        self.load = StreamTable(
+            load.table.replace("{stream}", name),
             load.key,
             load.create,
             load.order_by,
@@ -95,17 +87,17 @@ class Into:
             load.adopt_existing,
             load.missing_window,
         )
-        self.target = Target(self.load, definition_of(step, source, stream))
-        self.transform = transform_of(step, source, stream)
+        self.target = Target(self.load, definition_of(step, source, name))
+        self.transform = transform_of(step, source, name)
         self.own = Own.of(step, self.transform)
         self.stage = stage_name(step)
         (extract,) = step.extract.values()
-        text = repr((extract.source, stream, self.transform, self.load.table, list(self.load.key)))
-        into = named(self.load.table, self.load.key)
+        text = repr((extract.source, name, self.transform, self.load.table, list(self.load.key)))
+        goal = named(self.load.table, self.load.key)
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        read = reads(step, {extract.source: source}, stream)
-        self.seen = Seen(
-            Scope(**scope, stream=stream, target=into, fingerprint=fingerprint, reads=read, window=load.missing_window), numbered
+        read = reads(step, {extract.source: source}, name)
+        self.known = Known(
+            Scope(**scope, stream=name, target=goal, fingerprint=fingerprint, reads=read, window=load.missing_window), numbered
         )
         self.fitted: tuple[Merge, Table] | None = None
         self._spelling: Spelling | None = None
@@ -144,130 +136,25 @@ class Into:
 
     def columns(self) -> list[Column]:
         """Of its stage."""
-        return [Column("key", "text"), Column("data", "jsonb"), Column("version", self.seen.version_type),
+        return [Column("key", "text"), Column("data", "jsonb"), Column("version", self.known.version_type),
                 Column("deleted", "boolean"), Column("ord", "bigint")]  # fmt: skip
 
 
-@dataclass
-class Work:
-    """What a page asks of one stream: decided before the transaction begins."""
-
-    into: Into
-    sweep: str = ""  # the complete listing that the page is part of
-    counts: Counts = field(default_factory=Counts)
-    items: list[Item] = field(default_factory=list)  # to be loaded
-    relisted: list[Item] = field(default_factory=list)  # the same document as before, listed otherwise
-    told: list[Item] = field(default_factory=list)  # said to be gone
-    buried: list[Item] = field(default_factory=list)  # said to be gone, and without a row
-    bad: list[Reject] = field(default_factory=list)  # no use to anybody
-    met_again: list[str] = field(default_factory=list)  # rejects, unchanged
-    dropped: int = 0  # of these, those that a person has dropped
-    back: list[str] = field(default_factory=list)
-    respelt: dict[str, str] = field(default_factory=dict)  # keys as they were remembered, and as they are spelt now
-    rows: dict[str, str] = field(default_factory=dict)  # how rows spell keys
-    owed: list[str] = field(default_factory=list)  # at the source, but their documents can't be had today
-    met: list[str] = field(default_factory=list)  # keys that are at the source
-    size: int = 0
-    leaving: Leaving | None = None
-    refusal: GuardRefused | None = None
-
-    @property
-    def present(self) -> list[str]:
-        """Under which keys those who are at the source are remembered, until the page is stored."""
-        return [*self.met, *self.respelt]
+def fit(tx: Connection, stream: StreamLoad) -> tuple[Merge, Table | None]:
+    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
+    with bound(tx, stream) as desired:
+        return stream.target.fit(desired, tx)
 
 
-@dataclass(frozen=True)
-class Leaving:
-    """Whom a complete listing lacks. `keys` may go when the guard agrees; None: everybody, but the guard has refused already."""
-
-    keys: Collection[str] | None = ()
-    reason: str = ""
-    first: Collection[str] = ()  # lacked for the first time, and that is not enough
+@contextmanager
+def bound(tx: Connection, stream: StreamLoad) -> Iterator[Desired]:
+    """The transform over no record, for as long as the body runs. Raises ConfigError where it is not one SELECT over the records."""
+    with tx.transaction(force_rollback=True):
+        yield Desired(bind(tx, stream.own, [stage.create(tx, stream.stage, stream.columns())]), 0, part=True)
 
 
-def _spelling(tx: Connection, into: Into) -> Spelling:
-    if into.fitted:
-        return spelling_of(tx, *into.fitted)
-    with bound(tx, into) as desired:
-        return spelling_of(tx, *into.target.fit(desired, tx))
-
-
-# records
-
-
-def item(into: Into, record: Record) -> Item | Reject:
-    """The record with its hash and its version as PostgreSQL reads it; a reject, if it can't be one."""
-    key = record.key if _is_text(record.key, into.codec) else None
-    if record.problem or key is None:
-        return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
-    if len(key.encode()) > LONGEST_KEY:
-        return Reject(f"{key[:64]}... sha256:{hashlib.sha256(key.encode()).hexdigest()}", KEY_TOO_LONG, document=record.data)
-    document = b"{}" if record.deleted else record.data
-    if not _is_utf8(document):
-        return Reject(key, rejects.NOT_JSON, document=record.data)
-    if not _can_be_held(document, into.codec):
-        return Reject(key, rejects.UNTRANSLATABLE, document=record.data)
-    version = _version(record.version, numbered=into.seen.numbered)
-    if version == "":
-        return Reject(key, BAD_VERSION, document=record.data)
-    hashed = into.seen.hash(record.data)
-    return Item(record, document, version, hashed if record.settled else None, hashed)
-
-
-def _is_utf8(document: bytes) -> bool:
-    """Whether PostgreSQL reads it as text."""
-    try:
-        return b"\0" not in document and (document.isascii() or bool(document.decode()))
-    except UnicodeDecodeError:
-        return False
-
-
-def _can_be_held(document: bytes, codec: str | None) -> bool:
-    """Whether the target's encoding has all of its characters."""
-    if codec is None or document.isascii():
-        return True
-    try:
-        document.decode().encode(codec)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_text(key: str, codec: str | None) -> bool:
-    """Whether PostgreSQL can hold it."""
-    if not key or "\0" in key:
-        return False
-    if key.isascii():
-        return True
-    try:
-        key.encode(codec or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _version(given: str | None, *, numbered: bool) -> str | None:
-    """As PostgreSQL reads it, a time without a zone in UTC; None for none, "" for what is no version."""
-    if given is None:
-        return None
-    if numbered:
-        return given if _NUMBER.fullmatch(given) else ""
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        return ""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
-
-
-def duplicates(items: Sequence[Item], *, numbered: bool, same: Mapping[str, object] | None = None) -> dict[int, Met]:
-    """Those of which the page has a newer one, by version, then by place. `same` says who is who, where keys alone don't."""
-    best: dict[object, tuple[Any, int]] = {}
-    for position, item in enumerate(items):
-        version = item.version
-        order = (version is not None, (Decimal(version) if numbered else datetime.fromisoformat(version)) if version else 0)
-        who = (same or {}).get(item.record.key, item.record.key)
-        if who not in best or best[who][0] <= order:
-            best[who] = (order, position)
-    winners = {position for _, position in best.values()}
-    return {position: Met(duplicate=True) for position in range(len(items)) if position not in winners}
+def _spelling(tx: Connection, stream: StreamLoad) -> Spelling:
+    if stream.fitted:
+        return spelling_of(tx, *stream.fitted)
+    with bound(tx, stream) as desired:
+        return spelling_of(tx, *stream.target.fit(desired, tx))

@@ -1,0 +1,106 @@
+"""A record of a page, as PostgreSQL will get it: its document, its hash and its version; or the reason why it can't be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from usersync_cli.load import rejects
+from usersync_cli.load.known import NO_ROW, UNKNOWN, Known, Met
+from usersync_cli.model import Record
+from usersync_cli.state.rejects import Reject
+
+BAD_VERSION = "bad_version"
+KEY_TOO_LONG = "key_too_long"
+LONGEST_KEY = 2000  # bytes: an index entry has 2,704 at most, and that of a reject holds the names of job, step and stream too
+_NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{1,1000})?([eE][+-]?[0-9]{1,4})?")
+
+
+@dataclass(slots=True)
+class PageRecord:
+    """A record of a page: as PostgreSQL gets it, what is known of it, and how loading it ended."""
+
+    record: Record
+    document: bytes = field(repr=False)  # UTF-8
+    version: str | None
+    listed: bytes | None  # hash of what was listed; None: to be fetched again next time
+    hash: bytes  # of its document
+    before: Met = UNKNOWN
+    known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
+    again: bool = False  # of a dry run: an earlier page had it too
+    left_out: bool = False  # the transform gives no row for it
+    reject: Reject | None = None
+
+    @property
+    def held(self) -> bytes:
+        """What the target has of it, once it is loaded."""
+        return NO_ROW if self.left_out else self.hash
+
+
+def read_record(record: Record, known: Known, codec: str | None) -> PageRecord | Reject:
+    """The record with its hash and its version as PostgreSQL reads it; a reject, if it can't be loaded into a database of this encoding.
+
+    `codec` is Python's name of the encoding in which the target keeps text, None where it holds any.
+    """
+    key = record.key if _is_text(record.key, codec) else None
+    if record.problem or key is None:
+        return Reject(key, record.problem or rejects.NO_KEY, document=record.data)
+    if len(key.encode()) > LONGEST_KEY:
+        return Reject(f"{key[:64]}... sha256:{hashlib.sha256(key.encode()).hexdigest()}", KEY_TOO_LONG, document=record.data)
+    document = b"{}" if record.deleted else record.data
+    if not _is_utf8(document):
+        return Reject(key, rejects.NOT_JSON, document=record.data)
+    if not _can_be_held(document, codec):
+        return Reject(key, rejects.UNTRANSLATABLE, document=record.data)
+    version = _version(record.version, numbered=known.numbered)
+    if version == "":
+        return Reject(key, BAD_VERSION, document=record.data)
+    hashed = known.hash(record.data)
+    return PageRecord(record, document, version, hashed if record.settled else None, hashed)
+
+
+def _is_utf8(document: bytes) -> bool:
+    """Whether PostgreSQL reads it as text."""
+    try:
+        return b"\0" not in document and (document.isascii() or bool(document.decode()))
+    except UnicodeDecodeError:
+        return False
+
+
+def _can_be_held(document: bytes, codec: str | None) -> bool:
+    """Whether the target's encoding has all of its characters."""
+    if codec is None or document.isascii():
+        return True
+    try:
+        document.decode().encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_text(key: str, codec: str | None) -> bool:
+    """Whether PostgreSQL can hold it."""
+    if not key or "\0" in key:
+        return False
+    if key.isascii():
+        return True
+    try:
+        key.encode(codec or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _version(given: str | None, *, numbered: bool) -> str | None:
+    """As PostgreSQL reads it, a time without a zone in UTC; None for none, "" for what is no version."""
+    if given is None:
+        return None
+    if numbered:
+        return given if _NUMBER.fullmatch(given) else ""
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        return ""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
