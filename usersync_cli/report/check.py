@@ -18,6 +18,7 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.load import writers
 from usersync_cli.load.table import SETTINGS, misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
+from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.run.outbound.step import try_transform
@@ -129,7 +130,7 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         try:
             with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                loading = Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), world.progress)
+                loading = Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), world.progress)
                 told = f"step {step.name}: {loading.describe()}"
                 advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns)]
                 yield Finding(told, advice="\n".join(filter(None, advice)))

@@ -29,8 +29,8 @@ class Checkpoint(Protocol):
     """
 
     @property
-    def run_id(self) -> int | None:
-        """The run's row in the ledger; None in a preview, which has none."""
+    def run_id(self) -> int:
+        """The run's row in the ledger; 0 in a preview, which has none."""
         ...
 
     @property
@@ -149,7 +149,7 @@ class Committed(Checkpoint):
 class Preview(Checkpoint):
     """A dry run: it writes nothing that outlives a transaction, and reports what a run would do to `diff`, if there is one."""
 
-    run_id = None
+    run_id = 0
     outcome = "compared"
 
     def __init__(self, diff: Diff | None = None) -> None:

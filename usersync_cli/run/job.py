@@ -134,7 +134,7 @@ def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, C
     if is_outward(step):
         return _leased(outward.run_step)
     if not reads_streams(step):
-        return _leased(tabular.run_step)
+        return tabular.run_step
     return _leased(documents.run_step) if options.retry is None else _leased(retry.run_step)
 
 

@@ -148,14 +148,16 @@ class Aside:
         for key, why, where in self._tx.execute(query).fetchall():
             yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{why} ({where})" if where else why)
 
-    def left_out(self, run_id: int | None) -> PartialError | None:
-        """What the step's end says while rejects wait, be they of an earlier run; None when there are none."""
-        if run_id is None:
-            number = self._met() if self.begun else 0
-        else:
-            number = rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
-        if not number:
-            return None
+    def waiting(self) -> int:
+        """How many rejects of the step wait, be they of an earlier run."""
+        return rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
+
+    def would_wait(self) -> int:
+        """How many were found that a run would file, without those that a person has dropped."""
+        return self._met() if self.begun else 0
+
+    def left_out(self, number: int) -> PartialError:
+        """What the step's end says while so many rejects wait."""
         return PartialError(f"{number:,} record{'' if number == 1 else 's'} set aside", hint=rejects.looking(self._job))
 
     def unknown(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -21,14 +21,14 @@ from usersync_cli.load.merge import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, Plan, Target
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
+from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
 from usersync_cli.run.tables.rejects import Aside
 from usersync_cli.state import ledger
-from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
 
 
-def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Extract, transform, load and cursors, in one transaction of the target."""
     tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
     try:
@@ -39,28 +39,24 @@ def run_step(step: Step, world: World, options: Options, lease: Lease | None, do
             for reader in readers:
                 reader.refuse_other_account(stored, options)
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-            if lease:
-                lease.attach(tx)
-            load = Loading(world.tools.job, step, readers, stored, tx, done, partial(_moved, world, lease))
-            load.extract(direct=lease is not None)
+            checkpoint.attach(tx)
+            load = Loading(world.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, world, checkpoint))
+            load.extract()
             load.refuse_empty(options)
-            with lease.checkpoint(tx) if lease else nullcontext():
-                load.transform_and_load(options, lease)
-                if lease:
-                    load.record(lease)
-                done.error = load.refusal or load.left_out(lease)
-            done.written = lease is not None
+            with checkpoint.transaction(tx, done):
+                load.transform_and_load(options)
+                checkpoint.keep(load.record)
+                done.error = load.refusal or load.left_out()
         load.warn()
     finally:
         rollback(tx)
         tx.close()
 
 
-def _moved(world: World, lease: Lease | None, extract: str, size: int) -> None:
+def _moved(world: World, checkpoint: Checkpoint, extract: str, size: int) -> None:
     """After each block: the place where a signal, --max-runtime or a lost lease ends the reading."""
     world.tools.stop.check()
-    if lease:
-        lease.check()
+    checkpoint.check()
     world.progress(extract, size)
 
 
@@ -106,9 +102,11 @@ class Loading:
         stored: Mapping[str, StoredCursor],
         tx: Connection,
         done: StepResult,
+        checkpoint: Checkpoint,
         moved: Progress,
     ) -> None:
-        self._job, self._step, self._readers, self._stored, self._tx, self._done, self._moved = job, step, readers, stored, tx, done, moved
+        self._job, self._step, self._readers, self._stored, self._tx, self._done = job, step, readers, stored, tx, done
+        self._checkpoint, self._moved = checkpoint, moved
         self.refusal: GuardRefused | PartialError | None = None
         self._stages: dict[str, stage.Stage] = {}
         self._bound: sql.Composed = sql.Composed([])  # once it was described
@@ -125,13 +123,13 @@ class Loading:
         """What the target should hold, as a SELECT over the stages."""
         return Desired(self._bound, sum(self._rows.values()))
 
-    def extract(self, *, direct: bool) -> None:
+    def extract(self) -> None:
         """Read every source into its stages, and close it. What doesn't fit is found before the first row is read.
 
-        With one extract and no transform, an empty target is loaded without a stage (`direct`).
+        With one extract and no transform, a run loads an empty target without a stage. A preview compares, to show each row.
         """
         self.describe()
-        if direct and self._step.transform is None and self._pass_through(self._readers[0]):
+        if self._step.transform is None and self._checkpoint.keep(self._pass_through, self._readers[0]):
             return
         for reader in self._readers:
             for content in reader.pages():
@@ -147,6 +145,7 @@ class Loading:
         self._moved(extract, size)
 
     def _pass_through(self, reader: Reader) -> bool:
+        """Load the one extract into an empty table without a stage; False when that is not possible."""
         for content in reader.pages():
             counts = self._target.copy_into_empty(content, self.desired, self._tx, partial(self._take, content.stream))
             if counts is None:
@@ -175,37 +174,37 @@ class Loading:
             if rows * 2 < before:
                 log.once("extract shrank to less than half", step=self._step.name, extract=extract, rows=rows, before=before)
 
-    def transform_and_load(self, options: Options, lease: Lease | None) -> None:
-        """Behind the fence: write what differs and remove who has left; without a lease only find out, and tell `options.diff`."""
-        if not self._loaded and lease and (filled := self._target.fill_empty(self.desired, self._tx)):
+    def transform_and_load(self, options: Options) -> None:
+        """Behind the fence: write the rows that differ, and remove those that have left the source."""
+        if not self._loaded and (filled := self._checkpoint.keep(self._target.fill_empty, self.desired, self._tx)):
             self._done.counts, self._loaded = filled, True
         if not self._loaded:
-            self._merge(options, lease)
+            self._merge(options)
         elif self._step.load.on_missing != "keep":
             merge, _ = self._target.fit(self.desired, self._tx)
-            guard.filled(self._tx, self._scope(lease), self._step.load, merge, self._done.counts.distinct)
+            guard.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
 
-    def _merge(self, options: Options, lease: Lease | None) -> None:
+    def _merge(self, options: Options) -> None:
         """Until nothing is left that has to be set aside, begin again without it."""
-        while not self._merged(options, lease):
+        while not self._merged(options):
             self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_changes, pg_temp.usersync_duplicates")
 
-    def _merged(self, options: Options, lease: Lease | None) -> bool:
+    def _merged(self, options: Options) -> bool:
         """Compare and write; False when there are more rejects now, and nothing was written."""
         plan: Plan | None = None
         try:
             with self._tx.transaction():
                 plan = self._target.plan(self.desired, self._tx, aside=self._aside.begun)
-            if not lease and self._foresee(plan, options):
+            if self._checkpoint.foresee(self._foresee, plan, options):
                 return False
             with self._tx.transaction():
-                self._write(plan, options, lease)
+                self._write(plan, options)
         except WithoutKey:
             self._aside.begin(self._target.fit(self.desired, self._tx)[0])
             return False
         except psycopg.Error as error:
-            if not is_about_data(error) or not self._set_aside(plan, options, lease):
+            if not is_about_data(error) or not self._set_aside(plan, options):
                 raise
             return False
         return True
@@ -214,13 +213,13 @@ class Loading:
         """Whether the table would refuse records: a preview writes nothing, so that is found by looking."""
         if not (plan.outcome.inserted or plan.outcome.updated):
             return False
-        swept = self._swept(plan, options, None).sweep
+        swept = self._swept(plan, options).sweep
         stays = guard.stays(swept) if swept and not plan.merge.marks else None
         found = self._aside.check(plan.merge, plan.table, plan.counts.read, stays)
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         return found
 
-    def _set_aside(self, plan: Plan | None, options: Options, lease: Lease | None) -> bool:
+    def _set_aside(self, plan: Plan | None, options: Options) -> bool:
         """Whether the records were found that the transform (without a plan) or the table can't take."""
         aside = self._aside
         if plan is None:
@@ -228,67 +227,67 @@ class Loading:
             return aside.transform(merge, self._step.transform, list(self._stages.values()))
         if aside.check(plan.merge, plan.table, plan.counts.read):
             return True
-        return aside.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options, lease), self._tx))
+        return aside.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
 
-    def _swept(self, plan: Plan, options: Options, lease: Lease | None) -> Plan:
+    def _swept(self, plan: Plan, options: Options) -> Plan:
         """The plan with those who have left, if the step looks for them."""
         if self._step.load.on_missing == "keep":
             return plan
         unknown = self._aside.unknown()
-        swept = guard.look(self._tx, self._scope(lease), self._step.load, plan.merge, plan.outcome, unknown=unknown)
+        swept = guard.look(self._tx, self._scope(), self._step.load, plan.merge, plan.outcome, unknown=unknown)
         guard.decide(self._tx, swept, options.approve_deletes)
         return replace(plan, sweep=swept)
 
-    def _write(self, plan: Plan, options: Options, lease: Lease | None) -> None:
+    def _write(self, plan: Plan, options: Options) -> None:
         left_out = self._aside.finish(plan.merge, plan.counts.read)
-        plan = self._swept(plan, options, lease)
+        plan = self._swept(plan, options)
         self.refusal = plan.sweep.refusal if plan.sweep else None
         self._done.counts, self._done.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
         self._done.counts += left_out
-        if lease:
-            self._target.apply(plan, self._tx)
-            self._normalised = self._target.normalised(plan, self._tx)
-            if plan.sweep:
-                guard.finish(self._tx, plan.sweep, plan.merge)
-        elif options.diff:
-            with closing(self._target.changes(plan, self._step.name, self._tx)) as changes:
-                heard = all(options.diff(change) for change in changes)  # until it has heard enough
-            if heard:
-                all(options.diff(change) for change in self._aside.changes(plan.merge))
+        self._checkpoint.load(self._target, plan, self._step.name, self._tx)
+        self._checkpoint.keep(self._written, plan)
+        self._checkpoint.tell(self._aside.changes(plan.merge))
 
-    def _scope(self, lease: Lease | None) -> guard.Scope:
+    def _written(self, plan: Plan) -> None:
+        """After the rows: whether a trigger changed them, and what is remembered of those that are there."""
+        self._normalised = self._target.normalised(plan, self._tx)
+        if plan.sweep:
+            guard.finish(self._tx, plan.sweep, plan.merge)
+
+    def _scope(self) -> guard.Scope:
         """What the memory of this step is filed under, and what makes it another step."""
         load = self._step.load
         text = repr((sorted(self._step.extract.items()), self._step.transform, load.table, list(load.key)))
         return guard.Scope(
             job=self._job,
             step=self._step.name,
-            run_id=lease.run_id if lease else None,
+            run_id=self._checkpoint.run_id or None,
             target=f"{load.table} ({', '.join(load.key)})",
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=", ".join(reader.session.account for reader in self._readers),
             window=load.missing_window,
         )
 
-    def left_out(self, lease: Lease | None) -> PartialError | None:
-        """What the step's end says while rejects wait."""
-        return self._aside.left_out(lease.run_id if lease else None)
+    def left_out(self) -> PartialError | None:
+        """What the step's end says while rejects wait, be they of an earlier run."""
+        number = self._checkpoint.keep(self._aside.waiting) or self._checkpoint.foresee(self._aside.would_wait)
+        return self._aside.left_out(number) if number else None
 
-    def record(self, lease: Lease) -> None:
+    def record(self) -> None:
         """Counts, rejects and cursors, in the transaction of the rows that they stand for."""
-        counts, step = self._done.counts, self._step.name
+        counts, step, run_id = self._done.counts, self._step.name, self._checkpoint.run_id
         if not counts.adds_up():
             raise VerificationFailed(
                 f"step {step}: the counts do not add up: {counts}", hint="does the transform give other rows each time (random(), LIMIT)?"
             )
-        self._aside.store(lease.run_id)
-        self._normalised_again = self._normalised > 0 and ledger.normalised_before(self._tx, lease.job, step)
-        ledger.count(self._tx, lease.run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
+        self._aside.store(run_id)
+        self._normalised_again = self._normalised > 0 and ledger.normalised_before(self._tx, self._job, step)
+        ledger.count(self._tx, run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
         for reader in self._readers:
             for stream, cursor in reader.cursors.items():
                 version = self._stored[stream].version if stream in self._stored else 0
                 account, rows = reader.session.account, self._rows[stream]
-                ledger.advance(self._tx, lease.job, step, stream, cursor, version=version, account=account, rows=rows)
+                ledger.advance(self._tx, self._job, step, stream, cursor, version=version, account=account, rows=rows)
 
     def warn(self) -> None:
         """What went well enough, and should be looked at by day."""
