@@ -135,15 +135,16 @@ def test_context_of_the_image_has_what_is_copied_and_no_secret() -> None:
 
 def test_wheel_has_everything_that_is_read_at_run_time(tmp_path: Path) -> None:
     """
-    The wheel holds every module and migration, the licence and the command, and nothing else.
+    The wheel holds every module, migration and .sql file, the licence and the command, and nothing else.
     """
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
         entry_points = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/entry_points.txt"))
 
-    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "usersync_cli").rglob("*.py")}
-    assert modules == {name for name in held if name.endswith(".py")}
+    read = {str(file.relative_to(ROOT)) for kind in ("*.py", "*.sql") for file in (ROOT / "usersync_cli").rglob(kind)}
+    assert "usersync_cli/clients/postgres/catalog.sql" in read
+    assert read == {name for name in held if name.endswith((".py", ".sql"))}
     assert all(name.startswith("usersync_cli/") for name in held)
     assert "usersync = usersync_cli.__main__:main" in entry_points
 

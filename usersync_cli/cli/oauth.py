@@ -299,7 +299,7 @@ def oauth_import(stop: Stop, table: str, source_name: str | None, config_path: P
       usersync oauth-import --from-table shared.tl_auth
     """
     from usersync_cli.cli.bootstrap import tokens
-    from usersync_cli.clients.postgres.connections import relation
+    from usersync_cli.clients.postgres.sql import relation
     from usersync_cli.errors import Conflict
 
     config = _config(config_path)
@@ -325,7 +325,8 @@ def _foreign(config: Config, connection: Connection, table: str) -> Token:
 
     import psycopg
 
-    from usersync_cli.clients.postgres.connections import as_user, relation, transaction, translate
+    from usersync_cli.clients.postgres.connections import as_user, transaction, translate
+    from usersync_cli.clients.postgres.sql import relation
     from usersync_cli.errors import Drift, NotFound
     from usersync_cli.model import Token
 

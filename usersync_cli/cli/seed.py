@@ -11,6 +11,7 @@ from psycopg import sql
 
 from usersync_cli.cli import EXIT_STATUSES, config_option
 from usersync_cli.clients.postgres.connections import Connection, connect, schemas, transaction, translated
+from usersync_cli.clients.postgres.sql import listed
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop
@@ -140,7 +141,7 @@ def _add_accounts(tx: Connection, load: Load) -> int:
     tx.execute(sql.SQL(_TARGET).format(table))
     ids = ", ".join(f"'{id_}'" for id_ in _IDS)
     there = sql.SQL("SELECT id FROM {} WHERE id IN ({})").format(table, sql.SQL(ids))
-    rows = sql.SQL(", ").join(sql.SQL("({}::uuid, {}, {}, {})").format(*map(sql.Literal, row)) for row in _ACCOUNTS)
+    rows = listed(sql.SQL("({}::uuid, {}, {}, {})").format(*map(sql.Literal, row)) for row in _ACCOUNTS)
     wanted = sql.SQL("SELECT * FROM (VALUES {}) AS a(id, username, email, asyncto_id) WHERE id NOT IN ({})").format(rows, there)
     plan = target.plan(Desired(wanted, len(_ACCOUNTS)), tx)
     return target.apply(plan, tx).inserted

@@ -17,6 +17,7 @@ from psycopg.pq.abc import PGresult
 
 from usersync_cli.clients.postgres.catalog import locate
 from usersync_cli.clients.postgres.connections import OWN, Connection, as_ours, as_user, passes
+from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.load import stage
 from usersync_cli.model import Step
@@ -195,7 +196,7 @@ def _shown(schema: str, name: str) -> str:
 
 
 def _oid(tx: Connection, relation: sql.Composed) -> int | None:
-    ((oid,),) = tx.execute("SELECT pg_catalog.to_regclass(%s)::oid", (relation.as_string(tx),)).fetchall()
+    oid = scalar(tx, "SELECT pg_catalog.to_regclass(%s)::oid", (relation.as_string(tx),))
     return None if oid is None else int(oid)
 
 

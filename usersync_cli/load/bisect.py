@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import identifier, listed, scalar
 from usersync_cli.errors import Drift
 from usersync_cli.load import stage
 from usersync_cli.load.merge import ASIDE, CHANGES, Merge, insert, update
@@ -64,7 +65,7 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
     if first is None:
         raise _mixed(tx, merge)
     columns = _columns(tx, first.table)
-    names = sql.SQL(", ").join(columns)
+    names = listed(columns)
     rows = _number(tx, sql.SQL("SELECT f.ctid AS usersync_ctid, f.* FROM {} AS f").format(first.table))
     indexed = _index_others(tx, [one for one in stages if one is not first], explained)
     part = sql.SQL("(SELECT {names} FROM (SELECT o.*, {at} FROM {ordered} AS o WHERE {between} OFFSET 0) AS o) AS part").format(
@@ -99,7 +100,7 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
     tries += [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(column, tried) for column in fields]
     keys = [identifier(name) for name in merge.key]
     file = sql.SQL("INSERT INTO {} ({}, usersync_ord, usersync_column) SELECT {}, usersync_lo, usersync_found FROM ({}) AS w;").format(
-        ASIDE, sql.SQL(", ").join(keys), sql.SQL(", ").join(sql.SQL("w.{}").format(key) for key in keys), tried
+        ASIDE, listed(keys), listed(sql.SQL("w.{}").format(key) for key in keys), tried
     )
     _make(tx, "usersync_column", "usersync_lo bigint, usersync_hi bigint, usersync_which int", _choice(tries))
     _make(tx, "usersync_file", "usersync_lo bigint, usersync_hi bigint, usersync_found pg_catalog.text, OUT usersync_filed boolean",
@@ -138,7 +139,7 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
     ).format(
         last=sql.Literal(len(fields)),
         bad=_BAD,
-        names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in merge.fields)),
+        names=sql.SQL("ARRAY[{}]::text[]").format(listed(sql.Literal(f.name) for f in merge.fields)),
         aside=ASIDE,
     )
     tx.execute(
@@ -159,7 +160,7 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
 
 
 def _explain(tx: Connection, query: sql.Composable) -> dict[str, Any]:
-    ((plans,),) = tx.execute(sql.SQL("EXPLAIN (FORMAT JSON, VERBOSE) {}").format(query)).fetchall()
+    plans = scalar(tx, sql.SQL("EXPLAIN (FORMAT JSON, VERBOSE) {}").format(query))
     found: dict[str, Any] = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
     return found
 
@@ -252,14 +253,14 @@ def write(tx: Connection, merge: Merge, most: int) -> list[Failure]:
 
 def number_changes(tx: Connection, merge: Merge) -> None:
     """ORDERED holds CHANGES, sorted by key."""
-    keys = sql.SQL(", ").join(identifier(name) for name in merge.key)
+    keys = listed(identifier(name) for name in merge.key)
     _number(tx, sql.SQL("SELECT * FROM {} ORDER BY {}").format(CHANGES, keys))
 
 
 def set_aside(tx: Connection, merge: Merge, failures: Sequence[Failure]) -> None:
     """File these records of ORDERED in ASIDE, as the transform gave them."""
-    keys = sql.SQL(", ").join(identifier(name) for name in merge.key)
-    values = sql.SQL(", ").join(sql.SQL("o.{}").format(identifier(name)) for name in merge.key)
+    keys = listed(identifier(name) for name in merge.key)
+    values = listed(sql.SQL("o.{}").format(identifier(name)) for name in merge.key)
     tx.execute(
         sql.SQL("""
             INSERT INTO {aside} ({keys}, usersync_reason, usersync_detail, usersync_document)
@@ -286,7 +287,7 @@ def record(merge: Merge, side: str) -> sql.Composed:
 
 def as_document(side: str, columns: Sequence[sql.Identifier]) -> sql.Composed:
     """A row of these columns as JSON, in bytes."""
-    names = sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(side), column) for column in columns)
+    names = listed(sql.SQL("{}.{}").format(sql.SQL(side), column) for column in columns)
     # The row's own name has to be that of none of its columns.
     row = sql.SQL("(SELECT usersync_row FROM (SELECT {}) AS usersync_row)").format(names)
     return sql.SQL("pg_catalog.convert_to(pg_catalog.row_to_json({})::pg_catalog.text, 'UTF8')").format(row)

@@ -7,14 +7,15 @@ tell. A preview knows what is found here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from usersync_cli.clients.postgres.catalog import Table
-from usersync_cli.clients.postgres.connections import Connection, identifier
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import and_, identifier, listed
 from usersync_cli.load import bisect, rejects
 from usersync_cli.load.merge import ASIDE, CHANGES, Merge
 
@@ -42,8 +43,8 @@ def conditions(tx: Connection, merge: Merge, table: Table, stays: sql.Composable
 
 def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
     """File in ASIDE the records of CHANGES that this condition meets; gives how many. None where it can't be looked at."""
-    keys = sql.SQL(", ").join(identifier(name) for name in merge.key)
-    values = sql.SQL(", ").join(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
+    keys = listed(identifier(name) for name in merge.key)
+    values = listed(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
     statement = sql.SQL("""
         INSERT INTO {aside} ({keys}, usersync_reason, usersync_detail, usersync_document)
         SELECT {values}, {reason}, {detail}, {document} FROM {changes} AS c
@@ -96,10 +97,10 @@ def _foreign_keys(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken
         missing = sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
             _given(columns),
             sql.SQL("{}.{}").format(identifier(schema), identifier(other)),
-            _all(pairs),
+            and_(pairs),
         )
         if on_itself and _loaded(merge, referred):
-            missing += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(CHANGES, _all(pairs))
+            missing += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(CHANGES, and_(pairs))
         yield Broken("foreign_key_violation", rejects.detail(None, name, table.relname), missing)
 
 
@@ -114,7 +115,7 @@ def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | 
         where = rejects.detail(None, name, table.relname)
         kept = sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}) AND {})").format(
             merge.table,
-            _all(merge.field(column).same("t", "c") for column in columns),
+            and_(merge.field(column).same("t", "c") for column in columns),
             CHANGES,
             merge.same("p", "t"),
             stays,
@@ -122,9 +123,9 @@ def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | 
         yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), kept))
         taken = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {} AND ({}) < ({}) AND NOT EXISTS (SELECT FROM {} AS a WHERE {}))").format(
             CHANGES,
-            _all(merge.field(column).same("o", "c") for column in columns),
-            sql.SQL(", ").join(sql.SQL("o.{}").format(one) for one in key),
-            sql.SQL(", ").join(sql.SQL("c.{}").format(one) for one in key),
+            and_(merge.field(column).same("o", "c") for column in columns),
+            listed(sql.SQL("o.{}").format(one) for one in key),
+            listed(sql.SQL("c.{}").format(one) for one in key),
             ASIDE,
             merge.same("a", "o"),
         )
@@ -136,11 +137,7 @@ def _loaded(merge: Merge, columns: Sequence[str]) -> bool:
 
 
 def _given(columns: Sequence[str]) -> sql.Composed:
-    return _all(sql.SQL("c.{} IS NOT NULL").format(identifier(column)) for column in columns)
-
-
-def _all(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL(" AND ").join(parts)
+    return and_(sql.SQL("c.{} IS NOT NULL").format(identifier(column)) for column in columns)
 
 
 # Columns of pg_constraint that only newer servers have are read through JSON.

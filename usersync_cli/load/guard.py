@@ -15,7 +15,8 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import identifier, listed
 from usersync_cli.errors import Conflict, Drift, GuardRefused, NotFound, VerificationFailed
 from usersync_cli.load.merge import CHANGES, Merge, Outcome, key_text, texts
 from usersync_cli.model import Load
@@ -335,7 +336,7 @@ def leaving(found: Sweep, merge: Merge) -> sql.Composed:
         GONE,
         key_text(merge.key),
         found.goes,
-        sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in keys),
+        listed(sql.SQL("t.{}").format(name) for name in keys),
     )
 
 

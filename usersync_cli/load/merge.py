@@ -17,7 +17,8 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_, scalar
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")
@@ -99,13 +100,13 @@ class Merge:
     @property
     def is_aside(self) -> sql.Composed:
         """w is not to be loaded."""
-        without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
+        without = or_(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
         return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, ASIDE, self.same("a", "w"))
 
     @property
     def present(self) -> sql.Composed:
         """t is at the source, be it as a reject."""
-        keys = _list(identifier(name) for name in self.key)
+        keys = listed(identifier(name) for name in self.key)
         found = sql.SQL("SELECT {} FROM ({}) AS w").format(keys, self.wanted)
         if self.aside:
             found += sql.SQL(" UNION ALL SELECT {} FROM {}").format(keys, ASIDE)
@@ -123,7 +124,7 @@ class Merge:
                 value = sql.SQL("{} COLLATE {}").format(value, sql.SQL(f.collation))  # from the catalog
             parts.append(sql.SQL("{} AS {}").format(value, f.column))
         parts += [sql.SQL("v.{}").format(identifier(name)) for name in self.helpers]
-        return sql.SQL("SELECT {} FROM ({}) AS v").format(_list(parts), self.transform)
+        return sql.SQL("SELECT {} FROM ({}) AS v").format(listed(parts), self.transform)
 
     @cached_property
     def same_key(self) -> sql.Composed:
@@ -132,7 +133,7 @@ class Merge:
 
     def same(self, one: str, other: str) -> sql.Composed:
         """Of any two sides."""
-        return _and(self.field(name).same(one, other) for name in self.key)
+        return and_(self.field(name).same(one, other) for name in self.key)
 
     def field(self, name: str) -> Field:
         """The one of this name."""
@@ -163,7 +164,7 @@ class Merge:
         marked = self.marked
         if not self.values:
             return marked
-        differs: sql.Composed = _or(f.differs("t", other) for f in self.values)
+        differs: sql.Composed = or_(f.differs("t", other) for f in self.values)
         return sql.SQL("({} OR {})").format(differs, marked) if self.marks else differs
 
     @property
@@ -206,7 +207,7 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
 def _rows(tx: Connection, merge: Merge) -> float:
     """About how many the table holds."""
     query = "SELECT reltuples FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)::pg_catalog.oid"
-    (number,) = tx.execute(query, (merge.table.as_string(tx),)).fetchone() or (0,)
+    number = scalar(tx, query, (merge.table.as_string(tx),)) or 0
     return float(number)
 
 
@@ -267,7 +268,7 @@ def whole_query(merge: Merge) -> sql.Composed:
     """The statement that compares all rows of both sides."""
     rest = [sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key[1:]]
     some = (
-        sql.SQL("pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=_or(rest))
+        sql.SQL("pg_catalog.count(*) FILTER (WHERE w.{k} IS NOT NULL AND {rest})").format(k=merge.first_key, rest=or_(rest))
         if rest
         else sql.SQL("0")
     )
@@ -284,25 +285,25 @@ def _packed(merge: Merge) -> dict[str, sql.Composable]:
     keys = [identifier(name) for name in merge.key]
     marks = [identifier(merge.marks[0])] if merge.marks else []
     values = {
-        side: _list(
+        side: listed(
             sql.SQL("{}.{}{}").format(sql.SQL(side), f.column, sql.SQL("::pg_catalog.text" if f.as_text else "")) for f in merge.values
         )
         for side in ("w", "t")
     }
     packed = sql.SQL("(SELECT {}, ROW({}) AS usersync_values FROM {} OFFSET 0)")
     differs = sql.SQL("(w.usersync_values IS DISTINCT FROM t.usersync_values OR {})").format(merge.marked)
-    wanted = packed.format(_list(sql.SQL("w.{}").format(key) for key in keys), values["w"], sql.SQL("({}) AS w").format(merge.wanted))
+    wanted = packed.format(listed(sql.SQL("w.{}").format(key) for key in keys), values["w"], sql.SQL("({}) AS w").format(merge.wanted))
     there = [sql.SQL("t.{}").format(name) for name in [*keys, *marks]]
     return {
         "differs": differs,
         "wanted": sql.SQL("SELECT * FROM {} AS w").format(wanted),
-        "table": packed.format(_list(there), values["t"], sql.SQL("{} AS t").format(merge.table)),
+        "table": packed.format(listed(there), values["t"], sql.SQL("{} AS t").format(merge.table)),
     }
 
 
 def _small(tx: Connection, merge: Merge) -> _Found:
     """Where the table is far bigger than what was staged, so that it need not be read whole."""
-    hit = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
+    hit = listed(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
     query = sql.SQL("""
         SELECT pg_catalog.count(*),
                pg_catalog.count(*) FILTER (WHERE {without_key}),
@@ -320,12 +321,12 @@ def _small(tx: Connection, merge: Merge) -> _Found:
 def key_text(key: Sequence[str], side: str = "t") -> sql.Composed:
     """A row's key as text, in the types of the table: the one column, or a record of all of them."""
     columns = [sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), identifier(name)) for name in key]
-    whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::pg_catalog.text").format(_list(columns))
+    whole = columns[0] if len(columns) == 1 else sql.SQL("(ROW({}))::pg_catalog.text").format(listed(columns))
     return sql.SQL('({} COLLATE pg_catalog."C")').format(whole)
 
 
 def _parts(merge: Merge) -> dict[str, sql.Composable]:
-    without = _or(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key)
+    without = or_(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in merge.key)
     checksum: sql.Composable = sql.SQL("0")
     if merge.sums:
         both = sql.SQL("FILTER (WHERE w.{0} IS NOT NULL AND t.{0} IS NOT NULL)").format(merge.first_key)
@@ -352,7 +353,7 @@ def _keep_changes(merge: Merge) -> sql.Composed:
 
 def _count_new(tx: Connection, merge: Merge) -> int:
     """Distinct keys among the new rows."""
-    keys = _list(identifier(name) for name in merge.key)
+    keys = listed(identifier(name) for name in merge.key)
     query = sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT FROM {} WHERE usersync_is_new GROUP BY {}) AS d").format(CHANGES, keys)
     return _number(tx, query)
 
@@ -367,15 +368,15 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     """One winner for each key that occurs twice, chosen among all its rows: the one that equals the table must not lose
     to its twin only because it is not among the changes. Ties end by the values, so every run decides the same."""
     columns = [sql.SQL("{} AS {}").format(identifier(name), identifier(f"usersync_key_{i}")) for i, name in enumerate(merge.key)]
-    keys = _list(identifier(name) for name in merge.key)
+    keys = listed(identifier(name) for name in merge.key)
     tx.execute(
         sql.SQL(
             "CREATE TEMP TABLE usersync_duplicates ON COMMIT DROP AS SELECT {} FROM ({}) AS w GROUP BY {}"
             " HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1"
-        ).format(_list(columns), merge.wanted, keys)
+        ).format(listed(columns), merge.wanted, keys)
     )
     same = [
-        _and(
+        and_(
             sql.SQL("d.{} OPERATOR({}) {}.{}").format(
                 identifier(f"usersync_key_{i}"), sql.SQL(merge.field(name).operator), sql.SQL(side), identifier(name)
             )
@@ -387,7 +388,7 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
     order = [sql.SQL("w.{}").format(identifier(name)) for name in merge.key]
     decided: list[sql.Composable] = [sql.SQL(merge.order_by)] if merge.order_by else []  # the user's own SQL
     tie = [sql.SQL("w.{}::pg_catalog.text").format(f.column) for f in merge.values]
-    tie = [sql.SQL("ROW({})::pg_catalog.text").format(_list(tie))] if merge.wide else tie
+    tie = [sql.SQL("ROW({})::pg_catalog.text").format(listed(tie))] if merge.wide else tie
     tx.execute(
         sql.SQL("""
         INSERT INTO {changes}
@@ -396,11 +397,16 @@ def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
           LEFT JOIN {table} AS t ON {same_key}
          WHERE t.{k} IS NULL OR {differs}
     """).format(
-            changes=CHANGES, order=_list(order), duplicates=_DUPLICATES, same=same[1], all=_list([*order, *decided, *tie]), **_parts(merge)
+            changes=CHANGES,
+            order=listed(order),
+            duplicates=_DUPLICATES,
+            same=same[1],
+            all=listed([*order, *decided, *tie]),
+            **_parts(merge),
         )
     )
-    shown = _list(sql.SQL("{}::pg_catalog.text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
-    places = _list(sql.SQL(str(i + 1)) for i in range(len(merge.key)))
+    shown = listed(sql.SQL("{}::pg_catalog.text").format(identifier(f"usersync_key_{i}")) for i in range(len(merge.key)))
+    places = listed(sql.SQL(str(i + 1)) for i in range(len(merge.key)))
     query = sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT {}").format(shown, _DUPLICATES, places, sql.Literal(SHOWN_KEYS))
     return [",".join(row) for row in tx.execute(query).fetchall()]
 
@@ -426,7 +432,7 @@ def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = Fal
 
 def _update(tx: Connection, merge: Merge, *, vacated: bool) -> int:
     # Locked in the order of the key, so that two writers which meet on the same rows wait instead of deadlocking.
-    keys = _list(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
+    keys = listed(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
     tx.execute(
         sql.SQL("""
             SELECT pg_catalog.count(*) FROM (SELECT FROM {} AS t JOIN {} AS w ON {} WHERE NOT w.usersync_is_new
@@ -448,21 +454,21 @@ def _assignments(merge: Merge, side: str) -> sql.Composed:
     own = [sql.SQL("{0} = {1}.{0}").format(f.column, sql.SQL(side)) for f in merge.values]  # "w" or "excluded"
     stamps = [sql.SQL("{} = {}").format(identifier(name), sql.SQL(value)) for name, value in merge.on_update]  # ours
     back = [sql.SQL("{} = NULL").format(identifier(merge.marks[0]))] if merge.marks else []
-    return _list([*own, *stamps, *back])
+    return listed([*own, *stamps, *back])
 
 
 def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = (), *, ordered: bool = True) -> sql.Composed:
     """INSERT of these rows; with `conflict` sorted by key, and whoever inserted the same key meanwhile is updated."""
-    names = _list([*(f.column for f in merge.fields), *(identifier(name) for name, _ in merge.on_insert)])
-    values = _list([*(sql.SQL("w.{}").format(f.column) for f in merge.fields), *(sql.SQL(value) for _, value in merge.on_insert)])  # ours
+    names = listed([*(f.column for f in merge.fields), *(identifier(name) for name, _ in merge.on_insert)])
+    values = listed([*(sql.SQL("w.{}").format(f.column) for f in merge.fields), *(sql.SQL(value) for _, value in merge.on_insert)])  # ours
     statement = sql.SQL("INSERT INTO {} AS t ({}) {} SELECT {} FROM ({}) AS w").format(
         merge.table, names, sql.SQL("OVERRIDING SYSTEM VALUE" if merge.overriding else ""), values, rows
     )
     if not conflict:
         return statement
-    keys = _list(identifier(name) for name in conflict)
+    keys = listed(identifier(name) for name in conflict)
     if ordered:
-        statement += sql.SQL(" ORDER BY {}").format(_list(sql.SQL("w.{}").format(identifier(name)) for name in conflict))
+        statement += sql.SQL(" ORDER BY {}").format(listed(sql.SQL("w.{}").format(identifier(name)) for name in conflict))
     if merge.has_rules:
         return statement
     if not merge.values and not merge.marks:
@@ -533,14 +539,15 @@ def changed(merge: Merge) -> sql.Composed:
         before=texts("t", [*names, *marks]),
         after=texts("w", names, *[sql.SQL("NULL::pg_catalog.text")] * len(marks)),
         changes=CHANGES,
-        order=_list(sql.SQL("w.{}").format(name) for name in keys),
+        order=listed(sql.SQL("w.{}").format(name) for name in keys),
         **_parts(merge),
     )
 
 
 def texts(side: str, columns: Iterable[sql.Identifier], *more: sql.Composable) -> sql.Composed:
     """The values of these columns as an array of text; and these values."""
-    return sql.SQL("ARRAY[{}]").format(_list([*(sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), name) for name in columns), *more]))
+    own = (sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), name) for name in columns)
+    return sql.SQL("ARRAY[{}]").format(listed([*own, *more]))
 
 
 def vacate(tx: Connection, merge: Merge, column: str, placeholder: str) -> None:
@@ -562,15 +569,3 @@ def _one(tx: Connection, query: sql.Composed) -> tuple[Any, ...]:
     """The only row."""
     (row,) = tx.execute(query).fetchall()
     return row
-
-
-def _list(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL(", ").join(parts)
-
-
-def _and(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL(" AND ").join(parts)
-
-
-def _or(parts: Iterable[sql.Composable]) -> sql.Composed:
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(parts))

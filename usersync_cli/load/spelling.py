@@ -18,7 +18,8 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, has_one_text
-from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, type_name
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import BAD, is_about_data
 
@@ -78,11 +79,9 @@ class Spelling:
     def read(self, tx: Connection, keys: Sequence[str]) -> dict[str, Spelt]:
         """Each of these in the table's spelling; without those that are no keys of its type. In a transaction."""
         names = [identifier(name) for name in self.key]
-        found = sql.SQL("LEFT JOIN (SELECT {}) AS t ON true").format(
-            sql.SQL(", ").join(sql.SQL("NULL::text AS {}").format(name) for name in names)
-        )
+        found = sql.SQL("LEFT JOIN (SELECT {}) AS t ON true").format(listed(sql.SQL("NULL::text AS {}").format(name) for name in names))
         if self.table is not None:
-            same = sql.SQL(" AND ").join(
+            same = and_(
                 sql.SQL("t.{0} OPERATOR({1}) s.{0}").format(name, sql.SQL(operator))  # from the catalog
                 for name, operator in zip(names, self.operators, strict=True)
             )
@@ -95,7 +94,7 @@ class Spelling:
             typed=key_text(self.key, "s"),
             row=key_text(self.key, "t"),
             first=names[0],
-            columns=sql.SQL(", ").join(sql.SQL("s.{}").format(name) for name in names),
+            columns=listed(sql.SQL("s.{}").format(name) for name in names),
             keys=self.typed,
             found=found,
         )
@@ -110,7 +109,7 @@ class Spelling:
         return sql.SQL(
             "SELECT usersync_key, usersync_ord, {values}"
             " FROM unnest({parts}) WITH ORDINALITY AS p(usersync_key, {names}, usersync_ord) OFFSET 0"
-        ).format(values=sql.SQL(", ").join(values), parts=sql.SQL(", ").join(parts), names=sql.SQL(", ").join(names))
+        ).format(values=listed(values), parts=listed(parts), names=listed(names))
 
     def cast(self, column: int, value: sql.Composable) -> sql.Composed:
         """A text as a value of this key column."""
@@ -132,7 +131,7 @@ class Spelling:
         """Those that the types of the key take."""
         names = [sql.SQL(f"usersync_part_{i}") for i in range(len(self.key))]
         query = sql.SQL("SELECT usersync_key FROM unnest({}) AS p(usersync_key, {names}) WHERE {}(ARRAY[{names}])").format(
-            sql.SQL(", ").join([sql.SQL("%s::text[]")] * (1 + len(self.key))), self._is_key, names=sql.SQL(", ").join(names)
+            listed([sql.SQL("%s::text[]")] * (1 + len(self.key))), self._is_key, names=listed(names)
         )
         there = tx.execute("SELECT to_regprocedure(%s) IS NOT NULL", (f"{self._is_key.as_string(tx)}(text[])",)).fetchone() == (True,)
         with nullcontext() if there else tx.transaction(force_rollback=True):
@@ -167,7 +166,7 @@ def spelling_of(tx: Connection, merge: Merge, table: Table | None) -> Spelling:
         return of_table(table, merge.key)
     collations = [merge.field(name).collation for name in merge.key]
     operators = [merge.field(name).operator for name in merge.key]
-    keys = sql.SQL(", ").join(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
+    keys = listed(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
     found = tx.execute(sql.SQL("SELECT {} FROM ({}) AS w LIMIT 0").format(keys, merge.everything)).pgresult
     assert found is not None  # noqa: S101  a SELECT always has a result
     oids = [found.ftype(i) for i in range(found.nfields)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, identifier
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import identifier, listed
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Column, Copy
 
@@ -44,7 +45,7 @@ class Stage:
     def as_seen(self) -> sql.Composed:
         """What the transform sees of it."""
         seen = [sql.SQL("{0}::{1} AS {0}" if one.wire else "{0}").format(identifier(one.name), type_sql(one.type)) for one in self.columns]
-        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(seen) if seen else sql.SQL("*"), self.table)
+        return sql.SQL("SELECT {} FROM {}").format(listed(seen) if seen else sql.SQL("*"), self.table)
 
 
 def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 0) -> Stage:
@@ -59,9 +60,7 @@ def create(tx: Connection, name: str, columns: Sequence[Column], *, rows: int = 
     for column in columns:
         if OURS.fullmatch(column.name):
             raise Drift(f"extract {name}: {used_by_us(column.name)}", hint="name it otherwise with AS, in a query")
-    definitions = sql.SQL(", ").join(
-        sql.SQL("{} {}").format(identifier(column.name), type_sql(column.wire or column.type)) for column in columns
-    )
+    definitions = listed(sql.SQL("{} {}").format(identifier(column.name), type_sql(column.wire or column.type)) for column in columns)
     seen = tuple(columns) if any(column.wire for column in columns) else ()
     if rows >= BIG and _may_create(tx):
         unlogged = sql.SQL("usersync.{}").format(identifier(f"stage_{tx.info.backend_pid}_{name}"[:63]))
@@ -96,7 +95,7 @@ def over(transform: str | None, parts: Sequence[Stage]) -> sql.Composed:
     named = [query.format(identifier(part.name), part.as_seen) for part in parts if not part.temporary]
     if not named:
         return text
-    return sql.SQL("WITH {} SELECT * FROM ({}) AS transform").format(sql.SQL(", ").join(named), text)
+    return sql.SQL("WITH {} SELECT * FROM ({}) AS transform").format(listed(named), text)
 
 
 def bare(transform: str) -> str:
@@ -136,7 +135,7 @@ def type_sql(type_: str) -> sql.SQL:
 
 def copy(tx: Connection, into: sql.Composable, content: Copy, moved: Callable[[int], None], *, freeze: bool = False) -> int:
     """Pass the blocks on, as they come; returns the number of rows. `moved` hears of each block's bytes and may raise."""
-    names = sql.SQL(", ").join(identifier(column.name) for column in content.columns)
+    names = listed(identifier(column.name) for column in content.columns)
     options = sql.SQL(f"FORMAT {content.format}{', FREEZE' if freeze else ''}")
     cursor = tx.cursor()
     with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN ({})").format(into, names, options)) as sink:

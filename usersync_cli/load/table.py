@@ -24,7 +24,8 @@ from usersync_cli.clients.postgres.catalog import (
     read_by,
     unique_values,
 )
-from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, identifier, relation, schemas, type_name
+from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, schemas
+from usersync_cli.clients.postgres.sql import identifier, listed, relation, scalar, type_name
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
 from usersync_cli.load import guard as sweeping
 from usersync_cli.load import merge as merging
@@ -231,20 +232,20 @@ class Target:
 
     def _check_rights(self, table: Table, given: set[str], tx: Connection) -> None:
         rights = ("SELECT", "INSERT", "UPDATE", *(("DELETE",) if self.load.on_missing == "delete" else ()))
-        missing = [right for right in rights if not _scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))]
-        role = _scalar(tx, "SELECT quote_ident(current_user)", ())
+        missing = [right for right in rights if not scalar(tx, "SELECT has_table_privilege(%s::oid, %s)", (table.oid, right))]
+        role = scalar(tx, "SELECT quote_ident(current_user)")
         left = [name for name, column in table.columns.items() if name not in given and not _stamped(column)]
         if locked := locked_sequences(tx, table, left):
             raise ConfigError(
                 f"target table {self.load.table}: a default takes numbers from {', '.join(locked)}, which this role may not use",
                 hint=f"GRANT USAGE ON SEQUENCE {', '.join(locked)} TO {role};",
             )
-        if _scalar(tx, "SELECT pg_catalog.row_security_active(%s::oid)", (table.oid,)):
+        if scalar(tx, "SELECT pg_catalog.row_security_active(%s::oid)", (table.oid,)):
             raise ConfigError(
                 f"target table {self.load.table}: row-level security would hide rows of it from this role",
                 hint=f"ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {self._shown()} DISABLE ROW LEVEL SECURITY;",
             )
-        if _scalar(tx, "SELECT pg_catalog.current_setting('session_replication_role')", ()) == "replica":
+        if scalar(tx, "SELECT pg_catalog.current_setting('session_replication_role')") == "replica":
             raise ConfigError(
                 "target: session_replication_role is replica, so foreign keys and triggers would not be looked at",
                 hint=f"ALTER ROLE {role} RESET session_replication_role; (or ALTER DATABASE ... RESET)",
@@ -324,10 +325,10 @@ class Target:
     def _lock_if_empty(self, tx: Connection, merge: Merge) -> bool:
         """Whether the table has no row, and nobody can add one before we commit. Looked at first without the lock."""
         empty = sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(merge.table)
-        if not _scalar(tx, empty, ()):
+        if not scalar(tx, empty):
             return False
         tx.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(merge.table))
-        return bool(_scalar(tx, empty, ()))
+        return bool(scalar(tx, empty))
 
     # any other table
 
@@ -454,7 +455,7 @@ class Target:
         """The table that the transform describes, and when each row came and last changed."""
         loaded = [c for c in columns if not c.name.startswith("_")]
         names = {c.name for c in loaded}
-        key = sql.SQL(", ").join(identifier(name) for name in merge.key)
+        key = listed(identifier(name) for name in merge.key)
         mark = (
             [sql.SQL("{} timestamp with time zone").format(identifier(MARK))]
             if self.load.on_missing == "mark" and MARK not in names
@@ -462,7 +463,7 @@ class Target:
         )
         if self._definition:
             own = [sql.SQL(self._definition), *mark, sql.SQL("UNIQUE ({})").format(key)]
-            return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(own))
+            return sql.SQL("CREATE TABLE {} ({})").format(merge.table, listed(own))
         definitions = [sql.SQL("{} {}").format(identifier(c.name), stage.type_sql(_storable(c.type))) for c in loaded]
         stamps = [
             name for name in ("inserted_at", "updated_at") if name not in names and not (name == "inserted_at" and "created_at" in names)
@@ -471,16 +472,14 @@ class Target:
         definitions += mark
         if with_key:
             definitions.append(sql.SQL("PRIMARY KEY ({})").format(key))
-        return sql.SQL("CREATE TABLE {} ({})").format(merge.table, sql.SQL(", ").join(definitions))
+        return sql.SQL("CREATE TABLE {} ({})").format(merge.table, listed(definitions))
 
     def _create_sql(self, outputs: Sequence[Column], tx: Connection) -> str:
         merge = Merge(table=self._new_name(tx), fields=(), helpers=(), key=self.load.key, transform=sql.SQL(""))
         return self._create(merge, outputs, with_key=True).as_string(tx) + ";"
 
     def _add_key(self, merge: Merge) -> sql.Composed:
-        return sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
-            merge.table, sql.SQL(", ").join(identifier(name) for name in merge.key)
-        )
+        return sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(merge.table, listed(identifier(name) for name in merge.key))
 
     def _new_name(self, tx: Connection) -> sql.Composed:
         """Where a table without a schema is made: the first schema of the role's search path that exists, and is not ours."""
@@ -496,11 +495,11 @@ class Target:
     def _check_schema(self, schema: str, tx: Connection) -> None:
         """Whether a table can be made in it, which most roles may not in `public` since PostgreSQL 15."""
         query = "SELECT pg_catalog.has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = %s"
-        may = _scalar(tx, query, (schema,))
+        may = scalar(tx, query, (schema,))
         if may is None:
             raise Drift(f"target table {self.load.table}: there is no schema {schema}", hint=f"CREATE SCHEMA {_quoted(schema)};")
         if not may:
-            role = _scalar(tx, "SELECT quote_ident(current_user)", ())
+            role = scalar(tx, "SELECT quote_ident(current_user)")
             raise ConfigError(
                 f"target table {self.load.table} is to be made, and the right to CREATE in schema {schema} is missing",
                 hint=f"GRANT USAGE, CREATE ON SCHEMA {_quoted(schema)} TO {role};\nor an administrator makes the table",
@@ -618,8 +617,3 @@ def _shown(table: str) -> str:
 
 def _quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None)
-
-
-def _scalar(tx: Connection, query: object, parameters: Sequence[object]) -> object:
-    (value,) = tx.execute(query, parameters or None).fetchone() or (None,)  # type: ignore[call-overload]
-    return value

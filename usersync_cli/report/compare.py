@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 from psycopg import errors, sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user, type_name
+from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
 from usersync_cli.load import stage
 from usersync_cli.load.table import MARK
@@ -150,7 +151,7 @@ class Comparison:
         self._report.duplicates += self._loaded - self._distinct - without_key
 
     def _without_key(self, keyless: int) -> int:
-        ((without,),) = self._tx.execute(self._shape.without_key()).fetchall()
+        without = scalar(self._tx, self._shape.without_key())
         for i in range(without):
             self._note(Difference("rejected" if i < keyless else "missing", None))
         return int(without)

@@ -18,7 +18,8 @@ from psycopg import errors, sql
 
 from usersync_cli import spreadsheets
 from usersync_cli.clients.postgres.catalog import Table, describe, path
-from usersync_cli.clients.postgres.connections import Connection, as_ours, as_user, connect, relation, transaction, translate, translated
+from usersync_cli.clients.postgres.connections import Connection, as_ours, as_user, connect, transaction, translate, translated
+from usersync_cli.clients.postgres.sql import listed, relation, scalar
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.model import Database, Job
 from usersync_cli.settings import closest
@@ -104,7 +105,7 @@ class _View:
         """How many are."""
         query = sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE {} IS NOT NULL").format(self.table.name, sql.Identifier(_MARK))
         with self.path(tx):
-            (number,) = tx.execute(query).fetchone() or (0,)
+            number = scalar(tx, query)
         return int(number)
 
     def rows(self, tx: Connection, *, everything: bool) -> sql.Composed:
@@ -113,7 +114,7 @@ class _View:
         if self.mark and not everything:
             parts.append(sql.SQL("WHERE t.{} IS NULL").format(sql.Identifier(_MARK)))
         if key := [name for (name,) in tx.execute(_KEY, (self.table.oid,)).fetchall()]:
-            parts.append(sql.SQL("ORDER BY {}").format(sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in key)))
+            parts.append(sql.SQL("ORDER BY {}").format(listed(sql.SQL("t.{}").format(sql.Identifier(name)) for name in key)))
         return sql.SQL(" ").join(parts)
 
 
@@ -221,7 +222,7 @@ def _head(view: _View, options: Options) -> bytes:
 
 def _copy(rows: sql.Composed, view: _View, options: Options) -> sql.Composed:
     if options.format == "csv":
-        cells = sql.SQL(", ").join(_cell(name, guarded=not number and not options.raw) for name, number in view.columns.items())
+        cells = listed(_cell(name, guarded=not number and not options.raw) for name, number in view.columns.items())
         statement = "COPY (SELECT {} FROM ({}) AS q) TO STDOUT (FORMAT csv, DELIMITER {}, ENCODING 'UTF8')"
         return sql.SQL(statement).format(cells, rows, sql.Literal(options.delimiter))
     # White space between the parts of a `json` value is kept, and is all that could break a line. Without control

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from usersync_cli.clients.postgres.catalog import Table, TableColumn, has_one_text
-from usersync_cli.clients.postgres.connections import Connection, identifier, type_name
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, scalar, type_name
 from usersync_cli.errors import Drift
 from usersync_cli.load import stage
 from usersync_cli.load.merge import key_text
@@ -49,7 +50,7 @@ class Shape:
             for name, column in ((name, self.table.columns[name]) for name in self.loaded)
         ]
         definitions += [sql.SQL("{} {}").format(identifier(name), stage.type_sql(type_)) for name, type_ in self.helpers]
-        return sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(self.into, sql.SQL(", ").join(definitions))
+        return sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(self.into, listed(definitions))
 
     def fill(self, desired: Desired) -> sql.Composed:
         """Put what the transform gives into it."""
@@ -61,17 +62,15 @@ class Shape:
         ]
         names = [identifier(name) for name in (*self.loaded, *(name for name, _ in self.helpers))]
         values += [sql.SQL("v.{}").format(identifier(name)) for name, _ in self.helpers]
-        return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM ({}) AS v").format(
-            self.into, sql.SQL(", ").join(names), sql.SQL(", ").join(values), desired.transform
-        )
+        return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM ({}) AS v").format(self.into, listed(names), listed(values), desired.transform)
 
     def respell(self) -> sql.Composed:
         """Give the wanted keys the spelling of the table's where their type calls the two equal (citext, numeric)."""
-        same = sql.SQL(" AND ").join(
+        same = and_(
             sql.SQL("t.{0} OPERATOR({1}) w.{0}").format(identifier(name), sql.SQL(self.table.columns[name].operator))
             for name in self.load.key
         )
-        to = sql.SQL(", ").join(sql.SQL("{0} = t.{0}").format(identifier(name)) for name in self.load.key)
+        to = listed(sql.SQL("{0} = t.{0}").format(identifier(name)) for name in self.load.key)
         return sql.SQL("UPDATE {} AS w SET {} FROM {} AS t WHERE {} AND {} <> {}").format(
             self.into, to, self.table.name, same, self.key("t"), self.key("w")
         )
@@ -103,11 +102,11 @@ class Shape:
 
     @property
     def _has_key(self) -> sql.Composed:
-        return sql.SQL(" AND ").join(sql.SQL("w.{} IS NOT NULL").format(identifier(name)) for name in self.load.key)
+        return and_(sql.SQL("w.{} IS NOT NULL").format(identifier(name)) for name in self.load.key)
 
     @property
     def _names(self) -> sql.Composed:
-        return sql.SQL(", ").join(identifier(name) for name in ("usersync_key", *self.names))
+        return listed(identifier(name) for name in ("usersync_key", *self.names))
 
     def _values(self, side: str) -> sql.Composed:
         values = [sql.SQL("{} AS usersync_key").format(self.key(side))]
@@ -115,7 +114,7 @@ class Shape:
             given = side == "t" or name in self.loaded
             value = sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), identifier(name)) if given else _NULL  # not marked
             values.append(sql.SQL("{} AS {}").format(value, identifier(name)))
-        return sql.SQL(", ").join(values)
+        return listed(values)
 
 
 def _wide(column: TableColumn) -> str:
@@ -142,7 +141,7 @@ def shape_of(  # noqa: PLR0913, PLR0917  all that decides it
     if load.order_by:
         given = [(names[i], found.ftype(i), found.fmod(i)) for i in range(found.nfields) if names[i].startswith("_")]
         for name, oid, modifier in given:
-            ((type_,),) = tx.execute("SELECT pg_catalog.format_type(%s::oid, %s)", (oid, modifier)).fetchall()
+            type_ = scalar(tx, "SELECT pg_catalog.format_type(%s::oid, %s)", (oid, modifier))
             helpers.append((name, type_))
     inexact = any(not exact(table.columns[name]) for name in load.key)
     return Shape(load, table, loaded, helpers, inexact, number)

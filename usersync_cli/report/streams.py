@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
+
+from usersync_cli.clients.postgres.sql import scalar
 
 if TYPE_CHECKING:
     from usersync_cli.clients.postgres.catalog import Table
@@ -140,7 +142,7 @@ def _held(connection: Connection, table: Table, step: Step, memory: _Memory) -> 
     size, estimate = connection.execute(_SIZE, {"oid": table.oid}).fetchone() or (None, None)
     # Who sees only some of the rows does not count them.
     may = sql.SQL("SELECT has_table_privilege({0}::oid, 'SELECT') AND NOT row_security_active({0}::oid)")
-    if not _one(connection, may.format(table.oid)):
+    if not scalar(connection, may.format(table.oid)):
         return Held(estimate)
     small = size is not None and size <= SMALL_BYTES
     newest = _newest(connection, table, small=small)
@@ -157,11 +159,11 @@ def _newest(connection: Connection, table: Table, *, small: bool) -> datetime | 
     """By an index, where the table is not small."""
     column = table.columns.get("updated_at")
     zone = {"timestamp with time zone": "", "timestamp without time zone": " AT TIME ZONE 'UTC'"}.get(column.bare if column else "")
-    if zone is None or not (small or _one(connection, sql.SQL(_INDEXED).format(table.oid))):
+    if zone is None or not (small or scalar(connection, sql.SQL(_INDEXED).format(table.oid))):
         return None
     # Python has no infinity, and no year 10000.
     query = sql.SQL("SELECT max(updated_at){} FROM {} WHERE updated_at BETWEEN '0001-01-02' AND '9999-12-30'")
-    found: datetime | None = _one(connection, query.format(sql.SQL(zone), table.name))
+    found: datetime | None = scalar(connection, query.format(sql.SQL(zone), table.name))
     return found
 
 
@@ -171,12 +173,7 @@ def _unknown(connection: Connection, table: Table, step: Step, memory: _Memory) 
     query = sql.SQL("""
         SELECT count(*) FROM {} AS t WHERE NOT EXISTS (SELECT FROM usersync.seen AS s WHERE s.stream_id = {} AND s.key = {})
     """)
-    return int(_one(connection, query.format(table.name, memory.id, key_text(step.load.key))))
-
-
-def _one(connection: Connection, query: sql.Composed) -> Any:
-    (value,) = connection.execute(query).fetchone() or (None,)
-    return value
+    return int(scalar(connection, query.format(table.name, memory.id, key_text(step.load.key))))
 
 
 _MEMORY = """

@@ -16,18 +16,8 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
-from usersync_cli.clients.postgres.connections import (
-    Connection,
-    as_user,
-    connect,
-    passes,
-    readable,
-    relation,
-    transaction,
-    translate,
-    translated,
-    type_name,
-)
+from usersync_cli.clients.postgres.connections import Connection, as_user, connect, passes, readable, transaction, translate, translated
+from usersync_cli.clients.postgres.sql import listed, relation, scalar, type_name
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.load.binding import WRONG, parse, place, wrong
 from usersync_cli.load.stage import bare
@@ -102,7 +92,7 @@ class Session:
                 raise Drift(f"{self._database.name}: {_what(stream)} has two columns named {twice[0]}", hint="name one of them with AS")
             oids, typmods = [found.ftype(i) for i in range(found.nfields)], [found.fmod(i) for i in range(found.nfields)]
             types = self._connection.execute(_TYPES, (oids, typmods)).fetchall()
-        self._casts[stream.name] = sql.SQL(", ").join(_cast(name, cast, wire) for name, (_, cast, wire) in zip(names, types, strict=True))
+        self._casts[stream.name] = listed(_cast(name, cast, wire) for name, (_, cast, wire) in zip(names, types, strict=True))
         return [Column(name, type_, wire) for name, (type_, _, wire) in zip(names, types, strict=True)]
 
     @contextmanager
@@ -133,7 +123,7 @@ class Session:
         described = {stream.name: self.columns(stream) for stream in streams}
         settings = {"row_security": "off", "idle_in_transaction_session_timeout": "0"}
         with translated(self._database, "reading"), transaction(self._connection, long=True, snapshot=True, **settings):
-            (read_at,) = self._connection.execute("SELECT now()").fetchone() or (None,)
+            read_at = scalar(self._connection, "SELECT now()")
             for stream in streams:
                 how: Literal["binary", "text"] = "text" if stream.as_text else "binary"
                 content = Copy(stream.name, described[stream.name], self._blocks(stream, how), how)
@@ -180,9 +170,9 @@ def _identity(connection: Connection) -> tuple[str, Collection[str]]:
     The number is made with the cluster: its standbys share it, a dump that was restored elsewhere does not. Where a service
     keeps it to itself, the name has to do.
     """
-    ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
+    name = scalar(connection, "SELECT current_database()::text")
     try:
-        ((server,),) = connection.execute("SELECT system_identifier FROM pg_catalog.pg_control_system()").fetchall()
+        server = scalar(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
     except psycopg.Error as error:
         if passes(error):
             raise

@@ -10,6 +10,7 @@ from psycopg import errors
 
 from usersync_cli import __version__
 from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import Busy
 from usersync_cli.signals import Stop
 from usersync_cli.state import ledger
@@ -155,7 +156,7 @@ def _take(connection: connections.Connection, wanted: Wanted) -> tuple[Taken, _R
             raise _busy(wanted.job, before)
         values["epoch"] = row[0]
         crashed = connection.execute(_CRASHED, values).rowcount
-        ((run_id,),) = connection.execute(_BEGIN, values).fetchall()
+        run_id = scalar(connection, _BEGIN, values)
     return Taken(row[0], run_id, crashed, began + wanted.length.total_seconds()), before
 
 

@@ -379,23 +379,6 @@ def test_a_local_server_needs_no_certificate(url: str) -> None:
     assert "sslmode" not in connections._parameters(url, "job", read_write=False)
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "ü" * 32])
-def test_names_that_would_be_cut_are_refused(name: str) -> None:
-    """
-    1 to 63 bytes without NUL; PostgreSQL and psycopg cut others without a word.
-    """
-    with pytest.raises(ConfigError, match="1 to 63 bytes"):
-        connections.identifier(name)
-
-
-def test_names_are_quoted() -> None:
-    """
-    Whatever a name holds, it stays a name.
-    """
-    assert '"a""; DROP TABLE t; --"' == connections.identifier('a"; DROP TABLE t; --').as_string()
-    assert '"app"."users"' == connections.relation("app.users").as_string()
-
-
 def test_what_somebody_left_in_the_session_does_not_count(database: Database) -> None:
     """Behind a pooler another client's SET may be there: ours are PostgreSQL's own names, or the role's; dates and zone of our own."""
     with connections.connect(database, job="test") as connection:

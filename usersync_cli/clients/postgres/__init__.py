@@ -1,5 +1,5 @@
 """PostgreSQL: how a connection is made, watched and ended, and what a server says.
 
-`connections` makes them and puts a server's errors into our words, `catalog` describes tables, `arrays` sends many values as one
-parameter, `embedded` runs the private server.
+`connections` makes them and puts a server's errors into our words, `sql` puts statements together, `catalog` describes tables,
+`arrays` sends many values as one parameter, `embedded` runs the private server.
 """

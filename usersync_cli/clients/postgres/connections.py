@@ -27,6 +27,7 @@ from psycopg.abc import Params, Query
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
+from usersync_cli.clients.postgres.sql import identifier
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import OWN_SCHEMA, Database
 from usersync_cli.signals import Stop
@@ -620,26 +621,3 @@ def _untrusted(said: str) -> bool:
 
 
 LONGEST_LINE = 200
-MAX_NAME_BYTES = 63
-
-
-def identifier(name: str) -> sql.Identifier:
-    """A quoted name. PostgreSQL cuts longer names and psycopg stops at a NUL, both without a word: refused here."""
-    if not name or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
-        raise ConfigError("a name has to be 1 to 63 bytes long, without NUL", hint=f"shorten the one that begins with {name[:20]!r}")
-    return sql.Identifier(name)
-
-
-# Types whose names are words of SQL's grammar. Every other name is looked for along the path.
-_WORDS = re.compile(r"(bigint|bit|boolean|character|double precision|integer|interval|numeric|real|smallint|time|timestamp)\b(?! *\.)")
-_QUALIFIED = re.compile(r'("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)\.')
-
-
-def type_name(type_: str) -> str:
-    """A type's name as `format_type` writes it under our path, so that it means the same under every path."""
-    return type_ if _WORDS.match(type_) or _QUALIFIED.match(type_) else f"pg_catalog.{type_}"
-
-
-def relation(name: str) -> sql.Composed:
-    """A quoted table name, `table` or `schema.table`."""
-    return sql.SQL(".").join(identifier(part) for part in name.split(".", 1))

@@ -315,7 +315,8 @@ def _log_tail(folder: Path) -> str:
 
 
 def _create(server: _Server, name: str) -> None:
-    from usersync_cli.clients.postgres.connections import identifier, translated
+    from usersync_cli.clients.postgres.connections import translated
+    from usersync_cli.clients.postgres.sql import identifier
     from usersync_cli.model import Database
 
     maintenance = Database(server.url("postgres"), "the embedded PostgreSQL")

@@ -12,6 +12,7 @@ from usersync_cli import log
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.load import guard
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Known, Met, OpenSweep
@@ -36,7 +37,7 @@ class Leavers:
         known = stream.known
         if stream.load.adopt_existing and not known.memory.adopted and (table := describe(self._connection(), stream.load.table)):
             query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table.name, _there(stream))
-            ((rows,),) = self._connection().execute(query).fetchall()
+            rows = scalar(self._connection(), query)
             known.known_before = max(known.known_before, rows)
 
     def look(self, plan: PagePlan, page: Page) -> Leaving:

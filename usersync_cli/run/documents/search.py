@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, identifier
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import BAD, NO_KEY
 from usersync_cli.load.spelling import Spelling
@@ -26,13 +27,13 @@ def trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     body = sql.SQL(_TRY).format(
         tried=tried.wanted,
         key=key_text(tried.key, "w"),
-        same=sql.SQL(" AND ").join(
+        same=and_(
             sql.SQL("w.{} OPERATOR({}) {}").format(
                 identifier(name), sql.SQL(tried.field(name).operator), spelling.cast(i, sql.SQL(f"usersync_part_{i}[1]"))
             )
             for i, name in enumerate(spelling.key)
         ),
-        without=sql.SQL(" OR ").join(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
+        without=or_(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in tried.key),
         columns=sql.SQL(" ").join(columns),
     )
     return sql.SQL(
@@ -52,7 +53,7 @@ def searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
         key_differs=sql.Literal(KEY_DIFFERS),
         last=sql.Literal(len(tried.fields)),
         parts=sql.SQL("".join(f", usersync_part_{i}[usersync_lo:usersync_hi]" for i in range(len(spelling.key)))),
-        names=sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(f.name) for f in tried.fields)),
+        names=sql.SQL("ARRAY[{}]::text[]").format(listed(sql.Literal(f.name) for f in tried.fields)),
     )
     return sql.SQL(
         "CREATE FUNCTION pg_temp.usersync_search"

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
+from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.load import guard, stage, writers
 from usersync_cli.load.binding import Own, bind
@@ -314,13 +315,13 @@ class Planning:
         """Whom of the candidates the source itself calls gone, and why they may not go without a person."""
         if known:
             keys = sql.SQL("SELECT key FROM pg_temp.usersync_leaving WHERE known")
-            found.free = _one(self._tx, _DECIDED)
+            found.free = scalar(self._tx, _DECIDED.encode())
             found.reason = guard.judge(found, of) or guard.kept(self._tx, found, keys) or self._anonymous()
         asked = not found.reason or self._options.approve_deletes is not None or self._options.everybody
         self._gone(self._proved(known=known) if asked else None, known=known)
         self._tx.execute(_FREE)
-        found.candidates = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
-        found.free = _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone WHERE free")
+        found.candidates = scalar(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone")
+        found.free = scalar(self._tx, "SELECT count(*) FROM pg_temp.usersync_gone WHERE free")
         if not known and found.candidates:
             found.known, found.reason = of, _strangers(found.candidates)
 
@@ -341,7 +342,7 @@ class Planning:
 
     def _anonymous(self) -> str:
         """Records without a known id may be any of those who seem to be gone."""
-        unknown = len(self._reading.bad) + _one(self._tx, "SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL")
+        unknown = len(self._reading.bad) + scalar(self._tx, "SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL")
         return f"records were set aside without a known id ({unknown:,}), and they may be those who seem to be gone" if unknown else ""
 
     def _gone(self, keys: Collection[str] | None, *, known: bool) -> None:
@@ -445,11 +446,6 @@ def _worst(errors: Sequence[UsersyncError]) -> UsersyncError | None:
 def _strangers(number: int) -> str:
     accounts = "1 account carries" if number == 1 else f"{number:,} accounts carry"
     return f"{accounts} a usersync_id of people who are not at the source, and this job does not remember giving it"
-
-
-def _one(tx: Connection, query: str) -> int:
-    ((number,),) = tx.execute(query.encode()).fetchall()
-    return int(number)
 
 
 # An earlier run has decided on these, and its calls did not come to their end: the guard has let them go already.

@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli.clients.postgres.catalog import Table
-from usersync_cli.clients.postgres.connections import Connection, as_user, identifier
+from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import identifier, listed, or_, scalar
 from usersync_cli.errors import PartialError
 from usersync_cli.load import bisect, constraints
 from usersync_cli.load.merge import ASIDE, Merge, key_text, texts
@@ -35,7 +36,7 @@ class Aside:
         """From here on, records without a key and those in ASIDE are left out."""
         if self.begun:
             return
-        keys = sql.SQL(", ").join(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
+        keys = listed(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
         with as_user(self._tx):
             self._tx.execute(
                 sql.SQL("CREATE TEMP TABLE usersync_aside ON COMMIT DROP AS SELECT {} FROM ({}) AS w WITH NO DATA").format(
@@ -175,7 +176,7 @@ class Aside:
         return self._number(query)
 
     def _number(self, query: sql.Composed) -> int:
-        (number,) = self._tx.execute(query).fetchone() or (0,)
+        number = scalar(self._tx, query)
         return int(number)
 
 
@@ -187,7 +188,7 @@ def _filed_as(merge: Merge, side: str) -> sql.Composed:
 
 
 def _without_key(merge: Merge, side: str) -> sql.Composed:
-    return sql.SQL(" OR ").join(sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(name)) for name in merge.key)
+    return or_(sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(name)) for name in merge.key)
 
 
 # Of one key, the last that was found; which one does not matter, but it has to be the same each time.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from psycopg import sql
 
+from usersync_cli.clients.postgres.sql import listed
 from usersync_cli.errors import ConfigError
 from usersync_cli.settings import suggestion
 
@@ -46,7 +47,7 @@ def select(table: sql.Composable, fields: Mapping[str, str]) -> sql.Composed:
         )
         for column, path in paths.items()
     ]
-    return sql.SQL("SELECT {} FROM {} AS t").format(sql.SQL(", ").join(columns), table)
+    return sql.SQL("SELECT {} FROM {} AS t").format(listed(columns), table)
 
 
 def columns() -> list[str]:

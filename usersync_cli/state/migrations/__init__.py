@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors
 
 from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Database
 
@@ -32,7 +33,7 @@ GRANTS = "GRANT USAGE ON SCHEMA usersync TO {role}; GRANT SELECT, INSERT, UPDATE
 
 def current(connection: psycopg.Connection[Any]) -> str | None:
     """The version of the tables in this database, None when there are none. Needs SELECT rights only."""
-    (table,) = connection.execute("SELECT to_regclass('usersync.alembic_version')").fetchone() or (None,)
+    table = scalar(connection, "SELECT to_regclass('usersync.alembic_version')")
     if table is None:
         return None
     row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone()

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.sql import listed
 from usersync_cli.model import Counts
 
 REFUSED = "refused_by_keycloak"  # reason of a reject: the server said so, and is not asked again about the same person
@@ -51,7 +52,7 @@ def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str]
         cells.append(sql.SQL("{} AS {}").format(cell.format(sql.Identifier(name), type_), sql.Identifier(name)))
     order = sql.SQL("ORDER BY {}").format(sql.SQL(order_by)) if order_by else sql.SQL("")
     with as_user(tx):
-        tx.execute(sql.SQL(_ALL).format(cells=sql.SQL(", ").join(cells), transform=transform, order=order))
+        tx.execute(sql.SQL(_ALL).format(cells=listed(cells), transform=transform, order=order))
     ((read, distinct),) = tx.execute("SELECT count(*), count(*) FILTER (WHERE nth = 1) FROM pg_temp.usersync_all").fetchall()
     # As Java does it, also where the database has the locale C; PostgreSQL 17 brought the collation.
     unicode = tx.execute("SELECT FROM pg_catalog.pg_collation WHERE collname = 'pg_c_utf8'").fetchone() is not None

@@ -1,0 +1,105 @@
+"""SQL in pieces: names that stay names, conditions that keep together, and statements in files of their own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import usersync_cli
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_, relation, scalar, statements, type_name
+from usersync_cli.errors import ConfigError
+
+PACKAGE = Path(usersync_cli.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.sql"))
+
+
+def module_of(file: Path) -> str:
+    """The module that a .sql file is beside."""
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "ü" * 32])
+def test_names_that_would_be_cut_are_refused(name: str) -> None:
+    """
+    1 to 63 bytes without NUL; PostgreSQL and psycopg cut others without a word.
+    """
+    with pytest.raises(ConfigError, match="1 to 63 bytes"):
+        identifier(name)
+
+
+def test_names_are_quoted() -> None:
+    """
+    Whatever a name holds, it stays a name.
+    """
+    assert '"a""; DROP TABLE t; --"' == identifier('a"; DROP TABLE t; --').as_string()
+    assert '"app"."users"' == relation("app.users").as_string()
+
+
+# (as format_type writes it, as it means the same under every path)
+TYPES = [
+    ("integer", "integer"),
+    ("timestamp(3) with time zone", "timestamp(3) with time zone"),
+    ("bit", "bit"),
+    ('"bit"', 'pg_catalog."bit"'),
+    ("bpchar", "pg_catalog.bpchar"),
+    ("text[]", "pg_catalog.text[]"),
+    ("public.citext", "public.citext"),
+    ('"Own"."a type"', '"Own"."a type"'),
+    ("time.of_day", "time.of_day"),
+]
+
+
+@pytest.mark.parametrize(("type_", "expected"), TYPES)
+def test_types_mean_the_same_under_every_path(type_: str, expected: str) -> None:
+    """
+    A type of PostgreSQL's is looked for in its own schema, except where its name is a word of the grammar.
+    """
+    assert expected == type_name(type_)
+
+
+def test_conditions_keep_together() -> None:
+    """
+    "Any of these" stays one condition inside "all of these".
+    """
+    a, b, c = (sql.SQL(name) for name in ("a", "b", "c"))
+
+    assert "a, b" == listed([a, b]).as_string()
+    assert "a AND (b OR c)" == and_([a, or_([b, c])]).as_string()
+
+
+def test_the_value_of_a_query(connection: psycopg.Connection) -> None:
+    """
+    One column of one row gives its value, no row gives None, and more than one column is a mistake.
+    """
+    assert 3 == scalar(connection, "SELECT %s + 1", (2,))
+    assert None is scalar(connection, "SELECT 1 WHERE false")
+    with pytest.raises(ValueError, match="unpack"):
+        scalar(connection, "SELECT 1, 2")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_statements_are_those_that_the_module_names(file: Path) -> None:
+    """
+    A module asks for each statement of the .sql file beside it, and for no other.
+    """
+    code = ast.parse(file.with_suffix(".py").read_text())
+    subscripts = [node for node in ast.walk(code) if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "_SQL"]
+    asked = {node.slice.value for node in subscripts if isinstance(node.slice, ast.Constant)}
+
+    assert asked == set(statements(module_of(file)))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_comments_stay_in_the_file(file: Path) -> None:
+    """
+    Nothing of a comment is sent, where psycopg would look for placeholders; each name is there once.
+    """
+    texts = statements(module_of(file))
+
+    assert [] == [name for name, text in texts.items() if "--" in text or not text]
+    assert len(texts) == len(re.findall(r"^-- name: ", file.read_text(), re.MULTILINE))
