@@ -22,7 +22,7 @@ from usersync_cli.state.outbox import Intent
 from usersync_cli.state.rejects import Reject
 from usersync_cli.targets.keycloak.accounts import what_helps
 from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
-from usersync_cli.targets.keycloak.plan import MAIL_FAILED, REFUSED, STILL_ENABLED
+from usersync_cli.targets.keycloak.plan.conflicts import MAIL_FAILED, REFUSED, STILL_ENABLED
 from usersync_cli.targets.keycloak.realm import Gone, Rejected, Taken, Unknown
 from usersync_cli.targets.keycloak.target import ATTRIBUTE, ATTRIBUTE_HINT
 

@@ -27,9 +27,9 @@ from usersync_cli.model import Change, Counts, Desired, Tools
 from usersync_cli.settings import UNSET, Duration, FieldError
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import Scope, Use
-from usersync_cli.targets.keycloak import plan as planning
 from usersync_cli.targets.keycloak.logins import IMPOSSIBLE, IMPOSSIBLE_HINT, is_possible, look_at_logins, mail_problem, no_account, policy
 from usersync_cli.targets.keycloak.passwords import Policy
+from usersync_cli.targets.keycloak.plan import deletes, differences, inventory, known, link, people, summary
 
 if TYPE_CHECKING:
     from usersync_cli.signals import Stop
@@ -209,7 +209,7 @@ class Target:
         The transaction then has the temp tables of `plan`: people, conflicts, planned, leaving. Raises Drift for
         columns that no account has, for roles and groups that the realm lacks, and where our attribute would be dropped.
         """
-        read, distinct = planning.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
+        read, distinct = people.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
         seen = self._look()
         scope = replace(self.use.scope, target=f"realm {seen.id}")
         there = ledger.current(tx) == ledger.VERSION
@@ -219,18 +219,19 @@ class Target:
         lacking = self._lacking(tx, seen)
         own = self.settings
         if there and not self.use.again:
-            planning.recall_refused(tx, vars(scope))
-        planning.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=seen)
+            known.recall_refused(tx, vars(scope))
+        link.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=seen)
         if there:
-            planning.remember(tx, vars(scope))
-        planning.differ(tx, self._values(seen))
+            known.remember(tx, vars(scope))
+        differences.differ(tx, self._values(seen))
+        deletes.find(tx)
         obstacle, held = self._obstacle(seen), 0
-        if obstacle and not (held := planning.hold_back(tx)):
+        if obstacle and not (held := differences.hold_back(tx)):
             obstacle = None
-        counts = planning.count(tx, read - held, distinct - held)
+        counts = summary.count(tx, read - held, distinct - held)
         if scope.run_id is not None:
-            planning.note_accounts(tx, vars(scope))
-            planning.sign_out(tx, vars(scope))
+            known.note_accounts(tx, vars(scope))
+            deletes.sign_out(tx, vars(scope))
             outbox.write(tx, scope)
         passwords = seen.passwords if self.use.credentials else None
         return Plan(
@@ -248,13 +249,11 @@ class Target:
         with tx.cursor() as cursor:
             cursor.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(desired.transform))
             given = [column.name for column in cursor.description or ()]
-        odd = [name for name in given if name not in planning.COLUMNS and not name.startswith("_")]
+        odd = [name for name in given if name not in people.COLUMNS and not name.startswith("_")]
         lacking = [name for name in ("id", "username") if name not in given]
         if odd or lacking:
             said = f"has no column {lacking[0]}" if lacking else f"has a column {odd[0]}, which no account of Keycloak has"
-            raise Drift(
-                f"target {self.name}: the transform {said}", hint=f"its columns: {', '.join(planning.COLUMNS)}; others begin with _"
-            )
+            raise Drift(f"target {self.name}: the transform {said}", hint=f"its columns: {', '.join(people.COLUMNS)}; others begin with _")
         return given
 
     def _look(self) -> Seen:
@@ -273,7 +272,7 @@ class Target:
             login_with_email=bool(about.get("loginWithEmailAllowed")),
             fields=self._fields(profile),
             username_length=_username_length(profile),
-            username_refused="".join(signs for rule, signs in planning.REFUSED_SIGNS.items() if rule in _username_rules(profile)),
+            username_refused="".join(signs for rule, signs in link.REFUSED_SIGNS.items() if rule in _username_rules(profile)),
             passwords=policy(about),
             mail_problem=mail_problem(own, about),
             roles={str(role["name"]): role for role in self.realm.roles()},
@@ -290,8 +289,8 @@ class Target:
 
     def _stage(self, tx: Connection, seen: Seen) -> None:
         """All accounts, and who is in which of the roles and groups that we may give, or gave once."""
-        planning.stages(tx)
-        given, paths = planning.given(tx)
+        inventory.stages(tx)
+        given, paths = inventory.given(tx)
         seen.groups = {**seen.groups, **self.realm.group_ids([path for path in paths if path not in seen.groups])}
         with tx.cursor().copy("COPY pg_temp.usersync_read FROM STDIN") as copy:
             for page in self.realm.users():
@@ -301,7 +300,7 @@ class Target:
             for kind, name, managed, accounts in self._members(seen, given):
                 for account in accounts:
                     copy.write_row((kind, name, managed, account))
-        planning.staged(tx)
+        inventory.staged(tx)
 
     def _members(self, seen: Seen, given: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
         managed = self.settings.managed_roles
@@ -315,7 +314,7 @@ class Target:
         own = self.settings
         maps = {"names": texts(name.lower() for name in own.roles), "roles": texts(own.roles.values()), "default": own.default_role}
         maps |= {"of": texts(own.groups), "paths": texts(_path(group) for group in own.groups.values())}
-        planning.want(tx, maps)
+        people.want(tx, maps)
 
     def _values(self, seen: Seen) -> dict[str, Any]:
         own = self.settings
@@ -335,7 +334,7 @@ class Target:
 
     def _lacking(self, tx: Connection, seen: Seen) -> tuple[Sequence[str], Sequence[str]]:
         """Roles and groups that somebody needs and the realm has not. Raises Drift unless they may be made."""
-        found = planning.needed(tx)
+        found = people.needed(tx)
         roles = [name for kind, name in found if kind == "role" and name not in seen.roles]
         groups = [name for kind, name in found if kind == "group" and name not in seen.groups]
         if (roles or groups) and not self.settings.create_missing:
@@ -382,24 +381,24 @@ class Target:
 
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
         """Whose enabled accounts are ours although the source leaves their people alone (reason by record): conflicts; gives how many."""
-        return planning.kept_out(tx, reasons)
+        return deletes.kept_out(tx, reasons)
 
     def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]:
         """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
 
         Without `known`, of those that carry our attribute and that this job does not remember.
         """
-        return planning.leaving(tx, known=known)
+        return deletes.leaving(tx, known=known)
 
     def disable(self, tx: Connection, plan: Plan, *, known: bool) -> None:
         """Plan that those on `usersync_gone` are disabled."""
-        planning.disable(tx, vars(plan.scope), known=known)
+        deletes.disable(tx, vars(plan.scope), known=known)
         if plan.scope.run_id is not None:
             outbox.write(tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
         """What the calls would do, person by person, and what a person has to decide."""
-        for action, key, before, after, reason in planning.changes(tx):
+        for action, key, before, after, reason in summary.changes(tx):
             told = {"conflict": reason, "adopt": "came back" if reason == "came_back" else f"adopted {reason}"}.get(action) or ""
             yield Change(step, _KINDS.get(action, "update"), {"id": key}, before, after, told)
 

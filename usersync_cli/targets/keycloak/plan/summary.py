@@ -1,0 +1,51 @@
+"""What a plan comes to: its counts, and its changes person by person for a preview."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.model import Counts
+
+
+def count(tx: Connection, read: int, distinct: int) -> Counts:
+    """Each person is one of: new, changed, the same, or with something that a person has to decide."""
+    ((created, changed, rejected),) = tx.execute(_COUNT.encode()).fetchall()
+    return Counts(
+        read=read,
+        duplicates=read - distinct,
+        inserted=created,
+        updated=changed,
+        unchanged=distinct - created - changed - rejected,
+        rejected=rejected,
+    )
+
+
+_COUNT = """
+WITH c AS (SELECT DISTINCT id FROM pg_temp.usersync_conflicts WHERE id IS NOT NULL)
+SELECT (SELECT count(*) FROM pg_temp.usersync_planned WHERE action = 'create' AND key NOT IN (SELECT id FROM c)),
+       (SELECT count(*) FROM pg_temp.usersync_planned WHERE action <> 'create' AND key NOT IN (SELECT id FROM c)),
+       (SELECT count(*) FROM c) + (SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL)
+"""
+_CHANGES = """
+SELECT action, key, before, after, rule FROM pg_temp.usersync_planned WHERE action <> 'update' OR after <> '{}'
+UNION ALL
+SELECT 'conflict', filed, NULL, NULL,
+       string_agg(reason || CASE WHEN detail = '' THEN '' ELSE ' (' || detail || ')' END, '; ' ORDER BY reason)
+  FROM (SELECT *, COALESCE(id, 'sha256:' || encode(sha256(document), 'hex')) AS filed FROM pg_temp.usersync_conflicts) AS c GROUP BY filed
+ ORDER BY 1, 2
+"""
+
+
+def changes(tx: Connection) -> Iterator[tuple[str, str, dict[str, str], dict[str, str], str | None]]:
+    """(action or conflict, id, before, after, rule or reason) of everybody for whom something is to be done or decided."""
+    with tx.cursor() as cursor:
+        for action, key, before, after, reason in cursor.execute(_CHANGES.encode()):
+            yield action, key, _ordered(before), _ordered(after), reason
+
+
+def _ordered(values: Mapping[str, str] | None) -> dict[str, str]:
+    return {name: values[name] for name in _SHOWN if name in values} if values else {}
+
+
+_SHOWN = ("usersync_id", "username", "email", "first_name", "last_name", "enabled", "roles", "groups")
