@@ -28,6 +28,7 @@ from usersync_cli.sources.fineract import Settings as FineractSettings
 from usersync_cli.sources.fineract import Source
 from usersync_cli.state.outbox import Use
 from usersync_cli.targets.keycloak import target as keycloak
+from usersync_cli.targets.keycloak.settings import Settings
 
 ROLES = {"Teller": "teller", "Auditor": "accountant", "Super user": "admin"}
 GROUPS = {"teller": "tellers", "admin": "head-office"}
@@ -41,7 +42,7 @@ STAFF_EXCLUDED = ["mifos", "system", "interopUser"]
 
 
 @contextmanager
-def _opened(settings: keycloak.Settings, use: Use, tools: Tools) -> Iterator[keycloak.Target]:
+def _opened(settings: Settings, use: Use, tools: Tools) -> Iterator[keycloak.Target]:
     """With less patience than a job has."""
     with keycloak.realm("keycloak", settings, tools.stop, deadline=timedelta(seconds=3)) as realm:
         yield keycloak.Target("keycloak", settings, realm, use)
@@ -91,7 +92,7 @@ class Staff:
 
     def world(self) -> World:
         source = Source("fineract", FineractSettings.model_validate(self.source))
-        opened = partial(_opened, keycloak.Settings.model_validate(self.sso))
+        opened = partial(_opened, Settings.model_validate(self.sso))
         tools = Tools(self.name, Stop(), Database)
         targets = {"keycloak": opened}
         return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets=targets, steps=self.job.steps)

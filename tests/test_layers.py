@@ -47,7 +47,6 @@ ROOMS: dict[str, Collection[str]] = {
 CIRCLES: Collection[str] = {
     *("clients/postgres/connections", "clients/postgres/embedded"),
     *("cli/status", "cli/oauth"),
-    *("targets/keycloak/target", "targets/keycloak/calls", "targets/keycloak/accounts", "targets/keycloak/logins"),
 }
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {

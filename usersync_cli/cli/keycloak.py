@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usersync_cli.signals import Stop
     from usersync_cli.targets.keycloak.accounts import Made, Person
     from usersync_cli.targets.keycloak.realm import Realm
-    from usersync_cli.targets.keycloak.target import Settings
+    from usersync_cli.targets.keycloak.settings import Settings
 
 
 _EXIT_STATUSES = """\b
@@ -141,7 +141,7 @@ def sync_user(where: _Where, credentials_out: Path | None, *, show_password: boo
       usersync keycloak sync-user --username test-user-two --email two@example.org --role Cashier --credentials-out passwords.csv
     """
     from usersync_cli.targets.keycloak import accounts
-    from usersync_cli.targets.keycloak.calls import Credentials
+    from usersync_cli.targets.keycloak.credentials import Credentials
 
     if show_password and not sys.stdout.isatty():
         raise click.UsageError("--show-password is for a terminal, and stdout is none; --credentials-out writes a file.")
@@ -346,13 +346,14 @@ def _opened(where: _Where, kind: str) -> Iterator[_At]:
     from usersync_cli.config.loader import load
     from usersync_cli.errors import CODES, UsersyncError, status_of
     from usersync_cli.targets.keycloak import target
+    from usersync_cli.targets.keycloak.settings import Settings
 
     log.configure(quiet=True)
     try:
         config = load(where.config_path)
         name = _named(config.targets_named("keycloak"), where.target_name, config.path)
         settings = config.target(name)
-        assert isinstance(settings, target.Settings)  # noqa: S101  by its type
+        assert isinstance(settings, Settings)  # noqa: S101  by its type
         with target.realm(name, settings, where.stop, _DEADLINE) as realm:
             yield _At(realm, settings)
     except UsersyncError as error:

@@ -18,7 +18,8 @@ from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.signals import Stop
 from usersync_cli.state.outbox import Scope, Use
-from usersync_cli.targets.keycloak.target import Settings, Target, realm
+from usersync_cli.targets.keycloak.settings import Settings
+from usersync_cli.targets.keycloak.target import Target, realm
 
 COLUMNS = [Column("id", "integer"), Column("name", "text")]
 LEFT_BEHIND = "SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts"

@@ -12,7 +12,7 @@ import pytest
 
 from usersync_cli.targets.keycloak.logins import is_possible, mail_problem, policy
 from usersync_cli.targets.keycloak.passwords import DIGITS, LOWER, SIGNS, UPPER, first_passwords
-from usersync_cli.targets.keycloak.target import Settings
+from usersync_cli.targets.keycloak.settings import Settings
 
 
 def made(text: str, number: int, *names: str) -> list[str]:

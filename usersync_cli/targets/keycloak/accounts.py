@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialError, Unavailable, UsersyncError, VerificationFailed
 from usersync_cli.targets.keycloak.logins import FirstPassword, credentials, mail_problem, policy, refuses_password
 from usersync_cli.targets.keycloak.realm import Realm, Rejected, Taken, Unknown
-from usersync_cli.targets.keycloak.target import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
+from usersync_cli.targets.keycloak.refusals import what_helps
+from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
 
 if TYPE_CHECKING:
-    from usersync_cli.targets.keycloak.target import Settings
+    from usersync_cli.targets.keycloak.settings import Settings
 
 UPDATE_PASSWORD = "UPDATE_PASSWORD"  # noqa: S105  the name of a required action
 LINK_LIFE = timedelta(hours=24)
@@ -115,13 +116,6 @@ class StillEnabled(PartialError):
             f"{name}: Keycloak refuses to disable account {account} ({said}); it was signed out, and can log in again",
             hint=what_helps(rejected),
         )
-
-
-def what_helps(rejected: Rejected) -> str:
-    """To make an account such that it can be changed."""
-    if rejected.field:
-        return f"give the account a {rejected.field} that the realm's user profile takes, or change the profile"
-    return rejected.hint or "look at the account in Keycloak"
 
 
 def set_id(realm: Realm, user: Mapping[str, Any], key: str) -> bool:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import stat
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from usersync_cli import log, spreadsheets
+from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError
+from usersync_cli.errors import Drift, PartialError, Unavailable, UsersyncError
 from usersync_cli.load.rejects import Limits
 from usersync_cli.state import outbox, rejects
 from usersync_cli.state.dispatch import Calls
 from usersync_cli.state.outbox import Intent
 from usersync_cli.state.rejects import Reject
-from usersync_cli.targets.keycloak.accounts import what_helps
+from usersync_cli.targets.keycloak.credentials import Credentials
 from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
 from usersync_cli.targets.keycloak.plan.conflicts import MAIL_FAILED, REFUSED, STILL_ENABLED
+from usersync_cli.targets.keycloak.plan.summary import AccountPlan
 from usersync_cli.targets.keycloak.realm import Gone, Rejected, Taken, Unknown
-from usersync_cli.targets.keycloak.target import ATTRIBUTE, ATTRIBUTE_HINT
+from usersync_cli.targets.keycloak.refusals import what_helps
+from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT
 
 if TYPE_CHECKING:
-    from usersync_cli.targets.keycloak.target import Plan, Target
+    from usersync_cli.targets.keycloak.realm import Realm
+    from usersync_cli.targets.keycloak.settings import Settings
 
 IN_A_ROW = 3  # calls without an answer, and nobody else's is tried
 _TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_username_or_email": "username_taken"}
@@ -36,10 +35,9 @@ _TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_
 class Desk:
     """Knows the calls of each person, and counts."""
 
-    def __init__(self, target: Target, plan: Plan, tx: Connection) -> None:
-        self._target, self._realm, self._own = target, target.realm, target.settings
-        self._plan, self._tx = plan, tx
-        self._credentials = Credentials(target.use.credentials) if target.use.credentials else None
+    def __init__(self, realm: Realm, own: Settings, plan: AccountPlan, tx: Connection, credentials: Path | None) -> None:
+        self._realm, self._own, self._plan, self._tx = realm, own, plan, tx
+        self._credentials = Credentials(credentials) if credentials else None
         self._limits = Limits(plan.scope.step)
         self._unanswered = self._left = self._without_password = self._no_account = self._kept = 0
         self._unmailed = self._not_sent = 0  # mails: in a row, and all of them
@@ -63,12 +61,12 @@ class Desk:
                 accounts=self._without_password,
             )
         if self._kept:
-            self._plan.problems.append(still_enabled(self._target.name, self._plan.scope.job, self._kept, *self._why_kept))
+            self._plan.problems.append(still_enabled(self._plan.name, self._plan.scope.job, self._kept, *self._why_kept))
         if self._not_sent:
-            self._plan.problems.append(not_mailed(self._target.name, self._plan.scope.job, self._not_sent))
+            self._plan.problems.append(not_mailed(self._plan.name, self._plan.scope.job, self._not_sent))
         if self._refused:
             refused = self._refused
-            raise no_account(self._target.name, self._no_account, refused.message, refused.hint) from refused
+            raise no_account(self._plan.name, self._no_account, refused.message, refused.hint) from refused
         if self._problem:
             raise Unavailable(
                 f"{self._problem.message}; the calls for {self._left:,} of the people are left to the next run", hint=self._problem.hint
@@ -142,7 +140,7 @@ class Desk:
             found = yield partial(self._realm.replace, account, partial(self._adopted, key=intent.key, changes=changes))
             if intent.key not in _ours(found):
                 raise Drift(
-                    f"target {self._target.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it", hint=ATTRIBUTE_HINT
+                    f"target {self._plan.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it", hint=ATTRIBUTE_HINT
                 )
             self._did(intent, "adopt")
         elif changes:
@@ -344,39 +342,3 @@ def _less(intent: Intent, counts: Any) -> None:
     """What was planned has not happened."""
     name = intent.wanted.get("counted", "gone")  # of a person who left nothing else is wanted
     setattr(counts, name, max(0, getattr(counts, name) - 1))
-
-
-class Credentials:
-    """First passwords, in a file of mode 0600: CSV with the columns username and password. Each line is on disk at once.
-
-    Of two lines for one person the last is good: the line is written before the outcome of the call, so that a run which is
-    killed between the two leaves a line more, never a line less.
-    """
-
-    def __init__(self, file: Path) -> None:
-        try:
-            self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"--credentials-out {file} can't be written: {error.strerror}", hint="name a file in a folder where you may write"
-            ) from None
-        found = os.fstat(self._descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
-            os.close(self._descriptor)
-            raise ConfigError(
-                f"--credentials-out {file} is no file that you alone can read", hint="chmod 600 it, or name another; nothing was written"
-            )
-        if not found.st_size:
-            self._line("username", "password")
-
-    def write(self, username: str, password: str) -> None:
-        self._line(username, password)
-        os.fsync(self._descriptor)
-
-    def _line(self, *cells: str) -> None:
-        line = io.StringIO()
-        csv.writer(line).writerow(spreadsheets.text(cell) for cell in cells)
-        os.write(self._descriptor, line.getvalue().encode())
-
-    def close(self) -> None:
-        os.close(self._descriptor)

@@ -17,7 +17,7 @@ from usersync_cli.targets.keycloak.passwords import DIGITS, LOWER, SIGNS, UPPER,
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak.refusals import Rejected
-    from usersync_cli.targets.keycloak.target import Settings
+    from usersync_cli.targets.keycloak.settings import Settings
 
 T = TypeVar("T")
 IMPOSSIBLE = "no password is all that the realm's password policy asks for"

@@ -146,6 +146,13 @@ _HINTS = {
 }
 
 
+def what_helps(rejected: Rejected) -> str:
+    """To make an account such that it can be changed."""
+    if rejected.field:
+        return f"give the account a {rejected.field} that the realm's user profile takes, or change the profile"
+    return rejected.hint or "look at the account in Keycloak"
+
+
 def _right(method: str, path: str) -> str:
     """The client role whose lack is a 403 here; seen on Keycloak 26."""
     kind = path.partition("/")[0]

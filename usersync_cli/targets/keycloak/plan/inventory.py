@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.targets.keycloak.rules import ATTRIBUTE, Rules
+
+if TYPE_CHECKING:
+    from usersync_cli.targets.keycloak.realm import Realm
+    from usersync_cli.targets.keycloak.settings import Settings
 
 
-def stages(tx: Connection) -> None:
-    """Where the realm's accounts and their roles and groups are read into."""
+def read(tx: Connection, realm: Realm, own: Settings, rules: Rules) -> None:
+    """Stage all accounts, and which of them have the roles and groups that we may give, or gave once.
+
+    `rules.groups` then also has those groups that only earlier maps named. An account that came on two pages is one.
+    """
     tx.execute(_STAGES.encode())
-
-
-def given(tx: Connection) -> tuple[list[str], list[str]]:
-    """Roles and groups that we gave to somebody, whatever the maps say now."""
-    given = "SELECT DISTINCT unnest({}) FROM pg_temp.usersync_accounts ORDER BY 1"
-    roles, groups = ([str(name) for (name,) in tx.execute(given.format(kind).encode()).fetchall()] for kind in ("roles", "groups"))
-    return roles, groups
-
-
-def staged(tx: Connection) -> None:
-    """All of them were read: an account that came on two pages is one."""
+    given, paths = _given(tx)
+    rules.groups = {**rules.groups, **realm.group_ids([path for path in paths if path not in rules.groups])}
+    with tx.cursor().copy("COPY pg_temp.usersync_read FROM STDIN") as copy:
+        for page in realm.users():
+            for user in page:
+                copy.write_row(_account_row(user, own.required_actions))
+    with tx.cursor().copy("COPY pg_temp.usersync_held_read FROM STDIN") as copy:
+        for kind, name, managed, accounts in _members(realm, own, rules, given):
+            for account in accounts:
+                copy.write_row((kind, name, managed, account))
     tx.execute(_STAGED.encode())
+
+
+def _members(realm: Realm, own: Settings, rules: Rules, given: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
+    managed = own.managed_roles
+    for role in dict.fromkeys([*managed, *given]):
+        if role in rules.roles:
+            yield from (("role", role, role in managed, page) for page in realm.role_members(role))
+    for path, group in rules.groups.items():
+        yield from (("group", path, path in own.managed_groups, page) for page in realm.group_members(group))
+
+
+def _account_row(user: Mapping[str, Any], actions: Sequence[str]) -> tuple[Any, ...]:
+    """With whether its person has still to choose a password, or to do any of the `actions` that a mail asks for."""
+    asked = user.get("requiredActions") or ()
+    ours = [one for one in (user.get("attributes") or {}).get(ATTRIBUTE) or () if one]
+    return (
+        user["id"], user["username"], user.get("email"), user.get("firstName"), user.get("lastName"), bool(user.get("enabled")),
+        bool(user.get("emailVerified")), ours[0] if ours else None, "UPDATE_PASSWORD" in asked,
+        not actions or any(one in asked for one in actions),
+    )  # fmt: skip
+
+
+def _given(tx: Connection) -> tuple[list[str], list[str]]:
+    """Roles and groups that we gave to somebody, whatever the maps say now."""
+    query = "SELECT DISTINCT unnest({}) FROM pg_temp.usersync_accounts ORDER BY 1"
+    roles, groups = ([str(name) for (name,) in tx.execute(query.format(kind).encode()).fetchall()] for kind in ("roles", "groups"))
+    return roles, groups
 
 
 _STAGES = """

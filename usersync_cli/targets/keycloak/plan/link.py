@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.targets.keycloak.plan.conflicts import LEFT_BEHIND, OF_NOBODY, OWNER_KNOWN, WHOLE
+from usersync_cli.targets.keycloak.rules import Rules
 
 
-class Realm(Protocol):
-    """What of the realm's settings decides."""
-
-    duplicate_emails: bool
-    editable_usernames: bool
-    email_as_username: bool  # the user name is the e-mail address, whatever is sent
-    login_with_email: bool  # then a user name may not be the e-mail address of another account, or the other way round
-    username_length: tuple[int, int]
-    username_refused: str  # signs that it surely refuses, as they stand between the brackets of a regular expression
-
-
-def link(tx: Connection, *, adopt: str, notify: bool, realm: Realm) -> None:
+def link(tx: Connection, *, adopt: str, notify: bool, realm: Rules) -> None:
     """By our attribute, else by the rule; whom neither finds is to be created, unless something is in the way."""
     shortest, longest = realm.username_length
     values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
@@ -36,20 +24,6 @@ CASE {LEFT_BEHIND}
      WHEN t.email = p.email AND t.email_verified THEN 'adopt: by_email_verified, or by_username, would take the account over'
      ELSE 'adopt: by_username would take the account over' END
 """
-# What the validators of a user profile surely refuse of a user name, so that a preview knows it; the rest the server decides.
-# Seen on Keycloak 26.7: white space and most signs of ASCII; and what is neither Latin nor common to all scripts.
-REFUSED_SIGNS = {
-    "username-prohibited-characters": (
-        r"\u0001-\u0020!\"#$%&'()*,/:;<=>?\[\\\]^`{|}~\u007f\u0085\u00a0\u00a7\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-    ),
-    # Combining marks; letters of Greek, Coptic and Cyrillic, Armenian, Hebrew, Arabic, Devanagari, Thai, Georgian, Hangul, Ethiopic,
-    # Kana and Han.
-    "up-username-not-idn-homograph": (
-        r"\u0300-\u036f\u0386\u0388-\u0484\u0487-\u052f\u0531-\u0556\u0561-\u0587\u05d0-\u05ea\u0620-\u063f\u0641-\u064a\u0671-\u06d3"
-        r"\u0904-\u0939\u0e01-\u0e30\u10a0-\u10c5\u10d0-\u10fa\u1100-\u11ff\u1200-\u1248\u1f20-\u1f45\u3041-\u3096\u30a1-\u30fa"
-        r"\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-    ),
-}
 _TAKEN_BY_EMAIL = f"""
 CASE {LEFT_BEHIND}
      WHEN t.email_verified AND t.usersync_id IS NULL THEN 'adopt: by_email_verified would take the account over'

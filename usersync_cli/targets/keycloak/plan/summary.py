@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.errors import UsersyncError
 from usersync_cli.model import Counts
+from usersync_cli.state.outbox import Scope
+from usersync_cli.targets.keycloak.passwords import Policy
+
+
+@dataclass
+class AccountPlan:
+    """The calls that make the realm equal; they stand in the transaction, or are rolled back with it. `counts` follows what is done."""
+
+    name: str  # of the target
+    counts: Counts
+    scope: Scope
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name: representation
+    groups: Mapping[str, str] = field(default_factory=dict)  # path: id
+    lacking_roles: Sequence[str] = ()  # with create_missing: to be made first
+    lacking_groups: Sequence[str] = ()
+    passwords: Policy | None = None  # of first passwords; None where nobody is to know them, so that none are made
+    problems: list[UsersyncError] = field(default_factory=list)  # what was not done, while all else is
 
 
 def count(tx: Connection, read: int, distinct: int) -> Counts:
