@@ -46,8 +46,8 @@ LISTS, SHARED = "first sync, detail: list", "while others use the limit"
 # A minute of another length is no setting: the command as it is, in a process whose minute is that long.
 SHORTENED = """
 from datetime import timedelta
-from usersync_cli.sources.teamleader import source as teamleader
-teamleader.WINDOW = timedelta(seconds={window})
+from usersync_cli.sources.teamleader import limits
+limits.WINDOW = timedelta(seconds={window})
 from usersync_cli.__main__ import main
 main()
 """

@@ -17,8 +17,7 @@ from usersync_cli.model import Access, Database, Token, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
-from usersync_cli.sources.teamleader import source as teamleader
-from usersync_cli.sources.teamleader.source import STREAMS, Settings, Source
+from usersync_cli.sources.teamleader import STREAMS, Settings, Source, limits
 
 SECRET = "a-secret-to-look-for"
 
@@ -66,8 +65,8 @@ class Crm:
     def soon(self, seconds: float = 0.4, **options: Any) -> RunResult:
         """A run in which a fault that stays is told soon. Others have all the time they need, on a busy machine too."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(teamleader, "DEADLINE", timedelta(seconds=seconds))
-            patch.setattr(teamleader, "REPEATS", [timedelta(0)] * 2)
+            patch.setattr(limits, "DEADLINE", timedelta(seconds=seconds))
+            patch.setattr(limits, "REPEATS", [timedelta(0)] * 2)
             return self.run(**options)
 
     def ok(self, **options: Any) -> str:

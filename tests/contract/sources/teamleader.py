@@ -10,14 +10,14 @@ from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from tests.teamleader_job import Granted, made
 from tests.teamleader_server import Asked, Fault, Teamleader
 from usersync_cli.model import Stream
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 COUNT = 250
 
 
 def live(request: pytest.FixtureRequest) -> LiveSource:
     # Whoever is away is away at once: it is not asked again for minutes.
-    request.getfixturevalue("monkeypatch").setattr(teamleader, "DEADLINE", timedelta(seconds=3))
+    request.getfixturevalue("monkeypatch").setattr(limits, "DEADLINE", timedelta(seconds=3))
     server = Teamleader()
     running = server.running()
     running.__enter__()

@@ -10,7 +10,7 @@ import pytest
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
 from usersync_cli.errors import status_of
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 DAY = timedelta(days=1)
 
@@ -18,8 +18,8 @@ DAY = timedelta(days=1)
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many; and nothing is waited for."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
-    monkeypatch.setattr(teamleader, "REPEATS", [timedelta(0)] * 2)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "REPEATS", [timedelta(0)] * 2)
 
 
 def changed(api: Teamleader, resource: str, ids: list[str], what: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BEHIND = [timedelta(minutes=20), timedelta(hours=5), timedelta(minutes=-20), timedelta(hours=-14)]
@@ -20,7 +20,7 @@ BEHIND = [timedelta(minutes=20), timedelta(hours=5), timedelta(minutes=-20), tim
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
 
 
 def lists(asked: list[Asked]) -> list[int]:

@@ -10,14 +10,14 @@ import pytest
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Fault, Teamleader
 from usersync_cli.errors import status_of
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many; and nothing is waited for."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
-    monkeypatch.setattr(teamleader, "REPEATS", [timedelta(0)] * 2)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "REPEATS", [timedelta(0)] * 2)
 
 
 def test_without_headers_the_documented_limit_counts(crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,8 +25,8 @@ def test_without_headers_the_documented_limit_counts(crm: Crm, monkeypatch: pyte
     A proxy that takes the limit's headers away: no request is refused all the same.
     """
     crm.server.limit, crm.server.window, crm.server.shows_limit = 20, timedelta(seconds=0.3), False
-    monkeypatch.setattr(teamleader, "LIMIT", 20)
-    monkeypatch.setattr(teamleader, "WINDOW", crm.server.window)
+    monkeypatch.setattr(limits, "LIMIT", 20)
+    monkeypatch.setattr(limits, "WINDOW", crm.server.window)
     crm.server.add("contacts", 60)
     crm.ok()
 
@@ -34,7 +34,7 @@ def test_without_headers_the_documented_limit_counts(crm: Crm, monkeypatch: pyte
     assert 200 == DOCUMENTED
 
 
-DOCUMENTED = teamleader.LIMIT
+DOCUMENTED = limits.LIMIT
 
 
 # who is gone

@@ -22,7 +22,7 @@ from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import status_of
 from usersync_cli.model import Token
 from usersync_cli.signals import Stop
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 DAY = timedelta(days=1)
 SIZES = {
@@ -35,13 +35,13 @@ STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that stays is told within a second."""
-    monkeypatch.setattr(teamleader, "DEADLINE", timedelta(seconds=0.8))
+    monkeypatch.setattr(limits, "DEADLINE", timedelta(seconds=0.8))
 
 
 def filled(server: Teamleader) -> dict[str, list[str]]:
@@ -488,7 +488,7 @@ def test_the_rate_limit_is_kept(crm: Crm, monkeypatch: pytest.MonkeyPatch) -> No
     More requests than a window allows wait for their turn; the server refuses none.
     """
     crm.server.limit, crm.server.window = 20, timedelta(seconds=0.5)
-    monkeypatch.setattr(teamleader, "WINDOW", crm.server.window)
+    monkeypatch.setattr(limits, "WINDOW", crm.server.window)
     crm.server.add("contacts", 50)
     crm.ok()
 

@@ -25,7 +25,7 @@ from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
 from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 KEYS = "k1:" + "QUFB" * 10 + "QUE="
 JOBS = 4
@@ -118,7 +118,7 @@ def office(usersync: Command, database: Database, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
 
 
 def once(path: str, act: Callable[[], None], *, skip: int = 0, page: int = 0) -> Callable[[Asked], None]:

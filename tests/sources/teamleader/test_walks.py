@@ -13,7 +13,7 @@ from tests.teamleader_job import Crm
 from tests.teamleader_server import Asked, Teamleader
 from usersync_cli import log
 from usersync_cli.errors import status_of
-from usersync_cli.sources.teamleader import source as teamleader
+from usersync_cli.sources.teamleader import limits
 
 STREAM_OF = {"customFieldDefinitions": "custom_fields", "projects-v2/projects": "projects"}
 SINCE = ["contacts", "invoices", "projects"]  # those whose changes can be asked for; companies are like contacts
@@ -22,7 +22,7 @@ SINCE = ["contacts", "invoices", "projects"]  # those whose changes can be asked
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of five, so that a few records fill many."""
-    monkeypatch.setattr(teamleader, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(limits, "PAGE_RECORDS", 5)
 
 
 def at(path: str, number: int, act: Callable[[], object], *, times: int = 1) -> Callable[[Asked], None]:

@@ -3,6 +3,8 @@
 `contacts_csv` is what `usersync export` offers for contacts; the rest is private.
 """
 
-from usersync_cli.sources.teamleader.source import KIND, STREAMS, Settings, Source, account, oauth
+from usersync_cli.sources.teamleader.resources import STREAMS
+from usersync_cli.sources.teamleader.settings import Settings, oauth
+from usersync_cli.sources.teamleader.source import KIND, Source, account
 
 __all__ = ["KIND", "STREAMS", "Settings", "Source", "account", "oauth"]
