@@ -25,7 +25,7 @@ from tests.simple_job import PERSON, Job
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import UsersyncError
-from usersync_cli.sources.file import source as file
+from usersync_cli.sources.file import listing
 
 KILLS = int(os.environ.get("USERSYNC_TEST_KILLS", "8"))
 THOROUGH = KILLS >= 100
@@ -304,7 +304,7 @@ def quoted(text: str | None) -> str:
 @pytest.fixture(params=[Life, WithRejects, OfDocuments], ids=["tables", "rejects", "documents"])
 def life(request: pytest.FixtureRequest, usersync: Command, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> Life:
     log.configure(quiet=True)
-    monkeypatch.setattr(file, "PAGE_RECORDS", PAGE)
+    monkeypatch.setattr(listing, "PAGE_RECORDS", PAGE)
     made: Life = request.param(Job(usersync, new_database("source crm"), new_database()))
     return made
 

@@ -31,8 +31,7 @@ from usersync_cli.model import Database, KeptOut, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
-from usersync_cli.sources import fineract
-from usersync_cli.sources.fineract import Settings, Source
+from usersync_cli.sources.fineract import Settings, Source, listing, source
 
 BRANCH = 4
 TOOLS = Tools("fineract", Stop(), Database)
@@ -116,7 +115,7 @@ def bank(database: Database) -> Iterator[Bank]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that stays is told within a second."""
-    monkeypatch.setattr(fineract, "DEADLINE", timedelta(seconds=0.7))
+    monkeypatch.setattr(source, "DEADLINE", timedelta(seconds=0.7))
 
 
 # what is loaded
@@ -668,7 +667,7 @@ def test_a_reading_that_is_killed_goes_on(bank: Bank, monkeypatch: pytest.Monkey
     """
     Killed behind any page: what was stored is not stored again, and after the next run all is as it should be.
     """
-    monkeypatch.setattr(fineract, "PAGE_RECORDS", 5)
+    monkeypatch.setattr(listing, "PAGE_RECORDS", 5)
     bank.streams = ["users"]
     bank.server.add(20)
     bank.ok()

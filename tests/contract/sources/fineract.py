@@ -9,7 +9,7 @@ import pytest
 from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from tests.fineract_server import Fineract, Trouble, made
 from usersync_cli.model import Stream
-from usersync_cli.sources import fineract
+from usersync_cli.sources.fineract import session, source
 
 COUNT = 1100
 
@@ -17,9 +17,9 @@ COUNT = 1100
 def live(request: pytest.FixtureRequest) -> LiveSource:
     monkeypatch = request.getfixturevalue("monkeypatch")
     # Whoever is away is away at once: it is not asked again for minutes.
-    monkeypatch.setattr(fineract, "DEADLINE", timedelta(seconds=3))
+    monkeypatch.setattr(source, "DEADLINE", timedelta(seconds=3))
     for name in ("broken", "silent"):  # what Fineract does not know in a query, it passes over
-        monkeypatch.setitem(fineract.RESOURCES, name, fineract.Resource(f"/users?{name}=1", "READ_USER", ""))
+        monkeypatch.setitem(session.RESOURCES, name, session.Resource(f"/users?{name}=1", "READ_USER", ""))
     server = Fineract()
     server.add(COUNT, firstname=PERSON, password=SECRET)
     server.passwords[1] = SECRET

@@ -25,14 +25,15 @@ from usersync_cli.run import context
 from usersync_cli.run import job as run
 from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
-from usersync_cli.sources.file import formats
-from usersync_cli.sources.file import source as file
+from usersync_cli.sources import file
+from usersync_cli.sources.file import formats, listing
+from usersync_cli.sources.file.source import Session
 
 NOBODY = 65534
 
 
 @contextmanager
-def opened(path: Path | str, **settings: Any) -> Iterator[file.Session]:
+def opened(path: Path | str, **settings: Any) -> Iterator[Session]:
     """A session that has these files as stream `people`."""
     stream = {"path": str(path), "key": "id", **settings}
     source = file.Source("crm", file.Settings(type="file", streams={"people": stream}))  # type: ignore[dict-item]
@@ -40,7 +41,7 @@ def opened(path: Path | str, **settings: Any) -> Iterator[file.Session]:
         yield session
 
 
-def pages(session: file.Session, since: Cursor | None = None) -> Iterator[Page]:
+def pages(session: Session, since: Cursor | None = None) -> Iterator[Page]:
     return session.pages([Stream("people")], {"people": since} if since else {})
 
 
@@ -307,7 +308,7 @@ def test_what_may_not_be_read_is_told(home: Path) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "PAGE_RECORDS", 2)
+    monkeypatch.setattr(listing, "PAGE_RECORDS", 2)
 
 
 CHANGES = {
@@ -481,7 +482,7 @@ def test_a_long_line_is_read_and_an_endless_one_refused(people: Path, monkeypatc
     """
     Memory stays bounded: a line longer than LONGEST_LINE is Drift, wherever it stands; one that is just as long is read.
     """
-    monkeypatch.setattr(file, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(listing, "LONGEST_LINE", 1000)
     whole = b'{"id": 1, "x": "' + b"x" * 981 + b'"}\n'
     people.write_bytes(whole + lines(2))
     assert (1000, ["1", "2"]) == (len(whole), keys(people))
@@ -495,7 +496,7 @@ def test_a_page_has_not_too_many_bytes(people: Path, monkeypatch: pytest.MonkeyP
     """
     Long lines make small pages, and each cursor resumes behind its page.
     """
-    monkeypatch.setattr(file, "PAGE_BYTES", 50)
+    monkeypatch.setattr(listing, "PAGE_BYTES", 50)
     people.write_bytes(b"\n".join(lines(i) for i in range(1, 8)))
     with opened(people) as session:
         read = list(pages(session))
@@ -653,13 +654,13 @@ def test_a_document_of_64_megabytes(job: Job) -> None:
     """
     The longest line that is read can be loaded too; it may take a while, and must not take the run with it.
     """
-    document = b'{"id": 1, "x": "' + b"x" * (file.LONGEST_LINE - 19) + b'"}\n'
-    assert file.LONGEST_LINE == len(document)
+    document = b'{"id": 1, "x": "' + b"x" * (listing.LONGEST_LINE - 19) + b'"}\n'
+    assert listing.LONGEST_LINE == len(document)
     job.write(document + lines(2))
     result = job.run()
 
     assert 0 == result.exit_status, result.steps[0].error
-    assert [("1", file.LONGEST_LINE - 19), ("2", None)] == job.ask("SELECT id, length(data ->> 'x') FROM people ORDER BY id")
+    assert [("1", listing.LONGEST_LINE - 19), ("2", None)] == job.ask("SELECT id, length(data ->> 'x') FROM people ORDER BY id")
 
 
 def test_a_file_that_grows_is_loaded_up_to_there(job: Job) -> None:
@@ -670,7 +671,7 @@ def test_a_file_that_grows_is_loaded_up_to_there(job: Job) -> None:
     job.write(lines(*range(1, 21)))
     assert 0 == job.run().exit_status
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(file, "PAGE_RECORDS", 5)
+        patch.setattr(listing, "PAGE_RECORDS", 5)
         job.write(lines(*range(2, 20), 21, 22, 23) + b'{"id": 2')
         result = job.run()
         assert (4, "copy: failed, 20 records of this step are done") == (

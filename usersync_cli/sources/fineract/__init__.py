@@ -1,0 +1,7 @@
+"""The source `fineract`: the users and roles of an Apache Fineract. What the engine asks for is here; the rest is private."""
+
+from usersync_cli.sources.fineract.session import STREAMS
+from usersync_cli.sources.fineract.settings import Settings
+from usersync_cli.sources.fineract.source import KIND, Source
+
+__all__ = ["KIND", "STREAMS", "Settings", "Source"]
