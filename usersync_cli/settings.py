@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
 
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list positions from the top of the file: ("jobs", "auroville", "steps", 0)."""
@@ -18,6 +22,7 @@ Path: TypeAlias = tuple[str | int, ...]
 UNSET = "usersync_unset_"
 """Begins the stand-in for a value that cannot be had. It passes as a name, so that the rest of the file can be checked."""
 
+_ADDRESS = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -71,6 +76,36 @@ def plain_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise FieldError("must be a name of lower-case letters, digits, _ and -, a letter first, 63 at most")
     return value
+
+
+@dataclass(frozen=True)
+class Address:
+    """An http(s) address without a user, a query or a fragment, as `Annotated[str, Address("must be ...")]`.
+
+    `mistake` is what a person reads who wrote something else. A slash at the end is taken off.
+    """
+
+    mistake: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.read, handler(source))
+
+    def read(self, value: str) -> str:
+        """The address without a slash at its end. Raises FieldError with `mistake`."""
+        if value.startswith(UNSET):
+            return value
+        if not _ADDRESS.fullmatch(value):
+            raise FieldError(self.mistake)
+        return value.rstrip("/")
+
+
+def in_clear_text(address: str) -> bool:
+    """Whether others could read what is sent to this address: it begins with http:// and is not on this machine."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme == "http" and parts.hostname != "localhost" and not ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name, or no host at all
+        return address.startswith("http:")
 
 
 Duration = Annotated[timedelta, BeforeValidator(duration), WithJsonSchema(DURATION_SCHEMA)]

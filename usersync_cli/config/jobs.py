@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from usersync_cli.model import OWN_SCHEMA
-from usersync_cli.settings import UNSET, Duration, FieldError, Model, Name, suggestion
+from usersync_cli.settings import UNSET, Address, Duration, FieldError, Model, Name, suggestion
 
 OnMissing: TypeAlias = Literal["keep", "mark", "delete"]
 """What may be done with rows that the source no longer has: nothing, set their deleted_at, delete them."""
@@ -113,15 +113,6 @@ def share(value: object) -> float:
     return float(match[1]) / 100
 
 
-def ping_address(value: str) -> str:
-    """An address to call before and after a run, as healthchecks.io gives it."""
-    if value.startswith(UNSET):
-        return value
-    if not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", value):
-        raise FieldError("must be an http(s) address without ? or #, such as https://hc-ping.com/<uuid>")
-    return value.rstrip("/")
-
-
 def cron_schedule(value: str) -> str:
     """Five fields, as cron reads them."""
     from datetime import UTC, datetime
@@ -144,7 +135,7 @@ def cron_schedule(value: str) -> str:
 _CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 
 Share = Annotated[float, BeforeValidator(share)]
-PingUrl = Annotated[str, AfterValidator(ping_address)]
+PingUrl = Annotated[str, Address("must be an http(s) address without ? or #, such as https://hc-ping.com/<uuid>")]
 ColumnName = Annotated[str, AfterValidator(column_name)]
 ExtractName = Annotated[str, AfterValidator(extract_name)]
 Sql = Annotated[str, AfterValidator(sql_text)]

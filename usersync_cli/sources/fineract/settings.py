@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from usersync_cli.settings import UNSET, FieldError
+from usersync_cli.settings import Address, FieldError, in_clear_text
 
-_ADDRESS = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
+_Url = Annotated[str, Address("must be an address such as https://HOST/fineract-provider/api/v1, without a user, ? or #")]
 
 
 class Settings(BaseModel):
@@ -22,7 +21,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     type: Literal["fineract"]
-    url: str = Field(description="Fineract's API: https://HOST/fineract-provider/api/v1")
+    url: _Url = Field(description="Fineract's API: https://HOST/fineract-provider/api/v1")
     tenant: str = Field("default", description="the identifier of the tenant")
     username: str | None = Field(None, description="who reads; beside a token only to see whether that user is in the right office")
     password: str | None = Field(None, repr=False, description="of that user")
@@ -34,15 +33,6 @@ class Settings(BaseModel):
     self_service_users: bool = Field(default=False, description="whether the bank's customers who may log in count as users")
     ca: Path | None = Field(None, description="a file of certificates (PEM) instead of the public ones, relative to the config file")
     allow_http: bool = Field(default=False, description="allow an address of another machine that begins with http://")
-
-    @field_validator("url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if value.startswith(UNSET):
-            return value
-        if not _ADDRESS.fullmatch(value):
-            raise FieldError("must be an address such as https://HOST/fineract-provider/api/v1, without a user, ? or #")
-        return value.rstrip("/")
 
     @field_validator("tenant")
     @classmethod
@@ -73,7 +63,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _is_encrypted(self) -> Settings:
-        if self.url.startswith("http:") and not self.allow_http and not _is_local(urlsplit(self.url).hostname or ""):
+        if in_clear_text(self.url) and not self.allow_http:
             raise FieldError(
                 "would send passwords and people in clear text; use https://, or say allow_http: true inside a network you trust", ("url",)
             )
@@ -91,10 +81,3 @@ def place_of(url: str) -> str:
     parts = urlsplit(url)
     port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
     return f"{parts.netloc.lower().removesuffix(port)}{parts.path}"
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from usersync_cli.settings import UNSET, Duration, FieldError
+from usersync_cli.settings import Address, Duration
 
 if TYPE_CHECKING:
     from usersync_cli.auth import oauth as grants
+
+_Url = Annotated[str, Address("must be an address that begins with https://")]
 
 
 class Settings(BaseModel):
@@ -22,8 +24,8 @@ class Settings(BaseModel):
     client_id: str = Field(description="of the integration, as Teamleader's marketplace shows it")
     client_secret: str = Field(repr=False, description="of the integration")
     redirect_uri: str = Field(description="where Teamleader sends who authorised; one of those that the integration lists")
-    api_url: str = Field("https://api.focus.teamleader.eu", description="Teamleader's API, or a proxy before it")
-    auth_url: str = Field("https://focus.teamleader.eu", description="where a person authorises, and tokens come from")
+    api_url: _Url = Field("https://api.focus.teamleader.eu", description="Teamleader's API, or a proxy before it")
+    auth_url: _Url = Field("https://focus.teamleader.eu", description="where a person authorises, and tokens come from")
     full_every: Duration = Field(
         timedelta(days=7),
         description="how often everything is listed, to find who has left, and details that change without a trace",
@@ -37,13 +39,6 @@ class Settings(BaseModel):
     detail: Literal["full", "list"] = Field("full", description="list: store what lists have, which costs no request for each record")
     projects: Literal["auto", "legacy", "v2"] = Field("auto", description="which module for projects the account uses; auto asks")
     workers: int = Field(8, ge=1, le=32, description="requests at the same time")
-
-    @field_validator("api_url", "auth_url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not value.startswith(("https://", "http://", UNSET)):
-            raise FieldError("must be an address that begins with https://")
-        return value.rstrip("/")
 
 
 def oauth(settings: Settings) -> grants.Client:
