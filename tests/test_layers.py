@@ -29,7 +29,7 @@ ROOMS: dict[str, Collection[str]] = {
     "run/context": ("load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/tables": ("run/context", "run/checkpoint", "load", "state", "clients/postgres"),
-    "run/documents": ("run/context", "run/tables", "load", "auth", "state", "state/migrations", "clients/postgres"),
+    "run/documents": ("run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
     "run/outbound": ("run/context", "run/tables", "load", "state", "clients/postgres"),
     "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "state", "clients/postgres"),
     "report": (

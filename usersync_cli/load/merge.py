@@ -22,7 +22,7 @@ from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_, sca
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")
-ASIDE = sql.SQL("pg_temp.usersync_aside")  # the keys of rejects, and why; made when the first is found
+REJECTS = sql.SQL("pg_temp.usersync_rejects")  # the keys of rejects, and why; made when the first is found
 _DUPLICATES = sql.SQL("pg_temp.usersync_duplicates")
 SHOWN_KEYS = 5
 WIDE = 1600
@@ -79,7 +79,7 @@ class Merge:
     watched: bool = False  # it has triggers or rules: what was written is looked for afterwards
     marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
     sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
-    aside: bool = False  # leave out the records in ASIDE, and those without a key
+    without_rejects: bool = False  # leave out the records in REJECTS, and those without a key
     part: bool = False  # a page of what the table holds: the rest of it is not read
 
     @property
@@ -93,23 +93,23 @@ class Merge:
     @cached_property
     def wanted(self) -> sql.Composed:
         """The transform's rows in the types and collations of the table."""
-        if not self.aside:
+        if not self.without_rejects:
             return self.everything
-        return sql.SQL("SELECT w.* FROM ({}) AS w WHERE NOT {}").format(self.everything, self.is_aside)
+        return sql.SQL("SELECT w.* FROM ({}) AS w WHERE NOT {}").format(self.everything, self.is_reject)
 
     @property
-    def is_aside(self) -> sql.Composed:
+    def is_reject(self) -> sql.Composed:
         """w is not to be loaded."""
         without = or_(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
-        return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, ASIDE, self.same("a", "w"))
+        return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, REJECTS, self.same("a", "w"))
 
     @property
     def present(self) -> sql.Composed:
         """t is at the source, be it as a reject."""
         keys = listed(identifier(name) for name in self.key)
         found = sql.SQL("SELECT {} FROM ({}) AS w").format(keys, self.wanted)
-        if self.aside:
-            found += sql.SQL(" UNION ALL SELECT {} FROM {}").format(keys, ASIDE)
+        if self.without_rejects:
+            found += sql.SQL(" UNION ALL SELECT {} FROM {}").format(keys, REJECTS)
         return sql.SQL("EXISTS (SELECT FROM ({}) AS w WHERE {})").format(found, self.same_key)
 
     @cached_property

@@ -332,16 +332,16 @@ class Target:
 
     # any other table
 
-    def plan(self, desired: Desired, tx: Connection, *, aside: bool = False) -> Plan:
+    def plan(self, desired: Desired, tx: Connection, *, without_rejects: bool = False) -> Plan:
         """What would be inserted and updated, kept in a temp table of `tx`; the target itself is only read.
 
-        `aside` leaves out what was set aside (`Merge.aside`).
+        `without_rejects` leaves out what was found to be bad (`Merge.without_rejects`).
         """
         merge, table = self.fit(desired, tx)
         if table is None:
             tx.execute(self._create(merge, self._outputs(desired, tx), with_key=True))
             merge, table = self.fit(desired, tx)
-        merge = replace(merge, aside=aside)
+        merge = replace(merge, without_rejects=without_rejects)
         return Plan(merge, merging.compare(tx, merge, rows=desired.rows), table)
 
     def apply(self, plan: Plan, tx: Connection) -> Counts:

@@ -1,109 +1,24 @@
-"""What a step of tables sets aside: found, kept by key while the step is loaded without it, and filed with the checkpoint.
-
-A step that meets a bad record begins again without it, until nothing bad is left: so the target is what loading the good
-records alone would have made of it. ASIDE holds what was found so far.
-"""
+"""The rejects of a step of tables: found while it is loaded without them, and stored with its checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
-import psycopg
 from psycopg import sql
 
-from usersync_cli.clients.postgres.catalog import Table
-from usersync_cli.clients.postgres.connections import Connection, as_user
-from usersync_cli.clients.postgres.sql import identifier, listed, or_, scalar
+from usersync_cli.clients.postgres.connections import as_user
+from usersync_cli.clients.postgres.sql import identifier, scalar
 from usersync_cli.errors import PartialError
-from usersync_cli.load import bisect, constraints
-from usersync_cli.load.merge import ASIDE, Merge, key_text, texts
-from usersync_cli.load.rejects import NO_KEY, Limits, allowed, detail
-from usersync_cli.load.stage import Stage
+from usersync_cli.load.bisect import found
+from usersync_cli.load.bisect.finder import Finder
+from usersync_cli.load.merge import REJECTS, Merge, texts
+from usersync_cli.load.rejects import NO_KEY, detail
 from usersync_cli.model import Change, Counts
 from usersync_cli.state import rejects
 
 
-class Aside:
+class Rejects(Finder):
     """The rejects of one step while it is being loaded. Everything happens in its transaction."""
-
-    def __init__(self, tx: Connection, job: str, step: str) -> None:
-        self.begun = False  # ASIDE is there: `Merge.aside`
-        self._tx, self._job, self._step = tx, job, step
-
-    # finding
-
-    def begin(self, merge: Merge) -> None:
-        """From here on, records without a key and those in ASIDE are left out."""
-        if self.begun:
-            return
-        keys = listed(sql.SQL("w.{}").format(identifier(name)) for name in merge.key)
-        with as_user(self._tx):
-            self._tx.execute(
-                sql.SQL("CREATE TEMP TABLE usersync_aside ON COMMIT DROP AS SELECT {} FROM ({}) AS w WITH NO DATA").format(
-                    keys, merge.everything
-                )
-            )
-        self._tx.execute("""
-            ALTER TABLE pg_temp.usersync_aside ADD usersync_ord bigint, ADD usersync_column text, ADD usersync_reason text,
-                ADD usersync_detail text, ADD usersync_document bytea, ADD usersync_key text
-        """)
-        self.begun = True
-
-    def transform(self, merge: Merge, text: str | None, stages: Sequence[Stage]) -> bool:
-        """Find the records that the transform or a cast failed on; whether there were any. Raises Drift for too many."""
-        self.begin(merge)
-        found, rows = bisect.transform(self._tx, merge, text, stages)
-        self._judge(merge, rows)
-        return bool(found)
-
-    def check(self, merge: Merge, table: Table | None, read: int, stays: sql.Composable | None = None) -> bool:
-        """Find the records of CHANGES that the table's constraints refuse, by looking; whether there were any.
-
-        `stays` as in `constraints.conditions`.
-        """
-        broken = constraints.conditions(self._tx, merge, table, stays) if table else []
-        if not broken:
-            return False
-        first = not self.begun
-        self.begin(merge)
-        found = sum(constraints.set_aside(self._tx, merge, one) for one in broken)
-        if first and not found:
-            self._tx.execute(sql.SQL("DROP TABLE {}").format(ASIDE))
-            self.begun = False
-        elif found:
-            self._judge(merge, read)
-        return found > 0
-
-    def write(self, merge: Merge, read: int, prepare: Callable[[], None]) -> bool:
-        """Find the records of CHANGES that the table refuses, by writing them and taking it back; whether there were any.
-
-        `prepare` does, in the same savepoint, what comes before writing.
-        """
-        self.begin(merge)
-        bisect.number_changes(self._tx, merge)
-        with self._tx.transaction() as savepoint:
-            prepare()
-            found = bisect.write(self._tx, merge, allowed(read))
-            raise psycopg.Rollback(savepoint)
-        if found:
-            bisect.set_aside(self._tx, merge, found)
-        self._judge(merge, read)
-        return bool(found)
-
-    def _judge(self, merge: Merge, read: int) -> None:
-        """Raises Drift when so many are bad that it is not the records. What was set aside before has been judged."""
-        before: sql.Composable = sql.SQL("false")
-        if rejects.readable(self._tx):
-            before = sql.SQL(
-                "EXISTS (SELECT FROM usersync.rejects AS r WHERE r.job = {} AND r.step = {} AND r.stream = '' AND r.key = {})"
-            ).format(sql.Literal(self._job), sql.Literal(self._step), _filed_as(merge, "a"))
-        query = sql.SQL("SELECT usersync_reason, usersync_detail, count(*), count(*) FILTER (WHERE {}) FROM {} AS a GROUP BY 1, 2")
-        found = self._tx.execute(query.format(before, ASIDE)).fetchall()
-        total, again = sum(number for *_, number, _ in found), sum(number for *_, number in found)
-        new = {(reason, detail): number - known for reason, detail, number, known in found}
-        Limits(self._step, job=self._job).count(max(read, total) - again, new)
-
-    # filing
 
     def finish(self, merge: Merge, read: int) -> Counts:
         """The rejects among the records, those without a key too, beside `read` that can be loaded. Raises Drift for too many."""
@@ -113,22 +28,22 @@ class Aside:
             INSERT INTO {} (usersync_reason, usersync_detail, usersync_document)
             SELECT {}, {}, {} FROM ({}) AS w WHERE {}
         """).format(
-            ASIDE,
+            REJECTS,
             sql.Literal(NO_KEY),
             sql.Literal(detail(" or ".join(merge.key))),
-            bisect.record(merge, "w"),
+            found.record(merge, "w"),
             merge.everything,
-            _without_key(merge, "w"),
+            found.without_key(merge, "w"),
         )
-        there = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE {}").format(merge.everything, merge.is_aside)
+        there = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE {}").format(merge.everything, merge.is_reject)
         with as_user(self._tx):
             self._tx.execute(keyless)
             records = self._number(there)
         # Of those that were taken out of their stage, the number is below 0; all others are still among the transform's rows.
-        records += self._number(sql.SQL("SELECT count(*) FROM {} WHERE usersync_ord < 0").format(ASIDE))
-        self._judge(merge, read + records)
-        self._tx.execute(sql.SQL("UPDATE {} AS t SET usersync_key = {}").format(ASIDE, _filed_as(merge, "t")))
-        rejected = self._number(sql.SQL("SELECT count(DISTINCT usersync_key) FROM {}").format(ASIDE))
+        records += self._number(sql.SQL("SELECT count(*) FROM {} WHERE usersync_ord < 0").format(REJECTS))
+        self.judge(merge, read + records)
+        self._tx.execute(sql.SQL("UPDATE {} AS t SET usersync_key = {}").format(REJECTS, found.filed_as(merge, "t")))
+        rejected = self._number(sql.SQL("SELECT count(DISTINCT usersync_key) FROM {}").format(REJECTS))
         return Counts(read=records, duplicates=records - rejected, rejected=rejected)
 
     def store(self, run_id: int) -> None:
@@ -144,7 +59,7 @@ class Aside:
             return
         keys = [identifier(name) for name in merge.key]
         query = sql.SQL("SELECT DISTINCT ON (usersync_key) {}, usersync_reason, usersync_detail FROM {} AS t ORDER BY usersync_key").format(
-            texts("t", keys), ASIDE
+            texts("t", keys), REJECTS
         )
         for key, why, where in self._tx.execute(query).fetchall():
             yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{why} ({where})" if where else why)
@@ -167,7 +82,7 @@ class Aside:
 
     def _met(self, which: str = "true") -> int:
         """How many were found now, without those that are dropped."""
-        query = sql.SQL("SELECT count(DISTINCT usersync_key) FROM {} AS a WHERE {}").format(ASIDE, sql.SQL(which))
+        query = sql.SQL("SELECT count(DISTINCT usersync_key) FROM {} AS a WHERE {}").format(REJECTS, sql.SQL(which))
         if rejects.readable(self._tx):
             query += sql.SQL(
                 " AND NOT EXISTS (SELECT FROM usersync.rejects AS r WHERE r.job = {} AND r.step = {} AND r.stream = ''"
@@ -180,20 +95,9 @@ class Aside:
         return int(number)
 
 
-def _filed_as(merge: Merge, side: str) -> sql.Composed:
-    """The key under which a record of ASIDE waits."""
-    return sql.SQL("CASE WHEN {0} THEN 'sha256:' || encode(sha256({1}.usersync_document), 'hex') ELSE {2} END").format(
-        _without_key(merge, side), sql.SQL(side), key_text(merge.key, side)
-    )
-
-
-def _without_key(merge: Merge, side: str) -> sql.Composed:
-    return or_(sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(name)) for name in merge.key)
-
-
 # Of one key, the last that was found; which one does not matter, but it has to be the same each time.
 _FILED = sql.SQL("""
     SELECT DISTINCT ON (usersync_key) usersync_key AS key, '' AS part, usersync_reason AS reason, COALESCE(usersync_detail, '') AS detail,
            usersync_document AS document, NULL::text AS version
-      FROM pg_temp.usersync_aside ORDER BY usersync_key, usersync_document, usersync_reason
+      FROM pg_temp.usersync_rejects ORDER BY usersync_key, usersync_document, usersync_reason
 """)

@@ -23,7 +23,7 @@ from usersync_cli.load.table import SETTINGS, Plan, Target
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
-from usersync_cli.run.tables.rejects import Aside
+from usersync_cli.run.tables.rejects import Rejects
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
 
@@ -112,7 +112,7 @@ class Loading:
         self._bound: sql.Composed = sql.Composed([])  # once it was described
         self._target = Target(step.load)
         self.columns: Sequence[str] = ()  # of the table that are loaded, once it was described
-        self._aside = Aside(tx, job, step.name)
+        self._rejects = Rejects(tx, job, step.name)
         self._rows: dict[str, int] = {}  # of each extract
         self._normalised = 0
         self._normalised_again = False
@@ -195,13 +195,13 @@ class Loading:
         plan: Plan | None = None
         try:
             with self._tx.transaction():
-                plan = self._target.plan(self.desired, self._tx, aside=self._aside.begun)
+                plan = self._target.plan(self.desired, self._tx, without_rejects=self._rejects.begun)
             if self._checkpoint.foresee(self._foresee, plan, options):
                 return False
             with self._tx.transaction():
                 self._write(plan, options)
         except WithoutKey:
-            self._aside.begin(self._target.fit(self.desired, self._tx)[0])
+            self._rejects.begin(self._target.fit(self.desired, self._tx)[0])
             return False
         except psycopg.Error as error:
             if not is_about_data(error) or not self._set_aside(plan, options):
@@ -215,38 +215,37 @@ class Loading:
             return False
         swept = self._swept(plan, options).sweep
         stays = guard.stays(swept) if swept and not plan.merge.marks else None
-        found = self._aside.check(plan.merge, plan.table, plan.counts.read, stays)
+        found = self._rejects.check(plan.merge, plan.table, plan.counts.read, stays)
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         return found
 
     def _set_aside(self, plan: Plan | None, options: Options) -> bool:
         """Whether the records were found that the transform (without a plan) or the table can't take."""
-        aside = self._aside
         if plan is None:
             merge, _ = self._target.fit(self.desired, self._tx)
-            return aside.transform(merge, self._step.transform, list(self._stages.values()))
-        if aside.check(plan.merge, plan.table, plan.counts.read):
+            return self._rejects.transform(merge, self._step.transform, list(self._stages.values()))
+        if self._rejects.check(plan.merge, plan.table, plan.counts.read):
             return True
-        return aside.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
+        return self._rejects.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
 
     def _swept(self, plan: Plan, options: Options) -> Plan:
         """The plan with those who have left, if the step looks for them."""
         if self._step.load.on_missing == "keep":
             return plan
-        unknown = self._aside.unknown()
+        unknown = self._rejects.unknown()
         swept = guard.look(self._tx, self._scope(), self._step.load, plan.merge, plan.outcome, unknown=unknown)
         guard.decide(self._tx, swept, options.approve_deletes)
         return replace(plan, sweep=swept)
 
     def _write(self, plan: Plan, options: Options) -> None:
-        left_out = self._aside.finish(plan.merge, plan.counts.read)
+        left_out = self._rejects.finish(plan.merge, plan.counts.read)
         plan = self._swept(plan, options)
         self.refusal = plan.sweep.refusal if plan.sweep else None
         self._done.counts, self._done.duplicate_keys = plan.counts, plan.outcome.duplicate_keys
         self._done.counts += left_out
         self._checkpoint.load(self._target, plan, self._step.name, self._tx)
         self._checkpoint.keep(self._written, plan)
-        self._checkpoint.tell(self._aside.changes(plan.merge))
+        self._checkpoint.tell(self._rejects.changes(plan.merge))
 
     def _written(self, plan: Plan) -> None:
         """After the rows: whether a trigger changed them, and what is remembered of those that are there."""
@@ -270,8 +269,8 @@ class Loading:
 
     def left_out(self) -> PartialError | None:
         """What the step's end says while rejects wait, be they of an earlier run."""
-        number = self._checkpoint.keep(self._aside.waiting) or self._checkpoint.foresee(self._aside.would_wait)
-        return self._aside.left_out(number) if number else None
+        number = self._checkpoint.keep(self._rejects.waiting) or self._checkpoint.foresee(self._rejects.would_wait)
+        return self._rejects.left_out(number) if number else None
 
     def record(self) -> None:
         """Counts, rejects and cursors, in the transaction of the rows that they stand for."""
@@ -280,7 +279,7 @@ class Loading:
             raise VerificationFailed(
                 f"step {step}: the counts do not add up: {counts}", hint="does the transform give other rows each time (random(), LIMIT)?"
             )
-        self._aside.store(run_id)
+        self._rejects.store(run_id)
         self._normalised_again = self._normalised > 0 and ledger.normalised_before(self._tx, self._job, step)
         ledger.count(self._tx, run_id, step, counts, bytes_=self._done.bytes, normalised=self._normalised, done=True)
         for reader in self._readers:

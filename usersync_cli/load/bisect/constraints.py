@@ -16,8 +16,10 @@ from psycopg import sql
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import and_, identifier, listed
-from usersync_cli.load import bisect, rejects
-from usersync_cli.load.merge import ASIDE, CHANGES, Merge
+from usersync_cli.load import rejects
+from usersync_cli.load.bisect import found
+from usersync_cli.load.bisect.attempts import Cause
+from usersync_cli.load.merge import CHANGES, REJECTS, Merge, key_text
 
 _LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
 
@@ -42,7 +44,7 @@ def conditions(tx: Connection, merge: Merge, table: Table, stays: sql.Composable
 
 
 def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
-    """File in ASIDE the records of CHANGES that this condition meets; gives how many. None where it can't be looked at."""
+    """File in REJECTS the records of CHANGES that this condition meets; gives how many. None where it can't be looked at."""
     keys = listed(identifier(name) for name in merge.key)
     values = listed(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
     statement = sql.SQL("""
@@ -50,12 +52,12 @@ def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
         SELECT {values}, {reason}, {detail}, {document} FROM {changes} AS c
          WHERE ({condition}) AND NOT EXISTS (SELECT FROM {aside} AS a WHERE {same})
     """).format(
-        aside=ASIDE,
+        aside=REJECTS,
         keys=keys,
         values=values,
         reason=sql.Literal(broken.reason),
         detail=sql.Literal(broken.detail),
-        document=bisect.record(merge, "c"),
+        document=found.record(merge, "c"),
         changes=CHANGES,
         condition=broken.condition,
         same=merge.same("a", "c"),
@@ -65,6 +67,18 @@ def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
             return tx.execute(statement).rowcount
     except (psycopg.DataError, psycopg.ProgrammingError):  # no right to look, or a CHECK that fails on other records
         return 0
+
+
+def refused(tx: Connection, merge: Merge, table: Table) -> dict[str, Cause]:
+    """Why the table's constraints refuse records of CHANGES, by key; found by looking. They are left in REJECTS."""
+    broken = conditions(tx, merge, table)
+    if not broken:
+        return {}
+    found.create(tx, merge)
+    for one in broken:
+        set_aside(tx, merge, one)
+    query = sql.SQL("SELECT {}, usersync_reason, usersync_detail FROM {} AS a").format(key_text(merge.key, "a"), REJECTS)
+    return {key: Cause(reason, detail or "") for key, reason, detail in tx.execute(query).fetchall()}
 
 
 def _columns(merge: Merge, table: Table) -> Iterator[Broken]:
@@ -126,7 +140,7 @@ def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | 
             and_(merge.field(column).same("o", "c") for column in columns),
             listed(sql.SQL("o.{}").format(one) for one in key),
             listed(sql.SQL("c.{}").format(one) for one in key),
-            ASIDE,
+            REJECTS,
             merge.same("a", "o"),
         )
         yield Broken("unique_violation", where, sql.SQL("{} AND {}").format(_given(columns), taken))

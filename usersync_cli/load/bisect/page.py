@@ -1,22 +1,50 @@
-"""Which records of a page are to blame: the transform is tried record by record inside the server, in two functions of the session.
-
-`trying` makes the one that runs the transform, with its search path; `searching` the one that halves and notes.
-"""
+"""Which records of a page of documents the transform or a cast fails on: each is tried inside the server, as a parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import psycopg
 from psycopg import sql
 
+from usersync_cli.clients.postgres.arrays import Texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_
+from usersync_cli.load.binding import Own
+from usersync_cli.load.bisect.attempts import Cause
 from usersync_cli.load.merge import Merge, key_text
-from usersync_cli.load.rejects import BAD, NO_KEY
+from usersync_cli.load.rejects import BAD, NO_KEY, condition, detail
 from usersync_cli.load.spelling import Spelling
 
 KEY_DIFFERS = "key_differs"  # the transform gives the row another key than the record's
+DOCUMENT = "the document itself"  # instead of a column: PostgreSQL can't read it
 
 
-def trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
+def failing(  # noqa: PLR0913, PLR0917  the page, and how it goes into its table
+    tx: Connection, merge: Merge, own: Own, spelling: Spelling, columns: Sequence[Texts], keys: Sequence[str], *, each: bool
+) -> dict[int, Cause]:
+    """The records on which the transform or a cast fails, by their place; empty where that does not explain it.
+
+    `merge` has the transform over PART, `columns` are key, document and version of the page. With `each`, every record is tried
+    by itself, and those that have rows with another key, or with none, are found too. What is made for it is left to a rollback.
+    """
+    tx.execute("CREATE TEMP SEQUENCE usersync_at")
+    with own.path(tx):  # which the inner one takes over
+        tx.execute(_trying(merge, spelling, tx))
+    tx.execute(_searching(merge, spelling, tx))
+    values = [*columns, each or len(keys) == 1, *spelling.parts(keys)]
+    call = _SEARCH.format(", ".join(f"${i + 1}" for i in range(len(values))))
+    found = psycopg.RawCursor(tx).execute(call.encode(), values).fetchall()
+    return {number - 1: _cause(*why) for number, *why in found}
+
+
+def _cause(state: str, column: str | None, constraint: str | None, table: str | None) -> Cause:
+    """`column` "" is the document itself."""
+    where = DOCUMENT if column == "" else detail(column, constraint, table)
+    return Cause(state if state in {NO_KEY, KEY_DIFFERS} else condition(state), where)
+
+
+def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     """The function that holds the transform, with its search path: over the records that it is given, all (0) or one column."""
     columns = [
         sql.SQL("IF usersync_which OPERATOR(pg_catalog.=) {} THEN PERFORM pg_catalog.count(w.{}) FROM ({}) AS w; END IF;").format(
@@ -45,8 +73,8 @@ def trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     ).format(sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
 
 
-def searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
-    """The function that SEARCH calls. `tried` is the transform over PART."""
+def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
+    """The function that _SEARCH calls. `tried` is the transform over PART."""
     body = sql.SQL(_BODY).format(
         bad=sql.SQL(BAD),
         no_key=sql.Literal(NO_KEY),
@@ -91,7 +119,7 @@ BEGIN
   {columns}
 END
 """
-SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
+_SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
 _BODY = """
 #variable_conflict use_column
 DECLARE
