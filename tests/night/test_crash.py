@@ -238,7 +238,7 @@ class WithRejects(Life):
     def remembered(self) -> None:
         """Who was seen is who is there; a record that never fitted need not be known."""
         ((keys, total, seen),) = self.job.at_target(
-            "SELECT (SELECT keys FROM usersync.seen_streams), count(*), array_agg(key::int) FILTER (WHERE held IS DISTINCT FROM '\\x01')"
+            "SELECT (SELECT keys FROM usersync.seen_streams), count(*), array_agg(key::int) FILTER (WHERE status <> 'removed')"
             " FROM usersync.seen"
         )
         assert keys == total

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -20,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import servers
 from tests.conftest import NewDatabase
+from tests.state.versions import move
 from usersync_cli.clients.postgres import connections, embedded
 from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
 from usersync_cli.model import Database
@@ -117,6 +119,64 @@ def test_mails_that_earlier_versions_did_not_send_are_owed(database: Database, c
 
     expected = [("a", "owed"), ("b", "sending"), ("c", None), ("d", None)]
     assert expected == connection.execute("SELECT key, mail FROM usersync.accounts ORDER BY key").fetchall()
+
+
+REVISIONS = [f"{number:04}" for number in range(1, int(migrations.VERSION))]
+# What `held` and `missing` said before 0012, and what they say now: status, held, departure, missing.
+HELD = {
+    "'\\x00'": ("rejected", False),
+    "'\\x01'": ("removed", False),
+    "''": ("no_row", False),
+    "'\\x0102'": ("loaded", True),
+    "NULL": ("loaded", False),
+}
+MISSING = {-3: ("left_out", 0), -2: ("kept", 1), -1: ("told", 0), 0: (None, 0), 2: (None, 2)}
+
+
+def contents(connection: psycopg.Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of all tables but their version, as JSON."""
+    return {
+        table: connection.execute(f"SELECT to_jsonb(t) FROM usersync.{table} AS t ORDER BY 1".encode()).fetchall()
+        for table in tables(connection) - {"alembic_version"}
+    }
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_known_records_of_each_earlier_version_stay_known(database: Database, connection: psycopg.Connection, revision: str) -> None:
+    """
+    Up, what was said in `held` and `missing` is said in words; down again, all tables hold what they held.
+    """
+    move(database, revision)
+    connection.execute(
+        "INSERT INTO usersync.cursors (job, step, stream, value, version, account) VALUES ('j', 's', 'people', '{}', 1, 'ours')"
+    )
+    if revision > "0001":
+        connection.execute("INSERT INTO usersync.seen_streams (job, step, target, fingerprint) VALUES ('j', 's', 'people (id)', 'f')")
+        values = ", ".join(f"(1, $${held} {missing}$$, {held}, {missing})" for held in HELD for missing in MISSING)
+        connection.execute(f"INSERT INTO usersync.seen (stream_id, key, held, missing) VALUES {values}".encode())
+    before = contents(connection)
+
+    migrations.upgrade(database)
+    query = "SELECT key, status, held IS NOT NULL, departure, missing FROM usersync.seen"
+    found = {key: tuple(rest) for key, *rest in connection.execute(query).fetchall()}
+    expected = {f"{held} {missing}": (*HELD[held], *MISSING[missing]) for held in HELD for missing in MISSING}
+    assert (expected if revision > "0001" else {}) == found
+
+    move(database, revision)
+    assert before == contents(connection)
+
+
+@pytest.mark.parametrize("odd", ["missing = -1", "held = '', status = 'no_row'", "status = 'gone'", "departure = 'left'"])
+def test_what_is_known_of_a_record_is_of_closed_lists(connection: psycopg.Connection, database: Database, odd: str) -> None:
+    """
+    A number is a number, a hash is of a row of ours, and each word is one of the list.
+    """
+    ready(database)
+    connection.execute("INSERT INTO usersync.seen_streams (job, step, target, fingerprint) VALUES ('j', 's', 'people (id)', 'f')")
+    connection.execute("INSERT INTO usersync.seen (stream_id, key) VALUES (1, 'a')")
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(f"UPDATE usersync.seen SET {odd}".encode())
 
 
 def test_a_failed_upgrade_leaves_nothing(database: Database, connection: psycopg.Connection) -> None:

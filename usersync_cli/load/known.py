@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from psycopg import sql
 
@@ -22,14 +22,17 @@ from usersync_cli.load.guard import GONE, Memory, Scope, Sweep, kept
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.state import ledger
 
-# What `held` says of the target: the hash of the document that its row came from, or one of these; NULL: to be written again.
-REJECTED = b"\x00"
-REMOVED = b"\x01"  # the source said that it is gone; kept for its version, so that older news does not bring it back
-NO_ROW = b""  # the transform leaves it out
-# What `missing` says, beside how many complete listings lacked it.
-TOLD = -1  # the source said that it is gone; its row is still there
-KEPT = -2  # a complete listing lacked it, and the guard kept its row
-LEFT_OUT = -3  # the transform leaves it out now; its row is still there
+# What the target has of a record.
+Status = Literal["loaded", "rejected", "removed", "no_row"]
+LOADED: Status = "loaded"  # a row, of the document whose hash is `held`; where that is NULL, the row is to be written again
+REJECTED: Status = "rejected"  # what came last was set aside
+REMOVED: Status = "removed"  # the source said that it is gone; kept for its version, so that older news does not bring it back
+NO_ROW: Status = "no_row"  # the transform leaves it out
+# Why a row that is still there is to go.
+Departure = Literal["told", "kept", "left_out"]
+TOLD: Departure = "told"  # the source said that it is gone
+KEPT: Departure = "kept"  # a complete listing lacked it, and the guard kept its row
+LEFT_OUT: Departure = "left_out"  # the transform leaves it out now
 CANDIDATES = sql.SQL("pg_temp.usersync_candidates")  # key text, told boolean, free boolean: the guard has no say
 LONGEST_FINGERPRINT = 64
 LACKING_PAGE = 10_000
@@ -44,14 +47,36 @@ class Met:
     duplicate: bool = False  # another of its page is newer
     stale: bool = False  # we hold a newer version
     listed: bool = False  # its document is the one that we have met before
-    held: bytes | None = None
-    known: bool = False  # it is remembered at all
-    missing: int = 0
+    status: Status | None = None  # None: it is not remembered at all
+    held: bytes | None = None  # hash of the document that its row came from; None: the row is to be written again
+    departure: Departure | None = None
+    missing: int = 0  # complete listings, one after the other, that lacked it
     reject: str | None = None  # waiting, dropped
     passed: bool = False  # another of the same key, later in the listing, counts instead
 
+    @property
+    def known(self) -> bool:
+        """Whether it is remembered at all."""
+        return self.status is not None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its row may be about to go."""
+        return self.missing > 0 or self.departure is not None
+
 
 UNKNOWN = Met()
+UNCHANGED = Met(listed=True, status=LOADED, held=b"...")  # what is known of a record of which `Known.look_up` says nothing
+
+
+class Note(NamedTuple):
+    """What is remembered of a record from now on."""
+
+    key: str
+    listed: bytes | None  # hash of what was listed; None: it counts as changed the next time
+    status: Status
+    held: bytes | None = None  # hash of the document that its row is of
+    version: str | None = None  # None leaves the one that is known
 
 
 @dataclass(frozen=True)
@@ -176,42 +201,35 @@ class Known:
         """
         return connection.execute(query, (self.memory.id,)).fetchone() == (True,)
 
-    def note(
-        self,
-        tx: Connection,
-        keys: Sequence[str],
-        listed: Sequence[bytes | None],
-        held: Sequence[bytes | None],
-        versions: Sequence[str | None],
-    ) -> None:
-        """These are at the source, and this is what the target has of them. A version that is None leaves the one that is known."""
+    def note(self, tx: Connection, notes: Sequence[Note]) -> None:
+        """Remember these records, which are at the source."""
+        keys, listed, statuses, held, versions = zip(*notes, strict=True)
         values = {
-            "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "held": Blobs(held), "versions": texts(versions),
-            "sweep": self.sweep.id if self.sweep else None, "most": PASSED,
+            "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "statuses": texts(statuses), "held": Blobs(held),
+            "versions": texts(versions), "sweep": self.sweep.id if self.sweep else None, "most": PASSED,
         }  # fmt: skip
         tx.execute(self._typed(_NOTE), values)
 
     def back(self, tx: Connection, keys: Sequence[str]) -> None:
         """Complete listings lacked these, or they were said to be gone, and now they are there."""
-        tx.execute("UPDATE usersync.seen SET missing = 0 WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
+        tx.execute(_BACK, (self.memory.id, texts(keys)))
 
     def owe(self, tx: Connection, keys: Collection[str]) -> None:
         """The documents of these could not be had: whatever is listed of them next time is not what was listed before."""
         tx.execute("UPDATE usersync.seen SET listed = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
-    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None], how: int = TOLD) -> None:
+    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None], how: Departure = TOLD) -> None:
         """The source says that these are gone, or the transform leaves them out (`how`): their rows may go when the guard agrees."""
         tx.execute(self._typed(_TOLD), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": how})
 
     def bury(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
         """The source says that these are gone, and there is no row that could go now: older news of them does not make one."""
-        values = {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "removed": REMOVED, "long": BURIED}
+        values = {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "long": BURIED}
         tx.execute(self._typed(_BURY), values)
 
     def look_again(self, tx: Connection, keys: Collection[str]) -> None:
         """Of these, the listing had only records that it had passed over before: the next one decides anew."""
-        statement = "UPDATE usersync.seen SET listed = NULL, held = NULL, passed = NULL WHERE stream_id = %s AND key = ANY(%s)"
-        tx.execute(statement, (self.memory.id, texts(keys)))
+        tx.execute(_LOOK_AGAIN, (self.memory.id, texts(keys)))
 
     def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Known:
         """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
@@ -255,8 +273,7 @@ class Known:
 
     def waits(self, connection: Connection) -> bool:
         """Whether there is somebody whom no complete listing has to lack: told to be gone, left out, or on a list that waits."""
-        values = {**vars(self.scope), "id": self.memory.id, "kinds": [TOLD, LEFT_OUT]}
-        return connection.execute(_WAITS, values).fetchone() == (True,)
+        return connection.execute(_WAITS, {**vars(self.scope), "id": self.memory.id}).fetchone() == (True,)
 
     def lacking_keys(self, connection: Connection, met: Collection[str], sweep: OpenSweep | None) -> dict[str, int]:
         """Their keys, and how many sweeps before lacked them too."""
@@ -275,7 +292,7 @@ class Known:
         return listed | set(self.known_as(connection, list(listed)).values()) if self.respelt else listed
 
     def _lack(self, met: Collection[str], sweep: OpenSweep | None) -> Mapping[str, Any]:
-        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "kept": KEPT, "after": ""}
+        return {"stream": self.memory.id, "sweep": sweep.id if sweep else 0, "met": texts(met), "after": ""}
 
     def known_at(self, sweep: str) -> int:
         """How many are or were in the target, as of the beginning of the sweep of this name, or of this reading."""
@@ -287,7 +304,7 @@ class Known:
         keys: Collection[str] | None,
         met: Collection[str],
         approved: int | None,
-        told: Mapping[str, int],
+        told: Mapping[str, Departure],
         *,
         free: bool,
         complete: bool,
@@ -298,8 +315,8 @@ class Known:
         the `approved` list. `told` were told, or are left out, but not noted. With `free`, the guard has no say about those of
         whom the source itself says that they are gone.
         """
-        values = {**vars(self.scope), "id": self.memory.id, "kept": KEPT, "approved": approved, "free": free, "told": TOLD}
-        values |= {"keys": texts(told), "how": list(told.values()), "left_out": LEFT_OUT, "complete": complete}
+        values = {**vars(self.scope), "id": self.memory.id, "approved": approved, "free": free, "complete": complete}
+        values |= {"keys": texts(told), "how": texts(told.values())}
         tx.execute(
             'CREATE TEMP TABLE usersync_candidates (key text COLLATE "C" PRIMARY KEY, told boolean, free boolean DEFAULT false,'
             ' row text COLLATE "C") ON COMMIT DROP'
@@ -338,7 +355,7 @@ class Known:
 
     def forget(self, tx: Connection, goes: sql.Composable, *, complete: bool) -> None:
         """After the rows of GONE that go went: the candidates that have none any more. Those that stay are remembered as such."""
-        values = {"stream": self.memory.id, "removed": REMOVED, "no_row": NO_ROW, "kept": KEPT, "long": BURIED}
+        values = {"stream": self.memory.id, "long": BURIED}
         if complete:  # whoever it does not have need not be remembered as removed for ever
             tx.execute(_PURGE, values)
         for statement in _FORGET:
@@ -417,29 +434,35 @@ _SWEEP_KEYS = "INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, 
 # is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
 _RANK = "row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)"
 _LOOK_UP = """
-SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.held, s.key IS NOT NULL,
+SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.status, s.held, s.departure,
        COALESCE(s.missing, 0), r.status, %(listing)s AND (p.hash = ANY(s.passed)) IS TRUE AND (p.version > s.{version}) IS NOT TRUE
   FROM (SELECT ord, key, hash, version, {rank} AS rank
           FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
   LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
   LEFT JOIN LATERAL (
        SELECT r.status FROM usersync.rejects AS r
-        WHERE s.held = '\\x00' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key LIMIT 1
+        WHERE s.status = 'rejected' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key LIMIT 1
   ) AS r ON true
- WHERE (p.rank = 1 AND s.listed = p.hash AND length(s.held) > 1 AND s.missing = 0
+ WHERE (p.rank = 1 AND s.listed = p.hash AND s.held IS NOT NULL AND s.missing = 0 AND s.departure IS NULL
         AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
 """
 # What a listing had before of the same key, it has passed over when something else comes later.
 _NOTE = """
-INSERT INTO usersync.seen AS s (stream_id, key, listed, held, {version}, sweep_id)
-SELECT %(stream)s, g.*, %(sweep)s FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(held)s::bytea[], %(versions)s::{type}[])
-       AS g(key, listed, held, version) ORDER BY key COLLATE "C"
+INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, sweep_id)
+SELECT %(stream)s, g.*, %(sweep)s
+  FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(statuses)s::text[], %(held)s::bytea[], %(versions)s::{type}[])
+       AS g(key, listed, status, held, version) ORDER BY key COLLATE "C"
 ON CONFLICT (stream_id, key) DO UPDATE
-   SET listed = excluded.listed, held = excluded.held, missing = 0, {version} = COALESCE(excluded.{version}, s.{version}),
-       sweep_id = excluded.sweep_id,
+   SET listed = excluded.listed, status = excluded.status, held = excluded.held, missing = 0, departure = NULL,
+       {version} = COALESCE(excluded.{version}, s.{version}), sweep_id = excluded.sweep_id,
        passed = CASE WHEN s.sweep_id = excluded.sweep_id AND s.listed <> excluded.listed
                      THEN (s.listed || array_remove(s.passed, excluded.listed))[:%(most)s]
                      ELSE array_remove(s.passed, excluded.listed) END
+"""
+_BACK = "UPDATE usersync.seen SET missing = 0, departure = NULL WHERE stream_id = %s AND key = ANY(%s)"
+# As if there were a row, of which nothing is known.
+_LOOK_AGAIN = """
+UPDATE usersync.seen SET listed = NULL, status = 'loaded', held = NULL, passed = NULL WHERE stream_id = %s AND key = ANY(%s)
 """
 _RESPELT = "SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %s AND row_key IS NOT NULL)"
 _KNOWN_AS = """
@@ -466,14 +489,14 @@ UPDATE usersync.seen AS s SET row_key = NULLIF(g.row, s.key) FROM unnest(%(keys)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C" AND s.row_key IS DISTINCT FROM NULLIF(g.row, s.key)
 """
 _TOLD = """
-UPDATE usersync.seen AS s SET missing = %(told)s, {version} = COALESCE(g.version, s.{version})
+UPDATE usersync.seen AS s SET missing = 0, departure = %(told)s, {version} = COALESCE(g.version, s.{version})
   FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
 """
 # Said again, nothing is written, but for a sign of life from time to time.
 _BURY = """
-INSERT INTO usersync.seen AS s (stream_id, key, held, removed_at, {version})
-SELECT %(stream)s, g.key, %(removed)s, clock_timestamp(), g.version
+INSERT INTO usersync.seen AS s (stream_id, key, status, removed_at, {version})
+SELECT %(stream)s, g.key, 'removed', clock_timestamp(), g.version
   FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
   LEFT JOIN usersync.seen AS b ON b.stream_id = %(stream)s AND b.key = g.key COLLATE "C"
  WHERE b.key IS NULL OR b.{version} < g.version OR b.removed_at < clock_timestamp() - %(long)s / 2
@@ -485,8 +508,8 @@ ON CONFLICT (stream_id, key) DO UPDATE SET {version} = GREATEST(s.{version}, exc
 _LACKING = """
 SELECT s.key, s.missing
   FROM (SELECT key, missing FROM usersync.seen
-         WHERE stream_id = %(stream)s AND (missing >= 0 OR missing = %(kept)s) AND key > %(after)s
-           AND held IS DISTINCT FROM '\\x01' AND held IS DISTINCT FROM '') AS s
+         WHERE stream_id = %(stream)s AND (departure IS NULL OR departure = 'kept') AND key > %(after)s
+           AND status IN ('loaded', 'rejected')) AS s
   FULL JOIN (SELECT unnest(keys) COLLATE "C" AS key FROM usersync.sweep_keys WHERE sweep_id = %(sweep)s
              UNION ALL SELECT key COLLATE "C" FROM unnest(%(met)s::text[]) AS m(key)) AS present ON present.key = s.key
  WHERE present.key IS NULL
@@ -507,28 +530,28 @@ _LISTED = """
 SELECT k.key FROM usersync.approval_keys k JOIN usersync.approvals a ON a.id = k.approval_id
  WHERE a.run_id = %(approved)s AND a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting'
 """
-_IS_KNOWN = "held IS DISTINCT FROM '\\x01' AND (held <> '' OR held IS NULL OR missing <> 0)"
+_IS_KNOWN = "status <> 'removed' AND (status <> 'no_row' OR missing <> 0 OR departure IS NOT NULL)"
 _KNOWN_AND_HELD = f"""
-SELECT count(*) FILTER (WHERE {_IS_KNOWN}), count(*) FILTER (WHERE length(held) > 1) FROM usersync.seen WHERE stream_id = %s
+SELECT count(*) FILTER (WHERE {_IS_KNOWN}), count(held) FROM usersync.seen WHERE stream_id = %s
 """  # noqa: S608  our own text
 # The remembered keys of rows that the table does not have.
 _LOST = """
 SELECT h.key
-  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND length(held) > 1) AS h
+  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND held IS NOT NULL) AS h
   FULL JOIN (SELECT {key} AS key FROM {table} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0
 """
 _WAITS = """
-SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %(id)s AND missing = ANY(%(kinds)s))
+SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %(id)s AND departure IN ('told', 'left_out'))
     OR EXISTS (SELECT FROM usersync.approvals WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND status = 'waiting')
 """
 # Whom this reading told of, where it notes nothing down; and whom it or an earlier one has noted.
 _TOLD_NOW = """
 INSERT INTO pg_temp.usersync_candidates
-SELECT key, true, %(free)s AND how = %(told)s FROM unnest(%(keys)s::text[], %(how)s::int[]) AS g(key, how)
+SELECT key, true, %(free)s AND how = 'told' FROM unnest(%(keys)s::text[], %(how)s::text[]) AS g(key, how)
 """
 _TOLD_CANDIDATES = """
-INSERT INTO pg_temp.usersync_candidates SELECT key, true, %(free)s AND missing = %(told)s FROM usersync.seen
- WHERE stream_id = %(id)s AND missing IN (%(told)s, %(left_out)s) ON CONFLICT DO NOTHING
+INSERT INTO pg_temp.usersync_candidates SELECT key, true, %(free)s AND departure = 'told' FROM usersync.seen
+ WHERE stream_id = %(id)s AND departure IN ('told', 'left_out') ON CONFLICT DO NOTHING
 """
 # Of the lists that wait: those that the guard kept, and those of a table that was taken over, which were never seen at the
 # source. What is approved now has been looked up in a complete listing already.
@@ -537,7 +560,7 @@ INSERT INTO pg_temp.usersync_candidates (key, told)
 SELECT COALESCE(s.key, k.key), false FROM usersync.approvals AS a JOIN usersync.approval_keys AS k ON k.approval_id = a.id
   LEFT JOIN usersync.seen AS s ON s.stream_id = %(id)s AND <row> = k.key
  WHERE a.job = %(job)s AND a.step = %(step)s AND a.stream = %(stream)s AND a.status = 'waiting' AND a.target = %(target)s
-   AND (s.key IS NULL OR s.missing = %(kept)s)
+   AND (s.key IS NULL OR s.departure = 'kept')
    AND NOT (%(complete)s AND EXISTS (SELECT FROM usersync.approval_keys AS k2 JOIN usersync.approvals AS a2 ON a2.id = k2.approval_id
             WHERE a2.run_id = %(approved)s AND a2.job = a.job AND a2.step = a.step AND a2.stream = a.stream AND k2.key = k.key))
 ON CONFLICT DO NOTHING
@@ -548,7 +571,7 @@ UPDATE pg_temp.usersync_candidates AS c SET row = s.row_key FROM usersync.seen A
 """
 _STILL = "EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = COALESCE(c.row, c.key) AND NOT {goes})"
 _PURGE = """
-DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.held = %(removed)s AND s.missing = 0
+DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.status = 'removed' AND s.missing = 0 AND s.departure IS NULL
    AND (s.removed_at > clock_timestamp() - %(long)s) IS NOT TRUE
    AND NOT EXISTS (SELECT FROM pg_temp.usersync_candidates AS c WHERE c.key = s.key)
 """
@@ -559,14 +582,14 @@ _FORGET = (
     """,  # noqa: S608  our own text
     f"""
     UPDATE usersync.seen AS s
-       SET missing = 0, listed = CASE WHEN s.held = %(no_row)s THEN s.listed END,
-           held = CASE WHEN s.held = %(no_row)s THEN s.held ELSE %(removed)s END, removed_at = clock_timestamp()
+       SET missing = 0, departure = NULL, listed = CASE WHEN s.status = 'no_row' THEN s.listed END,
+           status = CASE WHEN s.status = 'no_row' THEN s.status ELSE 'removed' END, held = NULL, removed_at = clock_timestamp()
       FROM pg_temp.usersync_candidates AS c
      WHERE s.stream_id = %(stream)s AND s.key = c.key AND c.told AND NOT {_STILL}
     """,  # noqa: S608  our own text
     f"""
-    UPDATE usersync.seen AS s SET missing = %(kept)s FROM pg_temp.usersync_candidates AS c
-     WHERE s.stream_id = %(stream)s AND s.key = c.key AND NOT c.told AND s.missing <> %(kept)s AND {_STILL}
+    UPDATE usersync.seen AS s SET departure = 'kept', missing = GREATEST(s.missing, 1) FROM pg_temp.usersync_candidates AS c
+     WHERE s.stream_id = %(stream)s AND s.key = c.key AND NOT c.told AND s.departure IS DISTINCT FROM 'kept' AND {_STILL}
     """,  # noqa: S608  our own text
 )
 _CLOSE = (

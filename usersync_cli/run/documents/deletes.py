@@ -184,7 +184,7 @@ class Leavers:
 
 def had_row(met: Met) -> bool:
     """Its row is in the target, or waits to go because the transform has left it out since."""
-    return met.known and (met.held not in {NO_ROW, REMOVED} or met.missing == LEFT_OUT)
+    return met.known and (met.status not in {NO_ROW, REMOVED} or met.departure == LEFT_OUT)
 
 
 def _there(stream: StreamLoad) -> sql.Composable:

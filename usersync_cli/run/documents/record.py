@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from usersync_cli.load import rejects
-from usersync_cli.load.known import NO_ROW, UNKNOWN, Known, Met
+from usersync_cli.load.known import LOADED, NO_ROW, REJECTED, UNKNOWN, Known, Met, Status
 from usersync_cli.model import Record
 from usersync_cli.state.rejects import Reject
 
@@ -34,9 +34,14 @@ class PageRecord:
     reject: Reject | None = None
 
     @property
-    def held(self) -> bytes:
-        """What the target has of it, once it is loaded."""
-        return NO_ROW if self.left_out else self.hash
+    def status(self) -> Status:
+        """What the target has of it, once the page is stored."""
+        return REJECTED if self.reject else NO_ROW if self.left_out else LOADED
+
+    @property
+    def held(self) -> bytes | None:
+        """The hash of the document that its row will be of; None where it will have none."""
+        return self.hash if self.status == LOADED else None
 
 
 def read_record(record: Record, known: Known, codec: str | None) -> PageRecord | Reject:

@@ -13,13 +13,13 @@ from itertools import groupby
 
 from usersync_cli.clients.postgres.connections import connect, translated
 from usersync_cli.errors import ConfigError, PartialError
-from usersync_cli.load.known import REMOVED, TOLD, Met
+from usersync_cli.load.known import REMOVED, TOLD, UNCHANGED, Met
 from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON
 from usersync_cli.model import Job, Record, Step
 from usersync_cli.run.context import Options, StepResult, World, loading, streams
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.record import BAD_VERSION, PageRecord, read_record
-from usersync_cli.run.documents.step import UNCHANGED, Reading
+from usersync_cli.run.documents.step import Reading
 from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state import rejects
 from usersync_cli.state.lease import Lease
@@ -172,4 +172,4 @@ def can_be_tried(one: Waiting) -> bool:
 
 def _overtaken(met: Met) -> bool:
     """A newer version was loaded, or the source has said since that it is gone."""
-    return met.stale or met.held == REMOVED or met.missing == TOLD
+    return met.stale or met.status == REMOVED or met.departure == TOLD

@@ -30,7 +30,7 @@ from usersync_cli.errors import (
     together,
 )
 from usersync_cli.load import guard, writers
-from usersync_cli.load.known import LEFT_OUT, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Known, Met
+from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNCHANGED, UNKNOWN, Known, Met, Note
 from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
@@ -47,7 +47,6 @@ from usersync_cli.state.rejects import Reject
 
 # A page is small, what it is joined with may be big, and often has no statistics yet: its rows are better looked up by index.
 PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}
-UNCHANGED = Met(listed=True, held=b"...", known=True)  # of whom `look_up` says nothing
 
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
@@ -400,22 +399,22 @@ class Reading:
     def _is_held(self, stream: StreamLoad, item: PageRecord) -> bool:
         """Whether it is the document that we have met before, and need not be loaded again."""
         met = item.before
-        lacks = met.held is None or met.held == REMOVED or (met.held == REJECTED and not met.reject)
+        lacks = (met.status == LOADED and met.held is None) or met.status in {None, REMOVED} or (met.status == REJECTED and not met.reject)
         again = item.record.whole or self._options.full or stream.has_lost(item.known_as or item.record.key)
         return met.listed and not lacks and not again
 
     def _leave(self, plan: PagePlan, item: PageRecord) -> None:
         """Leave it as it is."""
         counts, met = plan.counts, item.before
-        if met.missing and met.held != NO_ROW:
+        if met.leaving and met.status != NO_ROW:
             plan.back.append(item.record.key)
-        if met.held == REJECTED:
+        if met.status == REJECTED:
             counts.rejected += 1
             plan.met_again.append(item.record.key)
             plan.dropped += met.reject == "dropped"
-        elif met.held == NO_ROW:
+        elif met.status == NO_ROW:
             counts.read -= 1
-            if met.missing and not self._lease:
+            if met.leaving and not self._lease:
                 plan.stream.told[item.known_as or item.record.key] = LEFT_OUT
         else:
             counts.unchanged += 1
@@ -424,7 +423,7 @@ class Reading:
     def _told(self, plan: PagePlan, item: PageRecord) -> None:
         """The source says that it is gone."""
         met = item.before
-        going = plan.stream.removes and met.known and met.held != REMOVED and met.missing != TOLD
+        going = plan.stream.removes and met.known and met.status != REMOVED and met.departure != TOLD
         if not going and item.version is not None:
             plan.buried.append(item)
         if not plan.stream.removes:
@@ -554,16 +553,12 @@ class Reading:
             known.respell(tx, plan.respelt)
         done = [*batch.loaded, *plan.relisted]
         bad = [item for item in plan.items if item.reject]
-        if done or bad:
-            known.note(
-                tx,
-                [item.record.key for item in [*done, *bad]],
-                [item.listed for item in [*done, *bad]],
-                [*(item.held for item in done), *(REJECTED for _ in bad)],
-                [*(item.version for item in done), *(None for _ in bad)],
-            )
+        notes = [Note(item.record.key, item.listed, item.status, item.held, item.version) for item in done]
+        notes += [Note(item.record.key, item.listed, item.status) for item in bad]
+        if notes:
+            known.note(tx, notes)
         if hidden := [one.key for one in plan.bad if one.key and plan.rows.get(one.key, one.key) != one.key]:
-            known.note(tx, hidden, [None] * len(hidden), [REJECTED] * len(hidden), [None] * len(hidden))
+            known.note(tx, [Note(key, None, REJECTED) for key in hidden])
         rows = {key: row for key, row in (plan.rows | batch.rows).items() if row != key or not plan.stream.spelling(tx).exact}
         if rows:
             known.spell(tx, rows)

@@ -17,7 +17,7 @@ from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.guard import Scope
-from usersync_cli.load.known import Known
+from usersync_cli.load.known import Departure, Known
 from usersync_cli.load.merge import Merge
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
@@ -108,7 +108,7 @@ class StreamLoad:
         self.limits = Limits(step.name)
         self.waiting = 0  # rejects that came in this run, without those that are dropped
         self.came = Came()  # of a dry run: what came so far
-        self.told: dict[str, int] = {}  # of a dry run: who was told to be gone, or left out
+        self.told: dict[str, Departure] = {}  # of a dry run: who was told to be gone, or left out
         self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
         self.codec: str | None = None  # in which the target keeps text, where it does not hold any
         self.others: int | None = None  # rows of the table that are not ours, where that has changed

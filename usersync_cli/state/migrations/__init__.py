@@ -23,7 +23,7 @@ from usersync_cli.model import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-VERSION = "0011"
+VERSION = "0012"
 """The newest migration; tests hold it together with the files in `versions/`. Revisions are numbers, so they compare as text."""
 
 _LOCK = 0x7573657273796E63  # "usersync"; which migration runs, of whatever database
