@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simple_job import execute
 from usersync_cli.config.jobs import Job
-from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
+from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
+from usersync_cli.ports import DocumentSession, DocumentSource, HasDetails, NumbersVersions, OneMoment, ReadsTogether, TellsWhoIsGone, Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
@@ -19,7 +20,7 @@ TRANSFORM = "SELECT key::int AS id, data ->> 'name' AS name, (data ->> 'age')::i
 
 
 @dataclass
-class ListSource:
+class ListSource(DocumentSource):
     """A source under the test's control: documents by key in pages, and what goes wrong between them."""
 
     streams: dict[str, list[dict[str, Any]]]  # what a full listing of each has, in order; _version, _deleted, _raw are not part of it
@@ -37,17 +38,12 @@ class ListSource:
     listed: list[Sequence[str]] = field(default_factory=list)  # what the engine knew of an interrupted listing
 
     @contextmanager
-    def open(self, tools: Tools) -> Iterator[Any]:
-        session: Any = Session()
-        session.account, session.snapshot, session.pages, session.together = self.account, self.snapshot, self.pages, self.together
-        session.numbered = {name for name in self.streams if name.startswith("numbered")}
-        if self.gone:
-            session.gone = self.gone
-        if self.details:
-            session.details, session.detailed = self.details, list(self.streams)
-        yield session
+    def open(self, tools: Tools) -> Iterator[ListSession]:
+        able = {OneMoment: self.snapshot, ReadsTogether: self.together, _Gone: self.gone, _Details: self.details}
+        bases = (*(ability for ability, given in able.items() if given), ListSession)
+        yield type("Session", bases, {})(self)
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         if self.together:
             names = [stream.name for stream in streams]
             records = [record(name, one) for name in names for one in self.streams[name]]
@@ -77,8 +73,39 @@ class ListSource:
             yield Page(Documents(records), cursor, complete=last, streams=[name], sweep=sweep)
 
 
-class Session:
-    """What ListSource opens; it has what the test gives it."""
+class ListSession(NumbersVersions, DocumentSession):
+    """What ListSource opens, with the abilities that the test gives it."""
+
+    def __init__(self, source: ListSource) -> None:
+        self.source, self.account = source, source.account
+
+    @property
+    def numbered(self) -> Collection[str]:
+        return {name for name in self.source.streams if name.startswith("numbered")}
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
+        return self.source.pages(streams, since)
+
+
+class _Gone(TellsWhoIsGone):
+    source: ListSource
+
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        assert self.source.gone
+        return self.source.gone(stream, keys)
+
+
+class _Details(HasDetails):
+    source: ListSource
+    owed = ()
+
+    @property
+    def detailed(self) -> Collection[str]:
+        return list(self.source.streams)
+
+    def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        assert self.source.details
+        return self.source.details(stream, keys)
 
 
 def record(stream: str, one: dict[str, Any]) -> Record:

@@ -20,7 +20,8 @@ from tests.list_source import counts
 from tests.simple_job import execute
 from usersync_cli.config.jobs import Job
 from usersync_cli.errors import UsersyncError
-from usersync_cli.model import Change, Database, Tools
+from usersync_cli.model import Change, Database
+from usersync_cli.ports import Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop

@@ -13,7 +13,8 @@ from tests.list_source import counts
 from tests.simple_job import execute
 from tests.teamleader_server import TOKEN, Asked, Teamleader
 from usersync_cli.config.jobs import Job
-from usersync_cli.model import Access, Database, Token, Tools
+from usersync_cli.model import Access, Database, Token
+from usersync_cli.ports import Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop

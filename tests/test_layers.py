@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "usersync_cli"
 
 # A room is a folder, or a file of the package itself; the longest name that fits a module is its room. Each may import from
 # itself, from `words`, and from the rooms that stand behind it here, at the top of a module or late.
-WORDS = ("errors", "signals", "patience", "log", "model", "settings", "stdio", "spreadsheets", "__init__")
+WORDS = ("errors", "signals", "patience", "log", "model", "ports", "settings", "stdio", "spreadsheets", "__init__")
 ROOMS: dict[str, Collection[str]] = {
     "clients": (),
     "clients/postgres": (),

@@ -1,19 +1,13 @@
-"""The words of usersync and its two ports. What flows is frozen; what a port promises stands in its docstring.
-
-docs/decisions/0001-ports.md holds the two ports against the systems that they have to carry.
-"""
+"""The words of usersync: what flows between sources, engine and targets. It is frozen; `ports` says what each end promises."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypeVar
-
-from usersync_cli.signals import Stop
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     from psycopg import Connection as _Connection
@@ -101,101 +95,12 @@ class Page:
     after_details: Callable[[], Cursor] | None = None  # gives the cursor instead, where it depends on what `details` gave
 
 
-class Session(Protocol):
-    """A source while it is open: one connection, one snapshot, one account.
-
-    Some sessions can do more; the engine asks for it by name: `columns` (SQL), `details` and `gone` (documents).
-    """
-
-    account: str  # whose data it is, in the source's own words; another account later is refused
-
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
-        """The pages of these streams, lazily, each stream from its cursor in `since`; no cursor means everything.
-
-        A page is taken up completely before the next one is asked for. Ending without an error means that
-        everything arrived; silence, a wrong count or a broken page raises Unavailable or Drift, never ends the iterator.
-        """
-        ...
-
-
-class TabularSession(Session, Protocol):
-    """A session whose streams are tables: columns are known before the first row is read."""
-
-    def columns(self, stream: Stream) -> Sequence[Column]:
-        """The columns of this stream, without reading a row. Raises Drift for a missing table or column."""
-        ...
-
-
 @dataclass(frozen=True)
 class KeptOut:
     """Why a source does not give a record that it lists: the reason code of a conflict, where the record's person has an account."""
 
     reason: str
     leaves: bool = False  # the record counts as gone; otherwise what is there stays as it is
-
-
-class DocumentSession(Session, Protocol):
-    """A session whose streams are documents. The engine asks for each of these by name; a session has those that it can do.
-
-    Without `gone` and `snapshot`, a record has left when two complete listings lack it. Without `look`, `usersync check`
-    reads a first page.
-    """
-
-    together: bool  # one poll feeds all streams; otherwise each stream is read by itself, and may fail by itself
-    snapshot: bool  # a full listing shows one moment: what it lacks was not there
-    numbered: Collection[str]  # streams whose versions are numbers; those of all others are time stamps
-    detailed: Collection[str]  # streams whose listing is not the whole document: what changed is read with `details`
-    owed: Collection[str]  # keys that `details` left out, because only they can't be had today; the cursor does not pass them
-
-    def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Full documents of those whose listing changed, each key once.
-
-        A key that seems to be gone since comes as a deleted record, which removes no row: a listing has just shown it.
-        """
-        ...
-
-    def look(self, stream: str) -> str:
-        """What is there of a stream, in a few words ("3 files"), without reading a record; raises what `pages` would."""
-        ...
-
-    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Which of these keys the vendor says do not exist, in a second look of another kind than the listing that lacks them.
-
-        One answer is no proof: it may be wrong. An error is raised, never read as gone.
-        """
-        ...
-
-    left_out: Mapping[str, int]  # of what was listed so far, how many records are not given, by what they are: "self-service users"
-
-    def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
-        """Why, by key, `pages` does not give records that a complete listing has."""
-        ...
-
-
-class Source(Protocol):
-    """A system that is read. One file in `sources/` with `Settings` (pydantic, extra="forbid") and `Source`."""
-
-    def open(self, tools: Tools) -> AbstractContextManager[Session]:
-        """Connects, takes the snapshot, learns the account. Threads and connections live as long as the context."""
-        ...
-
-
-class DocumentSource(Source, Protocol):
-    """A source of documents may bring a transform for each of its streams, which a step without one uses."""
-
-    def transform(self, stream: str) -> str:
-        """A SELECT over `records` (key text, data jsonb, version, deleted boolean, ord bigint)."""
-        ...
-
-    def definition(self, stream: str) -> str:
-        """The columns of a new table for what `transform` gives, without its key, as CREATE TABLE has them; without it they
-        are those of the SELECT. Asked for by name."""
-        ...
-
-    def reads(self, stream: str) -> str:
-        """What in the source's settings decides which records a stream has, and their keys. When it is edited, nobody goes
-        without a person because records are missing then. Asked for by name."""
-        ...
 
 
 @dataclass
@@ -263,34 +168,6 @@ class Change:
     reason: str = ""
 
 
-class Plan(Protocol):
-    """The difference between what is desired and what is there."""
-
-    @property
-    def counts(self) -> Counts: ...
-
-
-P = TypeVar("P", bound=Plan)
-
-
-class Target(Protocol[P]):
-    """Where rows go. One file in `targets/`.
-
-    `in_checkpoint` says whether plan and apply stand in one transaction with the cursor (a Postgres); if not, what plan
-    wrote is committed first, and apply runs without a transaction (HTTP).
-    """
-
-    in_checkpoint: bool
-
-    def plan(self, desired: Desired, tx: Connection) -> P:
-        """What would be inserted, updated and removed. Writes nothing outside `tx`. Raises Drift when it does not fit."""
-        ...
-
-    def apply(self, plan: P, tx: Connection) -> Counts:
-        """Do it. Twice is once."""
-        ...
-
-
 @dataclass(frozen=True)
 class Token:
     """What a token endpoint gave."""
@@ -307,31 +184,6 @@ class Access:
     token: str = field(repr=False)
     generation: int
     until: float = field(default=inf, compare=False)  # on the monotonic clock; from then on it is asked for again
-
-
-class Tokens(Protocol):
-    """Where sources get access tokens (`usersync_cli.auth.tokens`)."""
-
-    def access(self, source: str, refresh: Callable[[str], Token], *, after: int = 0) -> Access:
-        """A valid access token of a generation greater than `after`: ask with that of a token which the API refused.
-
-        `refresh` is one POST with the refresh token that it is given. Raises LoginRequired when a person must authorise.
-        """
-        ...
-
-    def belong(self, source: str, account: str) -> None:
-        """Write down whose data the source's token opens, which was not known or is another account now."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a source or target is handed: pass on what is used, not this."""
-
-    job: str
-    stop: Stop
-    database: Callable[[str, str], Database]  # a URL of the config and how messages call it
-    tokens: Tokens | None = None
 
 
 class Extract(Protocol):

@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.model import Copy, Desired, Documents, Stream, Target, Tokens
+from usersync_cli.model import Copy, Desired, Documents, Stream
+from usersync_cli.ports import Target, Tokens
 
 SECRET = "a-secret-to-look-for"
 PERSON = "Test User"

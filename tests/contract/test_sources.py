@@ -1,4 +1,4 @@
-"""What every source promises (model.py: Source, Session), held against a live one. A new source brings a sample, see live.py."""
+"""What every source promises (ports.py), held against a live one. A new source brings a sample, see live.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.servers import until
 from usersync_cli import sources
 from usersync_cli.config.loader import source_module, source_types
 from usersync_cli.errors import Drift, Stopped, Unavailable, UsersyncError
-from usersync_cli.model import Copy, Database, Documents, Page, Session, Stream, Tools
+from usersync_cli.model import Copy, Database, Documents, Page, Stream
+from usersync_cli.ports import Session, Tools
 from usersync_cli.signals import Stop
 
 NAMES = modules(sources, "Source")

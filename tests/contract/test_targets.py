@@ -1,4 +1,4 @@
-"""What every target promises (model.py: Target, Plan, Counts), held against a live one. A new target brings a sample, see live.py."""
+"""What every target promises (ports.py: Target, Plan), held against a live one. A new target brings a sample, see live.py."""
 
 from __future__ import annotations
 

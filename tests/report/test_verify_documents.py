@@ -18,6 +18,7 @@ from tests.simple_job import PERSON, execute
 from usersync_cli.cli import cli
 from usersync_cli.errors import Drift, NotFound, Stopped, Unavailable
 from usersync_cli.model import Database, Documents, Page, Record
+from usersync_cli.ports import BringsTransform
 from usersync_cli.report import compare, verify
 from usersync_cli.report.compare import Report
 from usersync_cli.report.verify import Options
@@ -181,7 +182,7 @@ def test_the_transform_of_the_source(target: Database) -> None:
     A step without a transform is compared by that of its source, as it is loaded.
     """
 
-    class Typed(ListSource):
+    class Typed(BringsTransform, ListSource):
         def transform(self, stream: str) -> str:
             return f"SELECT key::int AS id, data ->> 'name' || '{stream}' AS name FROM records"
 

@@ -27,7 +27,8 @@ from usersync_cli.config import loader
 from usersync_cli.config.diagnostics import Mistakes
 from usersync_cli.config.jobs import Job
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
-from usersync_cli.model import Database, KeptOut, Tools
+from usersync_cli.model import Database, KeptOut
+from usersync_cli.ports import Tools
 from usersync_cli.run.context import Options, World
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop

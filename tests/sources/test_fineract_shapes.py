@@ -13,7 +13,8 @@ import requests
 import yaml
 
 from tests.fineract_server import BASE, Fineract, made
-from usersync_cli.model import Database, Documents, Record, Stream, Tools
+from usersync_cli.model import Database, Documents, Record, Stream
+from usersync_cli.ports import Tools
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings, Source
 

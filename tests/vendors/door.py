@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from usersync_cli.auth.oauth import Client
 from usersync_cli.errors import Unavailable
-from usersync_cli.model import Cursor, Documents, Page, Stream, Tools
+from usersync_cli.model import Cursor, Documents, Page, Stream
+from usersync_cli.ports import BringsTransform, DocumentSession, DocumentSource, Tools
 
 KIND = "documents"
 STREAMS = ("guests",)
@@ -39,15 +40,15 @@ def account(settings: Settings, access_token: str) -> str:
 
 
 @dataclass
-class Session:
+class Session(DocumentSession):
     account: str
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         yield Page(Documents([]), {}, complete=True, streams=[stream.name for stream in streams])
 
 
 @dataclass
-class Source:
+class Source(BringsTransform, DocumentSource):
     name: str
     settings: Settings
 

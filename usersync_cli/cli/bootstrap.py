@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from usersync_cli.auth.tokens import Tokens
     from usersync_cli.config.loader import Config
     from usersync_cli.load.writers import Writer
-    from usersync_cli.model import Job, Source, Step
+    from usersync_cli.model import Job, Step
+    from usersync_cli.ports import Source
     from usersync_cli.run.context import Open, Progress, World
     from usersync_cli.signals import Stop
 
 
 def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
     """The target, the job's sources and tools. Nothing is contacted."""
-    from usersync_cli.model import Tools
+    from usersync_cli.ports import Tools
     from usersync_cli.run.context import World
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}

@@ -294,7 +294,8 @@ class _Interview:
 
     def describe(self, url: str, table: str | None, query: str | None) -> Sequence[str] | None:
         """The names of the columns; None when an embedded database does not have them yet."""
-        from usersync_cli.model import Stream, Tools
+        from usersync_cli.model import Stream
+        from usersync_cli.ports import Tools
         from usersync_cli.sources.postgres import Settings, Source
 
         self.to_fill = False

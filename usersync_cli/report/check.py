@@ -5,10 +5,9 @@ Of a source of documents that can't tell otherwise whether a stream is there, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psycopg
 
@@ -19,9 +18,10 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.load import writers
 from usersync_cli.load.table import SETTINGS, misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
+from usersync_cli.ports import CanLook, RunsSql, Session
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
-from usersync_cli.run.documents.stream import StreamLoad, fit
+from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
 from usersync_cli.run.outbound.step import try_transform
 from usersync_cli.run.tables.step import Loading, Reader
 from usersync_cli.state import ledger
@@ -74,7 +74,7 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
         grant = f"GRANT TEMPORARY ON DATABASE {identifier(database).as_string(tx)} TO {identifier(role).as_string(tx)};"
         yield Finding("target: temporary tables", ConfigError("target: the right to make temporary tables is missing", hint=grant))
     with translated(world.target, "looking at its search path"):
-        yield from (Finding(*one) for one in _others("target", tx))
+        yield from (Finding(*one) for one in _others("target", others_may_create(tx)))
     try:
         with translated(world.target, "looking at usersync's own tables"):
             yield Finding(f"target: {ledger.inspect(tx)}")
@@ -82,9 +82,9 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
         yield Finding("target: usersync's own tables", error)
 
 
-def _others(where: str, connection: Connection) -> Iterator[tuple[str, None, str]]:
+def _others(where: str, others: Iterable[tuple[str, str, bool]]) -> Iterator[tuple[str, None, str]]:
     """Who else decides what names mean in a person's SQL."""
-    for schema, role, owns in others_may_create(connection):
+    for schema, role, owns in others:
         how = "owns" if owns else "may create objects in"
         help_ = f"write names with their schema, or: REVOKE CREATE ON SCHEMA {schema} FROM {role};"
         if owns:
@@ -122,8 +122,8 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 for stream in reader.streams:
                     columns = reader.session.columns(stream)
                     yield Finding(f"step {step.name}: extract {stream.name} from source {source}: {len(columns)} columns")
-                if (connection := getattr(reader.session, "connection", None)) is not None:
-                    yield from (Finding(*one) for one in _others(f"step {step.name}: source {source}", connection))
+                if isinstance(reader.session, RunsSql):
+                    yield from (Finding(*one) for one in _others(f"step {step.name}: source {source}", reader.session.others_may_create()))
                 readers.append(reader)
             except UsersyncError as error:
                 yield Finding(f"step {step.name}: source {source}", error)
@@ -164,7 +164,7 @@ def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
 
 def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
     """The source, then the target: what is missing there, all of it."""
-    sessions: dict[str, Any] = {}
+    sessions: dict[str, Session] = {}
     with ExitStack() as stack:
         for name in dict.fromkeys(extract.source for extract in step.extract.values()):
             what = f"step {step.name}: source {name}"
@@ -196,12 +196,12 @@ def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
             yield Finding(what, error)
 
 
-def _look(source: str, session: Any, stream: str) -> str:
+def _look(source: str, session: Session, stream: str) -> str:
     """What is there, in words, without a record if the session can tell that."""
-    if (look := getattr(session, "look", None)) is not None:
-        return str(look(stream))
+    if isinstance(session, CanLook):
+        return session.look(stream)
     pages = session.pages([Stream(stream)], {})
-    with closing(pages) if hasattr(pages, "close") else nullcontext():
+    with closing(pages):
         first = next(iter(pages), None)
     if first is None:
         raise Unavailable(f"source {source} gave no page of {stream}", hint="a run would not take that for an empty stream either")
@@ -209,11 +209,11 @@ def _look(source: str, session: Any, stream: str) -> str:
     return f"{len(first.content.records)} on its first page"
 
 
-def _fitting(step: Step, stream: str, session: Any, tx: Connection, world: World) -> tuple[str, str]:
+def _fitting(step: Step, stream: str, session: Session, tx: Connection, world: World) -> tuple[str, str]:
     """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
     ((_, extract),) = step.extract.items()
     scope = {"job": world.tools.job, "step": step.name, "run_id": None, "account": session.account}
-    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     try:
         with translated(world.target, f"loading {into.load.table}"):
             begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -21,6 +20,7 @@ from usersync_cli.load import stage
 from usersync_cli.load.rejects import HALF_FROM, allowed, is_about_data
 from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
+from usersync_cli.ports import KeepsOut, Session
 from usersync_cli.report.compare import Comparison, Report
 from usersync_cli.report.shape import Shape
 from usersync_cli.run.documents.page import duplicates
@@ -29,18 +29,18 @@ from usersync_cli.run.documents.stream import StreamLoad, bound
 from usersync_cli.state.rejects import Reject
 
 
-def read(source: str, session: Any, listings: Sequence[Listing]) -> None:
+def read(source: str, session: Session, listings: Sequence[Listing]) -> None:
     """Every page of these streams. Raises Unavailable when one of them ended before its listing was complete."""
     complete: set[str] = set()
     pages = session.pages([Stream(one.into.name) for one in listings], {})
-    with closing(pages) if hasattr(pages, "close") else nullcontext():
+    with closing(pages):
         for page in pages:
             for one, records in _of_page(source, page, listings):
                 one.take(records)
             complete |= set(page.streams) if page.complete else set()
-    if (kept_out := getattr(session, "kept_out", None)) is not None:
+    if isinstance(session, KeepsOut):
         for one in listings:
-            one.left_alone = [key for key, why in kept_out(one.into.name).items() if not why.leaves]
+            one.left_alone = [key for key, why in session.kept_out(one.into.name).items() if not why.leaves]
     if missing := [one.into.name for one in listings if one.into.name not in complete]:
         raise Unavailable(
             f"source {source} ended before the listing of {', '.join(missing)} was complete", hint="nothing was compared; verify once more"

@@ -24,6 +24,7 @@ from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, U
 from usersync_cli.load import guard, stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Change, Desired, Job, Step
+from usersync_cli.ports import HasDetails, ReadsTogether, Session
 from usersync_cli.report import listing
 from usersync_cli.report.compare import Comparison, Difference, Report
 from usersync_cli.report.listing import Listing
@@ -39,7 +40,7 @@ from usersync_cli.run.context import (
     refuse_other_account,
     refuse_silence,
 )
-from usersync_cli.run.documents.stream import StreamLoad
+from usersync_cli.run.documents.stream import StreamLoad, is_numbered
 from usersync_cli.run.outbound import step as outward
 from usersync_cli.run.tables.step import Reader, open_sources
 from usersync_cli.state import ledger
@@ -242,13 +243,13 @@ def _streams(step: Step, world: World, options: Options) -> Iterator[Report]:
     source = world.sources[extract.source]
     reports = [Report(step.name, step.load.table.replace("{stream}", name), name) for name in chosen_streams(extract, options.streams)]
     with ExitStack() as closing:
-        session: Any = None
+        session: Session | None = None
         with _told(reports):
             session = closing.enter_context(source.open(world.tools))
         if session is None:
             yield from reports
             return
-        for group in [reports] if getattr(session, "together", False) else [[report] for report in reports]:
+        for group in [reports] if isinstance(session, ReadsTogether) else [[report] for report in reports]:
             with _told(group), _target(world, f"comparing {', '.join(report.table for report in group)}", **PATIENT) as tx:
                 _compare_streams(step, world, options, session, group, tx)
             for report in group:
@@ -257,7 +258,7 @@ def _streams(step: Step, world: World, options: Options) -> Iterator[Report]:
 
 
 def _compare_streams(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, world: World, options: Options, session: Any, reports: Sequence[Report], tx: Connection
+    step: Step, world: World, options: Options, session: Session, reports: Sequence[Report], tx: Connection
 ) -> None:
     """Streams that are read together are read once; one that has no table leaves the others."""
     (extract,) = step.extract.values()
@@ -290,16 +291,16 @@ def _listed_before(tx: Connection, one: Listing) -> int:
 
 
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, world: World, options: Options, session: Any, report: Report, number: int, tx: Connection
+    step: Step, world: World, options: Options, session: Session, report: Report, number: int, tx: Connection
 ) -> Listing:
     """A stream before anything of it was read. Raises NotFound without its table, Drift where the transform does not fit it."""
     ((_, extract),) = step.extract.items()
     job, stream = world.tools.job, report.stream
     scope = {"job": job, "step": step.name, "run_id": None, "account": session.account}
-    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=stream in getattr(session, "numbered", ()))
+    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     into.codec = codec(tx)
     table, rejects = _table(tx, into.load.table, job), _rejects(tx, job, step.name, stream)
-    details = partial(session.details, stream) if stream in getattr(session, "detailed", ()) else None
+    details = partial(session.details, stream) if isinstance(session, HasDetails) and stream in session.detailed else None
     found = Listing(tx, into, extract.source, details, rejects, report, partial(_moved, world, stream), number)
     found.begin(
         lambda desired: shape_of(desired, into.load, table, tx, job, number),

@@ -10,7 +10,8 @@ from typing import Any
 
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.load.writers import Writer
-from usersync_cli.model import Change, Counts, Database, Extract, Job, Source, Step, Tools
+from usersync_cli.model import Change, Counts, Database, Extract, Job, Step
+from usersync_cli.ports import SaysWhatItReads, Source, Tools
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.outbox import Use
 
@@ -119,10 +120,10 @@ def reads_streams(step: Step) -> bool:
     return bool(streams(step))
 
 
-def reads(step: Step, sources: Mapping[str, object], stream: str = "") -> str:
-    """What the settings of the step's sources say of which records there are (of a stream): `DocumentSource.reads`."""
-    asked = (getattr(sources[name], "reads", None) for name in sorted({extract.source for extract in step.extract.values()}))
-    return " ".join(str(ask(stream)) for ask in asked if ask)
+def reads(step: Step, sources: Mapping[str, Source], stream: str = "") -> str:
+    """What the settings of the step's sources say of which records there are (of a stream): `SaysWhatItReads.reads`."""
+    asked = (sources[name] for name in sorted({extract.source for extract in step.extract.values()}))
+    return " ".join(source.reads(stream) for source in asked if isinstance(source, SaysWhatItReads))
 
 
 def read_of(source: str, steps: Sequence[Step]) -> set[tuple[str, str]]:

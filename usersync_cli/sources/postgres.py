@@ -16,12 +16,14 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
+from usersync_cli.clients.postgres.catalog import others_may_create
 from usersync_cli.clients.postgres.connections import Connection, as_user, connect, passes, readable, transaction, translate, translated
 from usersync_cli.clients.postgres.sql import listed, relation, scalar, type_name
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.load.binding import WRONG, parse, place, wrong
 from usersync_cli.load.stage import bare
-from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream, Tools
+from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream
+from usersync_cli.ports import HadOtherNames, RunsSql, TabularSession, TabularSource, Tools
 
 KIND = "tabular"
 
@@ -40,7 +42,7 @@ class Settings(BaseModel):
     url: str = Field(description="postgresql://user:password@host:port/database, or embedded:NAME for trying out", repr=False)
 
 
-class Source:
+class Source(TabularSource):
     """Where to read; nothing is contacted before `open`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -62,14 +64,23 @@ class Source:
             connection.close()
 
 
-class Session:
+class Session(HadOtherNames, RunsSql, TabularSession):
     """One connection. The snapshot begins with the first block of `pages`, not before."""
 
     def __init__(self, connection: Connection, database: Database) -> None:
-        self._connection = self.connection = connection
+        self._connection = connection
         self._database = database
         self._casts: dict[str, sql.Composed] = {}
-        self.account, self.formerly = _identity(connection)
+        self.account, self._formerly = _identity(connection)
+
+    @property
+    def formerly(self) -> Collection[str]:
+        """The database's bare name, which was the account before servers were told apart."""
+        return self._formerly
+
+    def others_may_create(self) -> Sequence[tuple[str, str, bool]]:
+        """Who else may put something where the role's queries look for names."""
+        return others_may_create(self._connection)
 
     def columns(self, stream: Stream) -> Sequence[Column]:
         """The columns as they will be staged: types that the target may not have (enums, domains, extensions) become text
@@ -117,7 +128,7 @@ class Session:
             grant = _grant(error.diag.message_primary or "", stream, self._connection.info.user)
             raise ConfigError(translate(error, self._database, doing).message, hint=grant) from error
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         """One page a stream, complete: every row of one snapshot. `since` is not used: `updated_at > cursor` loses the
         rows of long transactions, and the comparison with the target finds every change anyway."""
         described = {stream.name: self.columns(stream) for stream in streams}

@@ -14,6 +14,7 @@ from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, perso
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.load import known
 from usersync_cli.model import Database, Record
+from usersync_cli.ports import BringsDefinition
 from usersync_cli.report import verify
 from usersync_cli.run.job import line
 from usersync_cli.state import migrations
@@ -533,9 +534,15 @@ def test_a_source_may_say_what_its_tables_are_like(sync: Sync) -> None:
     """
     A table that is made for a source's own transform has the columns that the source gives it, and a mark where that is asked for.
     """
-    source: Any = sync.source
-    source.transform = lambda _stream: TRANSFORM
-    source.definition = lambda _stream: "number serial PRIMARY KEY, id int NOT NULL, name text, age smallint, created_at timestamptz"
+
+    class Defined(BringsDefinition, ListSource):
+        def transform(self, stream: str) -> str:
+            return TRANSFORM
+
+        def definition(self, stream: str) -> str:
+            return "number serial PRIMARY KEY, id int NOT NULL, name text, age smallint, created_at timestamptz"
+
+    sync.source = Defined(sync.source.streams)
     sync.transform, sync.load = None, {"on_missing": "mark"}
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'people'::regclass AND attnum > 0 ORDER BY attnum"
 

@@ -20,7 +20,8 @@ from tests.simple_job import PERSON, execute
 from usersync_cli.cli.bootstrap import world
 from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream, Tools
+from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
+from usersync_cli.ports import Tools
 from usersync_cli.run import context
 from usersync_cli.run import job as run
 from usersync_cli.run.job import RunResult

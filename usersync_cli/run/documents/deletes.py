@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from typing import Any
 
 from psycopg import sql
 
@@ -19,6 +18,7 @@ from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Known
 from usersync_cli.load.merge import Merge, Outcome, key_text
 from usersync_cli.load.table import MARK, Plan
 from usersync_cli.model import Page
+from usersync_cli.ports import OneMoment, Session, TellsWhoIsGone
 from usersync_cli.run.context import Options
 from usersync_cli.run.documents.page import Leaving, PagePlan
 from usersync_cli.run.documents.stream import StreamLoad, fit
@@ -29,7 +29,7 @@ from usersync_cli.state.lease import Lease
 class Leavers:
     """Finds and removes them, for the streams of one step in one run. Without a lease it only finds out, and tells the preview."""
 
-    def __init__(self, connection: Callable[[], Connection], session: Any, step: str, options: Options, lease: Lease | None) -> None:
+    def __init__(self, connection: Callable[[], Connection], session: Session, step: str, options: Options, lease: Lease | None) -> None:
         self._connection, self._session, self._step, self._options, self._lease = connection, session, step, options, lease
 
     def measure(self, stream: StreamLoad) -> None:
@@ -77,9 +77,9 @@ class Leavers:
 
     def _confirmed(self, stream: StreamLoad, lack: Mapping[str, int]) -> Leaving:
         """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
-        if (gone := getattr(self._session, "gone", None)) is not None:
-            return Leaving(set(gone(stream.name, sorted(lack))) & set(lack))
-        if getattr(self._session, "snapshot", False):
+        if isinstance(self._session, TellsWhoIsGone):
+            return Leaving(set(self._session.gone(stream.name, sorted(lack))) & set(lack))
+        if isinstance(self._session, OneMoment):
             return Leaving(list(lack))
         return Leaving([key for key, times in lack.items() if times], first=[key for key, times in lack.items() if not times])
 
@@ -140,7 +140,7 @@ class Leavers:
         found.records = self._records(plan, known) if complete else 0
         guarded = found.candidates > found.free  # rejects may have no row
         found.reason = (leaving.reason or guard.judge(found, known.known_at(plan.sweep))) if guarded else ""
-        if not found.reason and guarded and complete and not hasattr(self._session, "gone") and known.without_key(tx):
+        if not found.reason and guarded and complete and not isinstance(self._session, TellsWhoIsGone) and known.without_key(tx):
             number = found.candidates - found.free
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         guard.decide(tx, found, approved)

@@ -34,12 +34,13 @@ from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED,
 from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
+from usersync_cli.ports import HasDetails, LeavesOut, ReadsTogether, Session
 from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.run.documents.batch import Batch
 from usersync_cli.run.documents.deletes import Leavers, had_row, listed_before
 from usersync_cli.run.documents.page import PagePlan, duplicates
 from usersync_cli.run.documents.record import PageRecord, read_record
-from usersync_cli.run.documents.stream import StreamLoad, fit
+from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
 from usersync_cli.state import ledger, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
@@ -71,7 +72,7 @@ class Reading:
         self._step, self._world, self._options, self._lease, self._done = step, world, options, lease, done
         ((_, self._extract),) = step.extract.items()
         self._connection: Connection | None = None
-        self._session: Any = None
+        self._session: Session
         self._leavers: Leavers
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
@@ -99,9 +100,8 @@ class Reading:
         chosen = chosen_streams(self._extract, self._options.streams)
         self._check_account(everything)
         self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, self._lease)
-        numbered = getattr(self._session, "numbered", ())
         for name in chosen:
-            stream = self._stream(name, self._session.account, numbered=name in numbered)
+            stream = self._stream(name, self._session.account, numbered=is_numbered(self._session, name))
             self._leavers.measure(stream)
             stream.stored = stored.get(name)
             stream.cursor_version = stream.stored.version if stream.stored else 0
@@ -146,7 +146,7 @@ class Reading:
     @property
     def left_out(self) -> Mapping[str, int]:
         """What the source leaves out by itself."""
-        return dict(getattr(self._session, "left_out", {}))
+        return dict(self._session.left_out) if isinstance(self._session, LeavesOut) else {}
 
     def forget(self) -> None:
         """Documents of rejects that were not met for long."""
@@ -157,7 +157,7 @@ class Reading:
 
     def read(self) -> UsersyncError | None:
         """Everything there is to read now; what a person has to hear of it."""
-        groups = [self._streams] if getattr(self._session, "together", False) else [[stream] for stream in self._streams]
+        groups = [self._streams] if isinstance(self._session, ReadsTogether) else [[stream] for stream in self._streams]
         failed: list[tuple[str, UsersyncError]] = []
         for group in groups:
             self._check()
@@ -219,7 +219,7 @@ class Reading:
             stream.fresh = stream.name not in since
         asked = [Stream(stream.name, listed=partial(stream.known.listed_so_far, self._tx)) for stream in group]
         pages = self._session.pages(asked, since)
-        with closing(pages) if hasattr(pages, "close") else nullcontext():
+        with closing(pages):
             for page in pages:
                 self._check()
                 self._page(group, page)
@@ -315,8 +315,8 @@ class Reading:
             else:
                 items.append(item)
         self._sort(plan, items)
-        if plan.items and stream.name in getattr(self._session, "detailed", ()):
-            self._fetch(plan)
+        if plan.items and isinstance(self._session, HasDetails) and stream.name in self._session.detailed:
+            self._fetch(plan, self._session)
         self._refuse_empty(plan, page)
         if page.complete and page.sweep and stream.removes:
             plan.leaving = self._leavers.look(plan, page)
@@ -434,11 +434,11 @@ class Reading:
         if going:
             plan.told.append(item)
 
-    def _fetch(self, plan: PagePlan) -> None:
+    def _fetch(self, plan: PagePlan, session: HasDetails) -> None:
         """The whole documents, where the listing is only part of them."""
         stream, asked = plan.stream, {item.record.key: item for item in plan.items}
         plan.items = []
-        for record in self._session.details(stream.name, list(asked)):
+        for record in session.details(stream.name, list(asked)):
             self._check()
             item = asked.pop(record.key, None)
             if item is None:
@@ -459,7 +459,7 @@ class Reading:
                 plan.relisted.append(whole)
             else:
                 plan.items.append(whole)
-        plan.owed = [key for key in asked if key in getattr(self._session, "owed", ())]
+        plan.owed = [key for key in asked if key in session.owed]
         plan.counts.read -= len(plan.owed)
         if len(asked) > len(plan.owed):
             raise Unavailable(f"source {self._extract.source} gave no document for {len(asked)} of {stream.name} that it lists")

@@ -23,6 +23,7 @@ from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
 from usersync_cli.load.table import Target
 from usersync_cli.model import Column, Desired, Step
+from usersync_cli.ports import BringsDefinition, BringsTransform, NumbersVersions, Session, Source
 from usersync_cli.run.context import reads
 from usersync_cli.run.documents.preview import Came
 from usersync_cli.state.ledger import StoredCursor
@@ -43,22 +44,26 @@ class StreamTable:
     target: str = "target"
 
 
-def transform_of(step: Step, source: object, stream: str) -> str:
+def transform_of(step: Step, source: Source, stream: str) -> str:
     """The step's own SELECT, else the source's, else key and document as they are."""
     if step.transform:
         return step.transform
-    if (own := getattr(source, "transform", None)) is not None:
-        return str(own(stream))
+    if isinstance(source, BringsTransform):
+        return source.transform(stream)
     if len(step.load.key) > 1:
         raise ConfigError(f"step {step.name} needs a transform: its key has several columns", hint="SELECT ... FROM records")
     name = sql.Identifier(step.load.key[0]).as_string(None)
     return f"SELECT key AS {name}, data FROM records"  # noqa: S608  a quoted name
 
 
-def definition_of(step: Step, source: object, stream: str) -> str:
+def definition_of(step: Step, source: Source, stream: str) -> str:
     """The columns of a new table, where the source's own SELECT fills it and the source says which it has; else ""."""
-    own = None if step.transform else getattr(source, "definition", None)
-    return str(own(stream)).strip() if own else ""
+    return source.definition(stream).strip() if isinstance(source, BringsDefinition) and not step.transform else ""
+
+
+def is_numbered(session: Session, stream: str) -> bool:
+    """Whether the versions of this stream are numbers; otherwise they are time stamps."""
+    return isinstance(session, NumbersVersions) and stream in session.numbered
 
 
 def named(table: str, key: Sequence[str]) -> str:
@@ -74,7 +79,7 @@ def stage_name(step: Step) -> str:
 class StreamLoad:
     """One stream on its way into its table. What changes with each page is as of the last commit."""
 
-    def __init__(self, step: Step, source: object, name: str, scope: Mapping[str, Any], *, numbered: bool) -> None:
+    def __init__(self, step: Step, source: Source, name: str, scope: Mapping[str, Any], *, numbered: bool) -> None:
         load = step.load
         self.name = name
         self.load = StreamTable(

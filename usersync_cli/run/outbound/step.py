@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
 from psycopg import sql
@@ -25,8 +25,9 @@ from usersync_cli.load.guard import Sweep
 from usersync_cli.load.rejects import NO_KEY, NOT_JSON, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
+from usersync_cli.ports import BringsAccounts, HasDetails, KeepsOut, LeavesOut, OneMoment, Session, Source, TellsWhoIsGone
 from usersync_cli.run.context import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
-from usersync_cli.run.tables.step import open_sources
+from usersync_cli.run.tables.step import open_sources, tabular
 from usersync_cli.state import ledger, outbox, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.outbox import Living, Scope, Use
@@ -78,7 +79,7 @@ class Reading:
         self.stored = ledger.cursors(tx, world.tools.job, step.name)
         self.cursors: dict[str, tuple[Cursor, str, int]] = {}  # stream: cursor, account, rows
         self.bad: list[Reject] = []
-        self.session: Any = None
+        self.session: Session | None = None
         self.stream = ""
         self.transform = step.transform  # or the source's own
 
@@ -122,17 +123,18 @@ class Reading:
 
     def _documents(self, check: Callable[[int], None]) -> Desired:
         ((name, extract),) = self._step.extract.items()
-        source: Any = self._world.sources[extract.source]
+        source = self._world.sources[extract.source]
         (self.stream,) = extract.streams
         self.transform = self._step.transform or transform_of(source, extract.source, self.stream)
-        self.session = self._stack.enter_context(source.open(self._world.tools))
+        self.session = session = self._stack.enter_context(source.open(self._world.tools))
         before = [self.stored[self.stream]] if self.stream in self.stored else []
-        refuse_other_account(extract.source, self.session.account, before, self._options)
+        refuse_other_account(extract.source, session.account, before, self._options)
         staged = stage.create(self._tx, name if self._step.transform else "records", COLUMNS)
         bound = bind(self._tx, Own.of(self._step, self.transform), [staged])
-        rows, complete, cursor = 0, False, {}
-        pages = self.session.pages([Stream(self.stream)], {})
-        with closing(pages) if hasattr(pages, "close") else nullcontext():
+        rows, complete = 0, False
+        cursor: Cursor = {}
+        pages = session.pages([Stream(self.stream)], {})
+        with closing(pages):
             for page in pages:
                 assert isinstance(page.content, Documents)  # noqa: S101  sessions of documents give nothing else
                 check(sum(len(record.data) for record in page.content.records))
@@ -143,19 +145,20 @@ class Reading:
                 f"source {extract.source} gave no complete listing of {self.stream}",
                 hint="nothing was written; the next run reads it again",
             )
-        self.cursors[self.stream] = (cursor, self.session.account, rows)
-        self._done.left_out = dict(getattr(self.session, "left_out", {}))
+        self.cursors[self.stream] = (cursor, session.account, rows)
+        self._done.left_out = dict(session.left_out) if isinstance(session, LeavesOut) else {}
         return Desired(bound, rows)
 
     @property
     def kept_out(self) -> Mapping[str, KeptOut]:
         """Why the source does not give some of those whom it lists, by key."""
-        kept_out = getattr(self.session, "kept_out", None)
-        return kept_out(self.stream) if kept_out else {}
+        if isinstance(self.session, KeepsOut):
+            return self.session.kept_out(self.stream)
+        return {}
 
     def _whole(self, records: Sequence[Record]) -> Sequence[Record]:
         """With the whole documents, where a listing has only part of them."""
-        if self.stream not in getattr(self.session, "detailed", ()):
+        if not isinstance(self.session, HasDetails) or self.stream not in self.session.detailed:
             return records
         return list(self.session.details(self.stream, [record.key for record in records if not record.problem and not record.deleted]))
 
@@ -176,14 +179,14 @@ class Reading:
         return len(records)
 
 
-def transform_of(source: Any, name: str, stream: str) -> str:
+def transform_of(source: Source, name: str, stream: str) -> str:
     """The SELECT that makes accounts of a source's records, where the step has none."""
-    if (accounts := getattr(source, "accounts", None)) is None:
+    if not isinstance(source, BringsAccounts):
         raise ConfigError(f"source {name} brings no SELECT that makes accounts of {stream}", hint="write one as the step's `transform`")
-    return str(accounts(stream))
+    return source.accounts(stream)
 
 
-def try_transform(step: Step, tx: Connection, sources: Mapping[str, Any], sessions: Mapping[str, Any]) -> None:
+def try_transform(step: Step, tx: Connection, sources: Mapping[str, Source], sessions: Mapping[str, Session]) -> None:
     """For `usersync check`: whether it is one SELECT over the extracts, without a record. Raises ConfigError or Drift where it is not."""
     transform = None
     if reads_streams(step):
@@ -193,7 +196,8 @@ def try_transform(step: Step, tx: Connection, sources: Mapping[str, Any], sessio
         stages = [stage.create(tx, name if step.transform else "records", COLUMNS)]
     else:
         streams_ = {name: Stream(name, one.table, one.query) for name, one in step.extract.items()}
-        stages = [stage.create(tx, name, sessions[step.extract[name].source].columns(one)) for name, one in streams_.items()]
+        opened = {name: tabular(one.source, sessions[one.source]) for name, one in step.extract.items()}
+        stages = [stage.create(tx, name, opened[name].columns(one)) for name, one in streams_.items()]
     bind(tx, Own.of(step, transform), stages)
 
 
@@ -359,9 +363,9 @@ class Planning:
 
     def _proved(self, *, known: bool) -> Collection[str] | None:
         """Of the candidates, those whom the source itself calls gone, where it can be asked; None: it can't, but one moment was read."""
-        gone = getattr(self._reading.session, "gone", None)
-        if gone is None:
-            if self._reading.session is None or getattr(self._reading.session, "snapshot", False):
+        session = self._reading.session
+        if not isinstance(session, TellsWhoIsGone):
+            if session is None or isinstance(session, OneMoment):
                 return None
             raise ConfigError(
                 f"step {self._step.name}: source {self._reading.account} can't tell who is gone, and its listing is not of one moment",
@@ -369,7 +373,7 @@ class Planning:
             )
         rows = self._tx.execute("SELECT DISTINCT key, record FROM pg_temp.usersync_leaving WHERE known = %s", (known,)).fetchall()
         of = {record: key for key, record in rows if record is not None}
-        proved = {of[record] for record in gone(self._reading.stream, list(of))} if of else set()
+        proved = {of[record] for record in session.gone(self._reading.stream, list(of))} if of else set()
         if self._unproved or len(proved) < len(rows):
             self._unproved = len(rows) - len(proved)
             log.get().warning(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import psycopg
 from psycopg import sql
@@ -20,7 +19,8 @@ from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.merge import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, Plan, Target
-from usersync_cli.model import Copy, Cursor, Desired, Step, Stream, TabularSession
+from usersync_cli.model import Copy, Cursor, Desired, Step, Stream
+from usersync_cli.ports import HadOtherNames, Session, TabularSession
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
 from usersync_cli.run.tables.rejects import Rejects
@@ -75,13 +75,14 @@ class Reader:
         self.streams = [Stream(name, e.table, e.query, as_text) for name, e in step.extract.items() if e.source == source]
         self.cursors: dict[str, Cursor] = {}
         self._stack = closing.enter_context(ExitStack())
-        self.session = cast(TabularSession, self._stack.enter_context(world.sources[source].open(world.tools)))
+        self.session = tabular(source, self._stack.enter_context(world.sources[source].open(world.tools)))
         self.close = self._stack.close
 
     def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
         """The people of another database are not loaded over those of this one."""
         before = [stored[stream.name] for stream in self.streams if stream.name in stored]
-        refuse_other_account(self.source, self.session.account, before, options, getattr(self.session, "formerly", ()))
+        formerly = self.session.formerly if isinstance(self.session, HadOtherNames) else ()
+        refuse_other_account(self.source, self.session.account, before, options, formerly)
 
     def pages(self) -> Iterator[Copy]:
         """Each stream's content, in turn; its cursor counts once the content was taken up."""
@@ -89,6 +90,13 @@ class Reader:
             assert isinstance(page.content, Copy)  # noqa: S101  tabular sessions give nothing else
             yield page.content
             self.cursors[page.content.stream] = page.cursor
+
+
+def tabular(source: str, session: Session) -> TabularSession:
+    """The session of a source whose type says that it has tables, as the config file's reader has seen to."""
+    if not isinstance(session, TabularSession):
+        raise AssertionError(f"source {source} has no tables")  # noqa: TRY004  no mistake of whoever calls
+    return session
 
 
 class Loading:

@@ -8,23 +8,25 @@ read: nothing that has to be waited for, such as a named pipe, whose content cou
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from usersync_cli.errors import Drift, Unavailable
+from usersync_cli.ports import CanLook, DocumentSession, DocumentSource, NumbersVersions, OneMoment, SaysWhatItReads
 from usersync_cli.sources.file.listing import Listing, folder_of
 from usersync_cli.sources.file.settings import Settings
 
 if TYPE_CHECKING:
-    from usersync_cli.model import Cursor, Page, Stream, Tools
+    from usersync_cli.model import Cursor, Page, Stream
+    from usersync_cli.ports import Tools
     from usersync_cli.signals import Stop
     from usersync_cli.sources.file.settings import FileStream
 
 KIND = "documents"
 
 
-class Source:
+class Source(SaysWhatItReads, DocumentSource):
     """Where to read; no file is touched before `open`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -45,10 +47,8 @@ class Source:
             session.close()
 
 
-class Session:
+class Session(OneMoment, NumbersVersions, CanLook, DocumentSession):
     """The files as they are now. `account` is the folder that they all stand in."""
-
-    snapshot = True
 
     def __init__(self, name: str, streams_: Mapping[str, FileStream], stop: Stop) -> None:
         self._name = name
@@ -56,8 +56,13 @@ class Session:
         self._stop = stop
         self._reading: list[Generator[Page, None, None]] = []
         self._closed = False
-        self.numbered = {stream for stream, settings in streams_.items() if settings.version_type == "number"}
+        self._numbered = {stream for stream, settings in streams_.items() if settings.version_type == "number"}
         self.account = os.path.commonpath([folder_of(settings.path) for settings in streams_.values()])
+
+    @property
+    def numbered(self) -> Collection[str]:
+        """The streams whose `version_type` is number."""
+        return self._numbered
 
     def close(self) -> None:
         """Close the file that is half read."""
@@ -65,7 +70,7 @@ class Session:
         for pages in self._reading:
             pages.close()
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         """Each stream's files in the order of their names, 2000 lines a page. Raises Unavailable when files are missing, or
         change while they are read."""
         for stream in streams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import msgspec
 
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import KeptOut
+from usersync_cli.ports import CanLook, DocumentSession, KeepsOut, LeavesOut, OneMoment, TellsWhoIsGone
 from usersync_cli.sources.fineract.listing import Listing, pages_of
 from usersync_cli.sources.fineract.settings import place_of
 from usersync_cli.sources.fineract.shapes import caller_among, codes_of, head_of, record_of
@@ -40,12 +41,8 @@ RESOURCES = {
 STREAMS = tuple(RESOURCES)
 
 
-class Session:
+class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentSession):
     """A tenant as one user sees it. Each list is one request, made when its stream is read."""
-
-    together = False
-    snapshot = True
-    numbered: Collection[str] = ()
 
     def __init__(self, name: str, settings: Settings, client: Client) -> None:
         self._name, self._settings, self._client = name, settings, client
@@ -53,7 +50,7 @@ class Session:
         self._unlisted = 0  # users or roles that the list of the stream lacks, and that are there
         self.account = f"tenant {settings.tenant} of {place_of(settings.url)}"
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         """Each stream's one array, 1,000 records a page. What an earlier run had of it is left out as long as all is the same.
 
         Raises Drift when the list can't be that of all users, ConfigError for a right or password, Unavailable for anything

@@ -13,11 +13,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from usersync_cli.errors import ConfigError
+from usersync_cli.ports import BringsAccounts, BringsTransform, DocumentSource
 from usersync_cli.sources.fineract.session import Session
 from usersync_cli.sources.fineract.settings import Settings, credentials
 
 if TYPE_CHECKING:
-    from usersync_cli.model import Tools
+    from usersync_cli.ports import Tools
 
 KIND = "documents"
 
@@ -53,7 +54,7 @@ SELECT key::bigint AS id,
 }
 
 
-class Source:
+class Source(BringsTransform, BringsAccounts, DocumentSource):
     """A tenant; nothing is contacted before the first request."""
 
     def __init__(self, name: str, settings: Settings) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from usersync_cli import log
 from usersync_cli.errors import Drift
+from usersync_cli.ports import CanLook, DocumentSession, HasDetails, TellsWhoIsGone
 from usersync_cli.sources.teamleader.absent import Absent
 from usersync_cli.sources.teamleader.api import Api
 from usersync_cli.sources.teamleader.details import Details
@@ -29,12 +30,8 @@ OVERLAP = timedelta(minutes=15)  # a change may become visible late, and clocks 
 BLIND = timedelta(hours=1)  # the same, where nothing shows when a record was changed, so that no clock but that of Date is known
 
 
-class Session:
+class Session(HasDetails, TellsWhoIsGone, CanLook, DocumentSession):
     """An account, and the time there when it was opened. Each stream is read by itself."""
-
-    together = False
-    snapshot = False
-    numbered: Collection[str] = ()
 
     def __init__(self, name: str, settings: Settings, client: Client, stop: Stop) -> None:
         self._name, self._settings = name, settings
@@ -42,13 +39,22 @@ class Session:
         self.account, self._now = self._api.me()
         self._projects: Resource | None = None
         self._owed = Owed()
-        self.owed = self._owed.documents
         self._details = Details(self._api, self._owed)
         self._absent = Absent(self._api, self._details, self._owed)
         full = settings.detail == "full"
-        self.detailed = {stream for stream, resource in RESOURCES.items() if full and not resource.whole}
+        self._detailed = {stream for stream, resource in RESOURCES.items() if full and not resource.whole}
 
-    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Iterator[Page]:
+    @property
+    def detailed(self) -> Collection[str]:
+        """The streams whose whole documents are read one by one."""
+        return self._detailed
+
+    @property
+    def owed(self) -> Collection[str]:
+        """Keys of the stream that is being read whose document could not be had."""
+        return self._owed.documents
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
         """Each stream's pages of 100, from the last to the first: all of them, or what changed since its cursor.
 
         Raises Unavailable for an answer that can't be, ConfigError for a scope that is missing.
@@ -72,7 +78,7 @@ class Session:
         resource = self._resource(stream)
         # What neither list nor time stamp shows; where there is a time stamp, that is little.
         every = self._settings.details_every if resource.versioned else self._settings.full_every
-        whole = anew or (stream in self.detailed and self._is_old(place.whole, every))
+        whole = anew or (stream in self._detailed and self._is_old(place.whole, every))
         ahead = any(moment and as_moment(moment) > self._now + OVERLAP for moment in (place.until, place.swept, place.whole))
         if ahead:
             log.get().warning("cursor is ahead of Teamleader's clock; everything is listed", stream=stream)

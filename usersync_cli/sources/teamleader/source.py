@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from usersync_cli.model import Access, Tools
+from usersync_cli.model import Access
+from usersync_cli.ports import BringsDefinition, DocumentSource, Tools
 from usersync_cli.sources.teamleader import limits
 from usersync_cli.sources.teamleader.session import Session
 from usersync_cli.sources.teamleader.settings import Settings, oauth
@@ -31,7 +32,7 @@ def account(settings: Settings, access_token: str) -> str:
         return whose(client.post("/users.me", {}))
 
 
-class Source:
+class Source(BringsDefinition, DocumentSource):
     """An account; nothing is contacted before `open`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -43,7 +44,7 @@ class Source:
         """The columns that such a table always had."""
         return f"SELECT key::uuid AS tl_uuid, data AS tl_content, '{stream}'::varchar AS tl_type FROM records"  # noqa: S608  our own name
 
-    def definition(self, _stream: str) -> str:
+    def definition(self, stream: str) -> str:
         """The columns of a new table for what `transform` gives."""
         return """
             id serial PRIMARY KEY, tl_uuid uuid NOT NULL, tl_content jsonb NOT NULL, tl_type varchar,

@@ -19,7 +19,8 @@ from psycopg import sql
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift, UsersyncError
-from usersync_cli.model import Change, Counts, Desired, Tools
+from usersync_cli.model import Change, Counts, Desired
+from usersync_cli.ports import Tools
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import Use
 from usersync_cli.targets.keycloak import check, rules

@@ -1,0 +1,274 @@
+"""The ports: what the engine asks of a source and of a target. What a port promises is in its docstring.
+
+A source or session has the abilities that it inherits by name, and no others: the engine asks with `isinstance`. So a method that
+is misspelt or renamed is an abstract class for mypy, and an error when the session is made. `tests/contract` holds each ability
+that a source claims against a live one. docs/decisions/0001-ports.md tries the ports on the systems that they have to carry.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from usersync_cli.model import Access, Column, Counts, Cursor, Database, Desired, KeptOut, Page, Record, Stream, Token
+from usersync_cli.signals import Stop
+
+if TYPE_CHECKING:
+    from usersync_cli.model import Connection
+
+# a session: a source while it is open
+
+
+class Session(ABC):
+    """A source while it is open: one connection, one snapshot, one account."""
+
+    account: str  # whose data it is, in the source's own words; another account later is refused
+
+    @abstractmethod
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
+        """The pages of these streams, lazily, each stream from its cursor in `since`; no cursor means everything.
+
+        A page is taken up completely before the next one is asked for. Ending without an error means that
+        everything arrived; silence, a wrong count or a broken page raises Unavailable or Drift, never ends the iterator.
+        The engine closes the generator when it needs no more of it.
+        """
+
+
+class TabularSession(Session):
+    """A session whose streams are tables: each page is a Copy, and columns are known before the first row is read."""
+
+    @abstractmethod
+    def columns(self, stream: Stream) -> Sequence[Column]:
+        """The columns of this stream, without reading a row. Raises Drift for a missing table or column."""
+
+
+class DocumentSession(Session):
+    """A session whose streams are documents: each page is Documents.
+
+    Without `TellsWhoIsGone` and `OneMoment`, a record has left when two complete listings lack it.
+    """
+
+
+# abilities of a session of tables
+
+
+class RunsSql(ABC):
+    """A session that runs SQL of the config file, so that others may decide what names in it mean; `usersync check` warns of them."""
+
+    @abstractmethod
+    def others_may_create(self) -> Sequence[tuple[str, str, bool]]:
+        """(schema, role, whether it owns it), quoted, of each schema of the search path in which somebody else may make objects."""
+
+
+class HadOtherNames(ABC):
+    """A session whose account has other names too: of an earlier version of usersync, or behind a pooler."""
+
+    @property
+    @abstractmethod
+    def formerly(self) -> Collection[str]:
+        """Other names of its account; a cursor with one of them is of the same account."""
+
+
+# abilities of a session of documents
+
+
+class OneMoment:
+    """A session whose complete listing shows one moment: a record that it lacks was not there. It counts as gone at once."""
+
+
+class ReadsTogether:
+    """A session where one poll feeds all streams, so that they begin, fail and advance together.
+
+    Without this ability each stream is read by itself, and may fail by itself.
+    """
+
+
+class NumbersVersions(ABC):
+    """A session where versions of some streams are numbers. Without this ability all versions are time stamps."""
+
+    @property
+    @abstractmethod
+    def numbered(self) -> Collection[str]:
+        """The streams whose versions are numbers; versions of all others are time stamps."""
+
+
+class HasDetails(ABC):
+    """A session where the listing of some streams is not the whole document: what changed is read with `details`."""
+
+    @property
+    @abstractmethod
+    def detailed(self) -> Collection[str]:
+        """The streams whose listing is not the whole document."""
+
+    @property
+    @abstractmethod
+    def owed(self) -> Collection[str]:
+        """Keys that `details` left out, because only they can't be had today; the cursor does not pass them."""
+
+    @abstractmethod
+    def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
+        """Full documents of those whose listing changed, each key once, in any order; keys that are `owed` are left out.
+
+        A key that seems to be gone since comes as a deleted record, which removes no row: a listing has just shown it.
+        """
+
+
+class TellsWhoIsGone(ABC):
+    """A session that can ask the vendor whether a record exists, in another way than by listing."""
+
+    @abstractmethod
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        """Which of these keys the vendor says do not exist, in a second look of another kind than the listing that lacks them.
+
+        One answer is no proof: it may be wrong. An error is raised, never read as gone.
+        """
+
+
+class CanLook(ABC):
+    """A session that can say what is there without reading a record. Without this ability `usersync check` reads a first page."""
+
+    @abstractmethod
+    def look(self, stream: str) -> str:
+        """What is there of a stream, in a few words ("3 files"), without reading a record; raises what `pages` would."""
+
+
+class LeavesOut(ABC):
+    """A session that does not give all records that it lists, and counts those that it leaves out."""
+
+    @property
+    @abstractmethod
+    def left_out(self) -> Mapping[str, int]:
+        """Of what was listed so far, how many records are not given, by what they are: "self-service users"."""
+
+
+class KeepsOut(ABC):
+    """A session that knows, of each record that it lists and does not give, what that means for a person who has a row or account."""
+
+    @abstractmethod
+    def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
+        """Why, by key, `pages` does not give records that a complete listing has."""
+
+
+# a source, and its abilities
+
+
+class Source(ABC):
+    """A system that is read: made from its name and its Settings, without contacting anything."""
+
+    @abstractmethod
+    def open(self, tools: Tools) -> AbstractContextManager[Session]:
+        """Connects, takes the snapshot, learns the account. Threads and connections live as long as the context."""
+
+
+class TabularSource(Source):
+    """A source of tables and queries; its setting `url` names a database."""
+
+    @abstractmethod
+    def open(self, tools: Tools) -> AbstractContextManager[TabularSession]: ...
+
+
+class DocumentSource(Source):
+    """A source of documents, by stream."""
+
+    @abstractmethod
+    def open(self, tools: Tools) -> AbstractContextManager[DocumentSession]: ...
+
+
+class BringsTransform(ABC):
+    """A source of documents with a transform for each of its streams, which a step without one uses."""
+
+    @abstractmethod
+    def transform(self, stream: str) -> str:
+        """A SELECT over `records` (key text, data jsonb, version, deleted boolean, ord bigint)."""
+
+
+class BringsDefinition(BringsTransform):
+    """A source that also says which columns a new table has. Without this ability they are those of the SELECT."""
+
+    @abstractmethod
+    def definition(self, stream: str) -> str:
+        """The columns of a new table for what `transform` gives, without its key, as CREATE TABLE has them."""
+
+
+class BringsAccounts(ABC):
+    """A source whose records are people, with a transform for targets that hold accounts."""
+
+    @abstractmethod
+    def accounts(self, stream: str) -> str:
+        """A SELECT over `records` that gives accounts: id, username, email, first_name, last_name (text), roles (text[]), _key.
+
+        Raises ConfigError for a stream that has no people.
+        """
+
+
+class SaysWhatItReads(ABC):
+    """A source whose settings decide which records there are."""
+
+    @abstractmethod
+    def reads(self, stream: str) -> str:
+        """What in the settings decides which records a stream has, and their keys.
+
+        When that is edited, records that are missing then are removed only after a person has agreed.
+        """
+
+
+# a target
+
+
+class Plan(Protocol):
+    """The difference between what is desired and what is there."""
+
+    @property
+    def counts(self) -> Counts: ...
+
+
+P = TypeVar("P", bound=Plan)
+
+
+class Target(Protocol[P]):
+    """Where rows go. One file in `targets/`.
+
+    `in_checkpoint` says whether plan and apply stand in one transaction with the cursor (a Postgres); if not, what plan
+    wrote is committed first, and apply runs without a transaction (HTTP).
+    """
+
+    in_checkpoint: bool
+
+    def plan(self, desired: Desired, tx: Connection) -> P:
+        """What would be inserted, updated and removed. Writes nothing outside `tx`. Raises Drift when it does not fit."""
+        ...
+
+    def apply(self, plan: P, tx: Connection) -> Counts:
+        """Do it. Twice is once."""
+        ...
+
+
+# what both are handed
+
+
+class Tokens(Protocol):
+    """Where sources get access tokens (`usersync_cli.auth.tokens`)."""
+
+    def access(self, source: str, refresh: Callable[[str], Token], *, after: int = 0) -> Access:
+        """A valid access token of a generation greater than `after`: ask with that of a token which the API refused.
+
+        `refresh` is one POST with the refresh token that it is given. Raises LoginRequired when a person must authorise.
+        """
+        ...
+
+    def belong(self, source: str, account: str) -> None:
+        """Write down whose data the source's token opens, which was not known or is another account now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a source or target is handed: pass on what is used, not this."""
+
+    job: str
+    stop: Stop
+    database: Callable[[str, str], Database]  # a URL of the config and how messages call it
+    tokens: Tokens | None = None
