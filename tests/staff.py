@@ -27,7 +27,7 @@ from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings as FineractSettings
 from usersync_cli.sources.fineract import Source
-from usersync_cli.state.outbox import Use
+from usersync_cli.state.outbox import StepContext
 from usersync_cli.targets.keycloak import target as keycloak
 from usersync_cli.targets.keycloak.settings import Settings
 
@@ -43,10 +43,10 @@ STAFF_EXCLUDED = ["mifos", "system", "interopUser"]
 
 
 @contextmanager
-def _opened(settings: Settings, use: Use, tools: Tools) -> Iterator[keycloak.Target]:
+def _opened(settings: Settings, context: StepContext, tools: Tools) -> Iterator[keycloak.Target]:
     """With less patience than a job has."""
     with keycloak.realm("keycloak", settings, tools.stop, deadline=timedelta(seconds=3)) as realm:
-        yield keycloak.Target("keycloak", settings, realm, use)
+        yield keycloak.Target("keycloak", settings, realm, context)
 
 
 @dataclass

@@ -25,7 +25,7 @@ ROOMS: dict[str, Collection[str]] = {
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
     "load": ("state", "clients/postgres"),
     "sources": ("auth", "clients/postgres", "clients/http", "load"),
-    "targets": ("state", "clients/postgres", "clients/http", "load"),
+    "targets": ("state", "clients/postgres", "clients/http"),
     "run/context": ("load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/tables": ("run/context", "run/checkpoint", "load", "state", "clients/postgres"),

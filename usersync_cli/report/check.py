@@ -25,7 +25,7 @@ from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
 from usersync_cli.run.outbound.step import try_transform
 from usersync_cli.run.tables.step import Loading, Reader
 from usersync_cli.state import ledger
-from usersync_cli.state.outbox import Scope, Use
+from usersync_cli.state.outbox import StepContext, StepScope
 
 OLDEST_TARGET, OLDEST_SOURCE = 150000, 120000
 
@@ -187,10 +187,10 @@ def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(f"step {step.name}: transform", error)
             finally:
                 rollback(tx)
-        use = Use(Scope(world.tools.job, step.name, None), world.tools.stop)
+        context = StepContext(StepScope(world.tools.job, step.name, None), world.tools.stop)
         what = f"step {step.name}: target {step.load.target}"
         try:
-            for said, problem in stack.enter_context(world.targets[step.load.target](use, world.tools)).look():
+            for said, problem in stack.enter_context(world.targets[step.load.target](context, world.tools)).look():
                 yield Finding(f"{what}: {said}", problem)
         except UsersyncError as error:
             yield Finding(what, error)

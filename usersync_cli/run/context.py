@@ -13,11 +13,11 @@ from usersync_cli.load.writers import Writer
 from usersync_cli.model import Change, Counts, Database, Extract, Job, Step
 from usersync_cli.ports import SaysWhatItReads, Source, Tools
 from usersync_cli.state.ledger import StoredCursor
-from usersync_cli.state.outbox import Use
+from usersync_cli.state.outbox import StepContext
 
 Progress = Callable[[str, int], None]  # extract, bytes
 Diff = Callable[[Change], bool]
-Open = Callable[[Use, Tools], AbstractContextManager[Any]]
+Open = Callable[[StepContext, Tools], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)

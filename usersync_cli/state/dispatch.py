@@ -1,6 +1,6 @@
 """Calls for many people at the same time: each person's in their order, each outcome written down before the next one.
 
-Only the calls are made on other threads. Who writes down runs on ours, so one connection to the database is enough.
+Only the calls are made on other threads. Outcomes are written down on ours, so one connection to the database is enough.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Calls: TypeAlias = Generator[Callable[[], Any], Any, None]
 """One person's calls: what each gives or raises goes back in, and is written down before the next one comes out."""
 
 POLL = 0.1  # seconds between two looks at the signal and the lease
-PATIENCE = 15.0  # seconds in which what is on its way may still end, when the run has to
+PATIENCE = 15.0  # seconds that calls in flight may still take when the run has to end
 
 
-class Desk(Protocol):
-    """Who knows the calls, and writes down."""
+class Caller(Protocol):
+    """Knows the calls for each person, and writes their outcomes down."""
 
     def calls(self, intent: Intent) -> Calls: ...
 
@@ -31,24 +31,27 @@ class Desk(Protocol):
         ...
 
 
-def run(desk: Desk, waiting: Iterator[Intent], *, workers: int, stop: Stop, check: Callable[[], None]) -> None:
-    """Until nobody is left. A signal lets the calls that are on their way end, and be written down, and starts no other."""
-    with stop.held(), _OnWay(desk, workers, stop) as on_way:
+def run(caller: Caller, waiting: Iterator[Intent], *, workers: int, stop: Stop, check: Callable[[], None]) -> None:
+    """Make the calls of all who wait. At a signal, calls in flight still end and are written down; no other starts, and it raises.
+
+    `check` is asked before each round and raises when the job is no longer ours. At most `workers` calls are in flight.
+    """
+    with stop.held(), _InFlight(caller, workers, stop) as in_flight:
         while not stop.wanted():
             check()
-            while on_way.room() and (intent := next(waiting, None)):
-                on_way.begin(intent)
-            if not on_way:
+            while in_flight.room() and (intent := next(waiting, None)):
+                in_flight.begin(intent)
+            if not in_flight:
                 break
-            on_way.take_up()
+            in_flight.take_up()
     stop.check()
 
 
-class _OnWay:
-    """Who has a call on its way. Leaving waits for those, and has them written down."""
+class _InFlight:
+    """The people who have a call in flight. Leaving the context waits PATIENCE seconds for those calls, and has them written down."""
 
-    def __init__(self, desk: Desk, workers: int, stop: Stop) -> None:
-        self._desk, self._workers, self._stop = desk, workers, stop
+    def __init__(self, caller: Caller, workers: int, stop: Stop) -> None:
+        self._caller, self._workers, self._stop = caller, workers, stop
         self._pool = futures.ThreadPoolExecutor(workers, thread_name_prefix="calls")
         self._people: dict[futures.Future[Any], tuple[Intent, Calls]] = {}
 
@@ -70,11 +73,11 @@ class _OnWay:
         return len(self._people) < self._workers
 
     def begin(self, intent: Intent) -> None:
-        """The first call of this person."""
-        self._go_on(intent, self._desk.calls(intent), None, None)
+        """Start the first call for this person."""
+        self._go_on(intent, self._caller.calls(intent), None, None)
 
     def take_up(self, *, last: bool = False) -> None:
-        """Wait a little for calls to end; each is written down, and followed by its person's next one, unless it is the `last`."""
+        """Wait up to POLL seconds for calls to end. Each is written down, and followed by its person's next one unless it is the `last`."""
         done, _ = futures.wait(self._people, POLL, futures.FIRST_COMPLETED)
         for future in done:
             intent, calls = self._people.pop(future)
@@ -88,7 +91,7 @@ class _OnWay:
         except StopIteration:
             return
         except UsersyncError as problem:
-            self._desk.failed(intent, problem)
+            self._caller.failed(intent, problem)
             return
         if last:
             calls.close()

@@ -1,6 +1,6 @@
-"""What is to be done outside Postgres: decided in one transaction, committed before the first call, ended one by one.
+"""The outbox: calls to targets outside PostgreSQL, decided in one transaction, committed before the first call, ended one by one.
 
-Nobody can roll a call back. So each person's calls stand in a row of `usersync.intents` first; an outcome is committed
+A call can't be rolled back. So each person's calls are first written to a row of `usersync.intents`; an outcome is committed
 after its call, and a row without one is looked up at the target before anything is done again. What may have been given
 counts as given (`usersync.accounts`), and what may have been mailed as mailed; a mail that was not sent is owed there.
 """
@@ -22,8 +22,8 @@ BATCH = 200
 
 
 @dataclass(frozen=True)
-class Scope:
-    """Which step of which run. `target` is the place: other accounts, where it is another one."""
+class StepScope:
+    """Which step of which run. `target` is the place; another place means other accounts."""
 
     job: str
     step: str
@@ -34,20 +34,22 @@ class Scope:
 
 @dataclass(frozen=True)
 class Living:
-    """Steps of this job, and jobs, that the config file has. What others noted down was left behind by a name that is gone."""
+    """Steps of this job, and jobs, that the config file has. Rows of any other step or job were left behind by a name that is gone."""
 
     steps: Collection[str] = ()
     jobs: Collection[str] | None = None  # None: not known, so each job that was ever run counts
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a target outside Postgres is used for, by one step of one run."""
+class StepContext:
+    """What a target outside PostgreSQL is given by one step of one run."""
 
-    scope: Scope
+    scope: StepScope
     stop: Stop
     living: Living = field(default_factory=Living)
     check: Callable[[], None] = lambda: None  # raises when the job is not ours any more
+    # Counts people whose calls have ended, and refusals by (reason, detail). Raises Drift when too many were refused.
+    judge: Callable[[int, Mapping[tuple[str, str], int]], None] = lambda *_: None
     order_by: str | None = None
     again: bool = False  # also what the target has refused before is tried
     credentials: Path | None = None  # where first passwords are written
@@ -65,11 +67,12 @@ class Intent:
     done: Sequence[str] = ()
 
 
-def recall(tx: Connection, scope: Scope, living: Living, *, there: bool) -> None:
-    """`pg_temp.usersync_accounts`, those that are of other steps and jobs (`usersync_elsewhere`), and `usersync_begun (key)`:
-    who was to be created by a run that did not say how that ended.
+def recall(tx: Connection, scope: StepScope, living: Living, *, there: bool) -> None:
+    """Stage what earlier runs wrote down of this step, in temp tables of this transaction.
 
-    In this transaction; empty where usersync's tables are not `there` yet.
+    `usersync_accounts` has the accounts of this step, `usersync_elsewhere (account)` those of other steps and jobs,
+    `usersync_begun (key)` the people for whom a run began to make an account without an outcome. All are empty where usersync's
+    tables are not `there` yet.
     """
     tx.execute(
         """
@@ -89,14 +92,14 @@ def recall(tx: Connection, scope: Scope, living: Living, *, there: bool) -> None
     tx.execute("ANALYZE pg_temp.usersync_accounts, pg_temp.usersync_elsewhere, pg_temp.usersync_begun")
 
 
-def write(tx: Connection, scope: Scope) -> None:
-    """Those of `usersync_planned` that are not written yet, as this run's own; those that earlier runs left open are theirs no more."""
+def write(tx: Connection, scope: StepScope) -> None:
+    """Write the rows of `usersync_planned` that are not written yet, for this run. Those that earlier runs left open end as `left`."""
     tx.execute(_LEAVE.encode(), vars(scope))
     tx.execute(_WRITE.encode(), vars(scope))
 
 
-def open_ones(connection: Connection, scope: Scope, which: Which) -> Iterator[Intent]:
-    """Of this run, in the order of their numbers, a batch at a time."""
+def open_ones(connection: Connection, scope: StepScope, which: Which) -> Iterator[Intent]:
+    """The open intents of this run, in the order of their numbers; read in batches of BATCH."""
     after, query = 0, _OPEN.format(which=_WHICH[which])
     while rows := connection.execute(query.encode(), {**vars(scope), "after": after, "batch": BATCH}).fetchall():
         after = rows[-1][0]
@@ -104,39 +107,39 @@ def open_ones(connection: Connection, scope: Scope, which: Which) -> Iterator[In
 
 
 def did(connection: Connection, intent: Intent, what: str) -> None:
-    """One of its calls is done; or, of what may not be done twice, about to be."""
+    """Write down that one of its calls is done; or, for a call that must not be repeated, that it is about to be made."""
     connection.execute("UPDATE usersync.intents SET done = done || %s::text WHERE id = %s", (what, intent.id))
 
 
-def mail(connection: Connection, scope: Scope, intent: Intent, state: str) -> None:
-    """What has become of the mail to its person: `sending` before it is sent; then `sent`, or `owed` when it surely was not."""
+def mail(connection: Connection, scope: StepScope, intent: Intent, state: str) -> None:
+    """Write down the state of the mail to its person: `sending` before it is sent; then `sent`, or `owed` when it surely was not."""
     connection.execute(_MAIL.encode(), {**vars(scope), "key": intent.key, "mail": state})
 
 
-def created(connection: Connection, scope: Scope, intent: Intent, account: str) -> None:
-    """Its account is there. What it wants to give counts as given from here on, and its mail is owed."""
+def created(connection: Connection, scope: StepScope, intent: Intent, account: str) -> None:
+    """Write down that its account exists. What it wants to give counts as given from here on, and its mail is owed."""
     values = {**vars(scope), "id": intent.id, "key": intent.key, "record": intent.wanted.get("record"), "account": account,
               "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ())),
               "mail": "owed" if intent.wanted.get("mail") else None}  # fmt: skip
     connection.execute(_CREATED.encode(), values)
 
 
-def finish(connection: Connection, scope: Scope, intent: Intent) -> None:
-    """All of its calls are done: what we gave is what is wanted now."""
+def finish(connection: Connection, scope: StepScope, intent: Intent) -> None:
+    """Write down that all of its calls are done: what we gave is what is wanted now."""
     values = {**vars(scope), "id": intent.id, "key": intent.key,
               "roles": list(intent.wanted.get("roles", ())), "groups": list(intent.wanted.get("groups", ()))}  # fmt: skip
     connection.execute((_ENDED if intent.action == "disable" else _FINISH).encode(), values)
 
 
 def end(connection: Connection, intent: Intent, state: str, error: str = "") -> None:
-    """Without success: `refused` by the target, or `left` to the next run. `error` is a code, never a person's data."""
+    """End it without success: `refused` by the target, or `left` to the next run. `error` is a code, never a person's data."""
     connection.execute(
         "UPDATE usersync.intents SET state = %s, error = %s, ended_at = clock_timestamp() WHERE id = %s", (state, error, intent.id)
     )
 
 
 def prune(connection: Connection, job: str) -> None:
-    """What ended intents wanted is people's data: it is forgotten after 30 days."""
+    """Forget what ended intents wanted after 30 days (KEPT): it is people's data."""
     connection.execute(
         "UPDATE usersync.intents SET wanted = NULL WHERE job = %s AND wanted IS NOT NULL AND ended_at < clock_timestamp() - %s",
         (job, KEPT),
@@ -163,7 +166,7 @@ class Written:
 
 
 def written(connection: Connection, job: str | None, *, everything: bool) -> list[Written]:
-    """Those that are open, with `everything` also those that ended; oldest first. Empty where the table is not there yet."""
+    """The open intents, with `everything` also those that ended within KEPT; oldest first. Empty where the table is not there yet."""
     if not may_read(connection, "intents"):
         return []
     return [Written(*row) for row in connection.execute(_WRITTEN.encode(), {"job": job, "everything": everything, "kept": KEPT}).fetchall()]
@@ -206,7 +209,7 @@ SELECT %(run_id)s, %(job)s, %(step)s, %(target)s, key, action, account, wanted
  ORDER BY action = 'disable', number
 """
 Which: TypeAlias = Literal["leaving", "parked", "staying"]
-# Those who left come first, whatever becomes of the others; "parked" are those of the staying whose name another one takes.
+# People who left come first, so that they do not depend on the others; "parked" are staying people whose name another one takes.
 _WHICH: dict[Which, str] = {"leaving": "action = 'disable'", "parked": "wanted ? 'park'", "staying": "action <> 'disable'"}
 _OPEN = f"""
 SELECT id, key, action, account, wanted, done FROM usersync.intents

@@ -17,7 +17,7 @@ from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Column, Database, Desired
 from usersync_cli.signals import Stop
-from usersync_cli.state.outbox import Scope, Use
+from usersync_cli.state.outbox import StepContext, StepScope
 from usersync_cli.targets.keycloak.settings import Settings
 from usersync_cli.targets.keycloak.target import Target, realm
 
@@ -37,7 +37,7 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
         settings = Settings.model_validate({"type": "keycloak", **own})
         opened = realm("keycloak", settings, Stop())
         request.addfinalizer(opened.close)
-        return Target("keycloak", settings, opened, Use(Scope("contract", "people", 1), Stop()))
+        return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop()))
 
     def transaction() -> Connection:
         tx = connect(database, job="contract", read_write=True)

@@ -974,6 +974,18 @@ def test_what_the_server_refuses_is_asked_once(staff: Staff) -> None:
     assert "1 0 0 0" == staff.ok()
 
 
+def test_refusals_of_most_people_stop_the_step(staff: Staff) -> None:
+    """
+    When Keycloak refuses most of the people, the people are not to blame: the step stops with status 7.
+    """
+    for number in range(3):
+        staff.fineract.add(username=f"person{number}", email=f"a..{number}@test.example")
+
+    error = staff.failed()
+
+    assert (7, True) == (status_of(error), error.message.startswith("at least 3 of 3 records of step accounts can't be loaded"))
+
+
 # the realm
 
 

@@ -30,7 +30,7 @@ from usersync_cli.run.context import Options, StepResult, World, reads, reads_st
 from usersync_cli.run.tables.step import open_sources, tabular
 from usersync_cli.state import ledger, outbox, rejects
 from usersync_cli.state.lease import Lease
-from usersync_cli.state.outbox import Living, Scope, Use
+from usersync_cli.state.outbox import Living, StepContext, StepScope
 from usersync_cli.state.rejects import Reject
 
 COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "text"), Column("deleted", "boolean"), Column("ord", "bigint"))
@@ -232,17 +232,18 @@ class Planning:
         """The target; it is contacted when it plans."""
         lease, options = self._lease, self._options
         (stream, *_) = (*streams(self._step), "")
-        scope = Scope(self._world.tools.job, self._step.name, lease.run_id if lease else None, stream=stream)
-        use = Use(
+        scope = StepScope(self._world.tools.job, self._step.name, lease.run_id if lease else None, stream=stream)
+        context = StepContext(
             scope,
             self._world.tools.stop,
             living=Living([step.name for step in self._world.steps], self._world.jobs),
             check=lease.check if lease else lambda: None,
+            judge=Limits(self._step.name).count,
             order_by=self._step.load.order_by,
             again=options.full or options.retry is not None,
             credentials=options.credentials_out,
         )
-        target: Target = stack.enter_context(self._world.targets[self._step.load.target](use, self._world.tools))
+        target: Target = stack.enter_context(self._world.targets[self._step.load.target](context, self._world.tools))
         return target
 
     def commit(self, target: Target) -> Any:

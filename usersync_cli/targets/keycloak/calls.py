@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift, PartialError, Unavailable, UsersyncError
-from usersync_cli.load.rejects import Limits
 from usersync_cli.state import outbox, rejects
 from usersync_cli.state.dispatch import Calls
-from usersync_cli.state.outbox import Intent
+from usersync_cli.state.outbox import Intent, StepContext
 from usersync_cli.state.rejects import Reject
 from usersync_cli.targets.keycloak.credentials import Credentials
 from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
@@ -32,13 +30,13 @@ IN_A_ROW = 3  # calls without an answer, and nobody else's is tried
 _TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_username_or_email": "username_taken"}
 
 
-class Desk:
+class AccountCalls:
     """Knows the calls of each person, and counts."""
 
-    def __init__(self, realm: Realm, own: Settings, plan: AccountPlan, tx: Connection, credentials: Path | None) -> None:
+    def __init__(self, realm: Realm, own: Settings, plan: AccountPlan, tx: Connection, context: StepContext) -> None:
         self._realm, self._own, self._plan, self._tx = realm, own, plan, tx
-        self._credentials = Credentials(credentials) if credentials else None
-        self._limits = Limits(plan.scope.step)
+        self._credentials = Credentials(context.credentials) if context.credentials else None
+        self._judge = context.judge
         self._unanswered = self._left = self._without_password = self._no_account = self._kept = 0
         self._unmailed = self._not_sent = 0  # mails: in a row, and all of them
         self._why_kept = ("", "")
@@ -82,7 +80,7 @@ class Desk:
             yield from self._keep_equal(intent)
         outbox.finish(self._tx, self._plan.scope, intent)
         self._unanswered = 0
-        self._limits.count(1, {})
+        self._judge(1, {})
 
     def _disable(self, intent: Intent) -> Calls:
         """Where Keycloak refuses, they are signed out all the same, and lose what we gave them."""
@@ -289,7 +287,7 @@ class Desk:
             return
         reason = _TAKEN.get(error.code, REFUSED)
         self._set_aside(intent, reason, said if reason == REFUSED else "Keycloak says that another account has it")
-        self._limits.count(1, {(reason, error.code): 1})
+        self._judge(1, {(reason, error.code): 1})
 
     def _still_enabled(self, intent: Intent, error: Rejected, said: str) -> None:
         _less(intent, self._plan.counts)
@@ -308,14 +306,14 @@ class Desk:
         return rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [found])
 
 
-class Parking:
+class ParkingCalls:
     """The desk, while people whose names others take give them up. Whoever is not heard of, or refused, keeps the name for this run."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, calls: AccountCalls) -> None:
+        self._calls = calls
 
     def calls(self, intent: Intent) -> Calls:
-        return self._desk.park(intent)
+        return self._calls.park(intent)
 
     def failed(self, intent: Intent, error: UsersyncError) -> None:
         if not isinstance(error, (Rejected, Unavailable, Gone)):

@@ -22,7 +22,7 @@ from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Change, Counts, Desired
 from usersync_cli.ports import Tools
 from usersync_cli.state import dispatch, ledger, outbox
-from usersync_cli.state.outbox import Use
+from usersync_cli.state.outbox import StepContext
 from usersync_cli.targets.keycloak import check, rules
 from usersync_cli.targets.keycloak.logins import IMPOSSIBLE, IMPOSSIBLE_HINT, is_possible, no_account
 from usersync_cli.targets.keycloak.plan import deletes, differences, inventory, known, link, people, summary
@@ -44,10 +44,10 @@ def realm(name: str, settings: Settings, stop: Stop, deadline: timedelta = timed
 
 
 @contextmanager
-def opened(name: str, settings: Settings, use: Use, tools: Tools) -> Iterator[Target]:
+def opened(name: str, settings: Settings, context: StepContext, tools: Tools) -> Iterator[Target]:
     """The target for one step; nothing is contacted before it plans."""
     with realm(name, settings, tools.stop) as opened_:
-        yield Target(name, settings, opened_, use)
+        yield Target(name, settings, opened_, context)
 
 
 class Target:
@@ -55,8 +55,8 @@ class Target:
 
     in_checkpoint = False
 
-    def __init__(self, name: str, settings: Settings, realm: Realm, use: Use) -> None:
-        self.name, self.settings, self.realm, self.use = name, settings, realm, use
+    def __init__(self, name: str, settings: Settings, realm: Realm, context: StepContext) -> None:
+        self.name, self.settings, self.realm, self.context = name, settings, realm, context
 
     # plan
 
@@ -67,15 +67,15 @@ class Target:
         columns that no account has, for roles and groups that the realm lacks, and where our attribute would be dropped.
         """
         own = self.settings
-        read, distinct = people.stage_people(tx, desired.transform, self._columns(desired, tx), self.use.order_by)
+        read, distinct = people.stage_people(tx, desired.transform, self._columns(desired, tx), self.context.order_by)
         found = rules.read(self.name, own, self.realm)
-        scope = replace(self.use.scope, target=f"realm {found.id}")
+        scope = replace(self.context.scope, target=f"realm {found.id}")
         there = ledger.current(tx) == ledger.VERSION
-        outbox.recall(tx, scope, self.use.living, there=there)
+        outbox.recall(tx, scope, self.context.living, there=there)
         inventory.read(tx, self.realm, own, found)
         self._want(tx)
         lacking = self._lacking(tx, found)
-        if there and not self.use.again:
+        if there and not self.context.again:
             known.recall_refused(tx, vars(scope))
         link.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=found)
         if there:
@@ -90,7 +90,7 @@ class Target:
             known.note_accounts(tx, vars(scope))
             deletes.sign_out(tx, vars(scope))
             outbox.write(tx, scope)
-        passwords = found.passwords if self.use.credentials else None
+        passwords = found.passwords if self.context.credentials else None
         return AccountPlan(
             self.name,
             counts,
@@ -104,7 +104,7 @@ class Target:
 
     def _obstacle(self, found: Rules) -> tuple[str, str] | None:
         """What keeps every new account from being one that its person can log in to, and what to do."""
-        if self.use.credentials and not is_possible(found.passwords):
+        if self.context.credentials and not is_possible(found.passwords):
             return IMPOSSIBLE, IMPOSSIBLE_HINT
         return found.mail_problem
 
@@ -189,20 +189,20 @@ class Target:
 
         What the realm refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
         """
-        from usersync_cli.targets.keycloak.calls import Desk, Parking
+        from usersync_cli.targets.keycloak.calls import AccountCalls, ParkingCalls
 
-        with Desk(self.realm, self.settings, plan, tx, self.use.credentials) as desk:
+        with AccountCalls(self.realm, self.settings, plan, tx, self.context) as calls:
             self._prepare(plan)
-            self._calls(desk, plan, tx, "leaving")
-            self._calls(Parking(desk), plan, tx, "parked")
-            self._calls(desk, plan, tx, "parked")  # one who is refused has the old name again before another one takes it
-            self._calls(desk, plan, tx, "staying")
-            desk.complain()
+            self._calls(calls, plan, tx, "leaving")
+            self._calls(ParkingCalls(calls), plan, tx, "parked")
+            self._calls(calls, plan, tx, "parked")  # one who is refused has the old name again before another one takes it
+            self._calls(calls, plan, tx, "staying")
+            calls.complain()
         return plan.counts
 
-    def _calls(self, desk: dispatch.Desk, plan: AccountPlan, tx: Connection, which: outbox.Which) -> None:
+    def _calls(self, caller: dispatch.Caller, plan: AccountPlan, tx: Connection, which: outbox.Which) -> None:
         waiting = outbox.open_ones(tx, plan.scope, which)
-        dispatch.run(desk, waiting, workers=self.settings.workers, stop=self.use.stop, check=self.use.check)
+        dispatch.run(caller, waiting, workers=self.settings.workers, stop=self.context.stop, check=self.context.check)
 
     def _prepare(self, plan: AccountPlan) -> None:
         """Before the first person: what the realm lacks. Raises ConfigError without the right to."""

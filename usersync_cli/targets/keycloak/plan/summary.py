@@ -9,7 +9,7 @@ from typing import Any
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import UsersyncError
 from usersync_cli.model import Counts
-from usersync_cli.state.outbox import Scope
+from usersync_cli.state.outbox import StepScope
 from usersync_cli.targets.keycloak.passwords import Policy
 
 
@@ -19,7 +19,7 @@ class AccountPlan:
 
     name: str  # of the target
     counts: Counts
-    scope: Scope
+    scope: StepScope
     roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name: representation
     groups: Mapping[str, str] = field(default_factory=dict)  # path: id
     lacking_roles: Sequence[str] = ()  # with create_missing: to be made first
