@@ -15,6 +15,7 @@ from typing import Any
 from usersync_cli import log
 from usersync_cli.auth import keys
 from usersync_cli.auth.oauth import Client
+from usersync_cli.auth.store import Store
 from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import UsersyncError, status_of
 from usersync_cli.model import Database, Token
@@ -28,7 +29,7 @@ def die() -> None:
 def work(url: str, given_keys: str, client: dict[str, str], phase: str, folder: str, after: int) -> dict[str, Any]:
     stop = Stop().install()
     if phase == "before claim":
-        Tokens._claim = lambda *_: die()  # type: ignore[assignment,method-assign]
+        Store.claim = lambda *_: die()  # type: ignore[assignment,method-assign]
     tokens = Tokens(Database(url, "target"), lambda: keys.parse(given_keys), stop, job="test", folder=Path(folder))
     vendor = Client(**client)
 

@@ -15,7 +15,7 @@ import yaml
 
 from tests.cli.commands import parse
 from usersync_cli import __version__
-from usersync_cli.auth import tokens
+from usersync_cli.auth import outcomes, refresh
 from usersync_cli.config import loader
 from usersync_cli.errors import STATUSES
 from usersync_cli.state import lease
@@ -119,7 +119,7 @@ def test_one_run_at_a_time_that_ends_by_itself() -> None:
 
     assert ("Forbid", "Never", "Failed") == (CRONJOB["spec"]["concurrencyPolicy"], POD["restartPolicy"], JOB["podReplacementPolicy"])
     assert tries <= 3
-    token = tokens.POST_SECONDS + tokens.PERSIST_SECONDS + tokens.SILENCE_SECONDS  # longer than the 20 s for COMMIT
+    token = outcomes.POST_SECONDS + refresh.PERSIST_SECONDS + refresh.SILENCE_SECONDS  # longer than the 20 s for COMMIT
     assert token + lease.RELEASE_SECONDS + 10 + 5 < grace == 75  # 10 s for on_failure, 5 s for ping_url
     assert tries * (longest + grace) < JOB["activeDeadlineSeconds"]
     assert CRONJOB["spec"]["startingDeadlineSeconds"] > 10  # the controller looks every 10 s: with less, no run would ever start

@@ -28,7 +28,10 @@ from tests.night.test_crash import Fault, counting
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_server
 from usersync_cli import log
 from usersync_cli.auth import keys, oauth, rescue, tokens
-from usersync_cli.auth.tokens import InvalidGrant, NotSent, Tokens, Unknown
+from usersync_cli.auth import refresh as refreshing
+from usersync_cli.auth import store as table
+from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, Refresh, Unknown
+from usersync_cli.auth.tokens import WAIT_SECONDS, Tokens
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError, Conflict, Drift, LoginRequired, Unavailable, UsersyncError
@@ -64,7 +67,7 @@ class Store:
         self.access, self.refresh = self.vendor.pair()
         self.tokens().store("crm", Token(self.access, self.refresh, timedelta(hours=1)), account="account-1")
 
-    def get(self, after: int = 0, refresh: tokens.Refresh | None = None) -> Access:
+    def get(self, after: int = 0, refresh: Refresh | None = None) -> Access:
         return self.tokens().access("crm", refresh or self.vendor.client().refresh, after=after)
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
@@ -87,8 +90,8 @@ class Store:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses in this process are as short as can be."""
-    monkeypatch.setattr(tokens, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(tokens, "PERSIST_SECONDS", 0.5)
+    monkeypatch.setattr(refreshing, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(refreshing, "PERSIST_SECONDS", 0.5)
     monkeypatch.setattr(tokens, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(oauth, "POST_SECONDS", 0.6)
 
@@ -345,8 +348,8 @@ def test_a_slow_answer_is_waited_for(store: Store) -> None:
     """
     Half a minute for a reply, and everything around it is sized for that: the claim outlasts two requests and the keeping.
     """
-    assert 30 <= tokens.POST_SECONDS
-    assert 2 * tokens.POST_SECONDS + 2 + 12 < tokens.LEASE_SECONDS < tokens.WAIT_SECONDS
+    assert 30 <= POST_SECONDS
+    assert 2 * POST_SECONDS + 2 + 12 < table.LEASE_SECONDS < WAIT_SECONDS
     store.vendor.delay = 0.4
     store.expire()
 
@@ -540,14 +543,14 @@ def test_whoever_was_frozen_sends_nothing(store: Store, monkeypatch: pytest.Monk
     A process that wakes up when its claim is nearly over leaves the token alone.
     """
     store.expire()
-    claim = Tokens._claim
+    claim = table.Store.claim
 
-    def frozen(self: Tokens, *arguments: Any) -> Any:
+    def frozen(self: table.Store, *arguments: Any) -> Any:
         found = claim(self, *arguments)
-        monkeypatch.setattr(tokens, "LEASE_SECONDS", tokens.POST_SECONDS)
+        monkeypatch.setattr(refreshing, "LEASE_SECONDS", POST_SECONDS)
         return found
 
-    monkeypatch.setattr(Tokens, "_claim", frozen)
+    monkeypatch.setattr(table.Store, "claim", frozen)
     with pytest.raises(NotSent):
         store.get()
 

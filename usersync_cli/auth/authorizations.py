@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
-from usersync_cli.auth.tokens import authorise
 from usersync_cli.errors import ConfigError, LoginRequired
 
 MINUTES = 10
@@ -39,6 +38,11 @@ class Opened:
 
     source: str
     state_hash: bytes
+
+
+def to_authorize(source: str) -> str:
+    """What a person types to begin."""
+    return f"usersync oauth-url --source {source}"
 
 
 def begin(connection: Connection, source: str) -> str:
@@ -116,7 +120,7 @@ def _of_state(rows: list[tuple[Any, ...]], state: str, source: str | None) -> Op
 
 
 def _refused(why: str, source: str | None) -> LoginRequired:
-    begin_again = authorise(source) if source else "usersync oauth-url"
+    begin_again = to_authorize(source) if source else "usersync oauth-url"
     return LoginRequired(f"{f'{source}: ' if source else ''}{why}; nothing was sent", hint=f"begin again: {begin_again}")
 
 

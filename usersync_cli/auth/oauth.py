@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from usersync_cli.auth.tokens import LONGEST, POST_SECONDS, InvalidGrant, NotSent, Unknown
+from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, Unknown
+from usersync_cli.auth.store import LONGEST
 from usersync_cli.clients.http.rate_limit import retry_after
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.model import Token

@@ -16,7 +16,7 @@ from usersync_cli.cli.status import ago, failing_document, moment, named, plural
 from usersync_cli.report.status import JobStatus, read, seconds, told
 
 if TYPE_CHECKING:
-    from usersync_cli.auth.tokens import State
+    from usersync_cli.auth.store import State
     from usersync_cli.config.loader import Config
     from usersync_cli.state.ledger import Failing
 
@@ -111,13 +111,13 @@ def _kept(job: JobStatus, at: datetime) -> Verdict | None:
 
 
 def _judged(job: JobStatus, at: datetime) -> Verdict:
-    from usersync_cli.auth.tokens import authorise
+    from usersync_cli.auth.authorizations import to_authorize
     from usersync_cli.errors import LoginRequired
 
     for source, token in job.tokens.items():
         if token is None or token.state != "ok":
             what = f"a person must authorise source {source}" + (f" again: {token.last_error}" if token else ": no token yet")
-            return Verdict(job.name, LoginRequired.status, what, authorise(source))
+            return Verdict(job.name, LoginRequired.status, what, to_authorize(source))
     if job.finished is None:
         if job.holder:
             return Verdict(job.name, 0, "running for the first time")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from usersync_cli.auth.authorizations import Opened
     from usersync_cli.auth.oauth import Client
     from usersync_cli.auth.rescue import Rescue
-    from usersync_cli.auth.tokens import State, Tokens
+    from usersync_cli.auth.store import State
+    from usersync_cli.auth.tokens import Tokens
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config.loader import Config
     from usersync_cli.model import Token
@@ -112,17 +113,17 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
 def _exchange(client: Client, code: str, opened: Opened, connection: Connection) -> Token:
     """Only the vendor knows whether a code is spent: until it says so, the same answer may be given again."""
     from usersync_cli.auth import authorizations
-    from usersync_cli.auth.tokens import InvalidGrant, NotSent, authorise
+    from usersync_cli.auth.outcomes import InvalidGrant, NotSent
     from usersync_cli.errors import ConfigError, LoginRequired, Unavailable
 
-    again = f"within its {authorizations.MINUTES} minutes"
+    again, anew = f"within its {authorizations.MINUTES} minutes", authorizations.to_authorize(opened.source)
     try:
         return client.exchange(code)
     except InvalidGrant as error:
         raise LoginRequired(
             f"{opened.source}: the vendor does not take this code: {error.message}",
             hint="a code is good once, for a few minutes, with the redirect_uri of the config file; begin again:"
-            f" {authorise(opened.source)}",
+            f" {anew}",
         ) from error
     except ConfigError as error:
         authorizations.reopen(connection, opened)
@@ -132,7 +133,7 @@ def _exchange(client: Client, code: str, opened: Opened, connection: Connection)
         raise NotSent(error.message, hint=f"nothing was sent: give the same answer again, {again}") from error
     except Unavailable as error:
         authorizations.reopen(connection, opened)
-        hint = f"give the same answer again, {again}; if its code is spent by then, begin again: {authorise(opened.source)}"
+        hint = f"give the same answer again, {again}; if its code is spent by then, begin again: {anew}"
         raise Unavailable(error.message, hint=hint) from error
 
 

@@ -13,7 +13,7 @@ from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
-    from usersync_cli.auth.tokens import State
+    from usersync_cli.auth.store import State
     from usersync_cli.load.guard import Approval
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import Listing, StreamStatus

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from usersync_cli.auth.tokens import State
+    from usersync_cli.auth.store import State
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config.loader import Config
     from usersync_cli.load.guard import Approval
@@ -90,7 +90,7 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
-    from usersync_cli.auth import tokens
+    from usersync_cli.auth import store
     from usersync_cli.load import guard
     from usersync_cli.report import streams
     from usersync_cli.state import ledger, migrations, rejects
@@ -100,7 +100,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
         raise migrations.newer(found)
     good, held = ledger.last_good(connection), ledger.holders(connection)
     waiting = rejects.count_waiting(connection)
-    personal, authorised = config.oauth_sources(), {one.source: one for one in tokens.states(connection)}
+    personal, authorised = config.oauth_sources(), {one.source: one for one in store.states(connection)}
     jobs = []
     for name in _names(config, list(ledger.latest(connection)), only):
         configured = config.jobs.get(name)
@@ -127,12 +127,12 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
 
 def token_states(config: Config) -> Mapping[str, State]:
     """What is known of each source's tokens, by its name."""
-    from usersync_cli.auth import tokens
+    from usersync_cli.auth import store
     from usersync_cli.clients.postgres import connections
 
     database = config.target_database()
     with connections.connect(database, job="status") as connection, _readable(connection, database):
-        return {one.source: one for one in tokens.states(connection)}
+        return {one.source: one for one in store.states(connection)}
 
 
 def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:

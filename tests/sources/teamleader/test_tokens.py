@@ -19,7 +19,7 @@ from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, OAuthServer, oauth_s
 from tests.simple_job import PERSON
 from tests.teamleader_job import Crm, made
 from tests.teamleader_server import Asked, Teamleader
-from usersync_cli.auth import keys, tokens
+from usersync_cli.auth import keys, refresh, tokens
 from usersync_cli.auth.tokens import Tokens
 from usersync_cli.cli import cli
 from usersync_cli.errors import status_of
@@ -109,7 +109,7 @@ def clean(result: Result) -> Result:
 @pytest.fixture
 def office(usersync: Command, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     monkeypatch.setenv("USERSYNC_KEYS", KEYS)
-    monkeypatch.setattr(tokens, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(refresh, "AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(tokens, "POLL_SECONDS", 0.02)
     with oauth_server() as vendor, Teamleader(tokens=vendor).running() as api:
         yield Office(usersync, database, api, vendor)

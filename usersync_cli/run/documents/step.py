@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from usersync_cli import log
-from usersync_cli.auth import tokens
+from usersync_cli.auth import store
 from usersync_cli.clients.postgres.catalog import describe
 from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
 from usersync_cli.errors import (
@@ -113,7 +113,7 @@ class Reading:
         source, account, options = self._extract.source, self._session.account, self._options
         read = read_of(source, [self._step, *self._world.steps])
         refuse_other_account(source, account, [one for one in everything if (one.step, one.stream) in read], options)
-        given = tokens.account(self._tx, source)
+        given = store.account(self._tx, source)
         if given not in {None, "", account} and not options.accept_account:
             raise Drift(
                 f"source {source} is {account} now; its token was given for {given}",
