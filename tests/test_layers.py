@@ -31,7 +31,7 @@ ROOMS: dict[str, Collection[str]] = {
     "run/tables": ("run/context", "run/checkpoint", "load", "state", "clients/postgres"),
     "run/documents": ("run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
     "run/outbound": ("run/context", "run/tables", "load", "state", "clients/postgres"),
-    "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "state", "clients/postgres"),
+    "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres"),
     "report": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
         *("clients/postgres", "sources", "config"),

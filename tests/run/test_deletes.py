@@ -15,8 +15,9 @@ from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
 from usersync_cli.load import guard
-from usersync_cli.load.guard import Memory, Scope, Sweep
+from usersync_cli.load.guard import Sweep
 from usersync_cli.state import ledger
+from usersync_cli.state.readings import Memory, Scope
 
 FILL = f"INSERT INTO people_at_source SELECT i, '{PERSON} ' || i FROM generate_series(%s, %s) i"
 

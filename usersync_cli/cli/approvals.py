@@ -44,10 +44,10 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
       usersync approvals list --job auroville --output json
     """
     from usersync_cli.cli.status import moment
-    from usersync_cli.load import guard
+    from usersync_cli.state import approvals as state
 
     with _reading(config_path) as connection:
-        found = guard.approvals(connection, job=job_name, waiting=True)
+        found = state.lists(connection, job=job_name, waiting=True)
     if output == "json":
         write_json("approvals", {"approvals": [_document(one) for one in found]})
         return
@@ -72,10 +72,10 @@ def show(run_id: int, config_path: Path | None, output: str) -> None:
       usersync approvals show 41 --output json | jq '.lists[].keys'
     """
     from usersync_cli.errors import NotFound
-    from usersync_cli.load import guard
+    from usersync_cli.state import approvals as state
 
     with _reading(config_path) as connection:
-        found = [(one, guard.approval_keys(connection, one)) for one in guard.approvals(connection, run_id=run_id)]
+        found = [(one, state.keys(connection, one)) for one in state.lists(connection, run_id=run_id)]
     if not found:
         raise NotFound(f"run {run_id} has no list", hint="`usersync approvals list` shows the runs that have one")
     if output == "json":

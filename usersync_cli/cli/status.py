@@ -14,9 +14,9 @@ from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
-    from usersync_cli.load.guard import Approval
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import Listing, StreamStatus
+    from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
 _EXIT_STATUSES = """\b

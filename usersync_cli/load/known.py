@@ -17,10 +17,10 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import Blobs, texts
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.load import guard
-from usersync_cli.load.guard import GONE, Memory, Scope, Sweep, kept
+from usersync_cli.load.guard import GONE, Sweep, kept
 from usersync_cli.load.merge import Merge, key_text
-from usersync_cli.state import ledger
+from usersync_cli.state import ledger, readings
+from usersync_cli.state.readings import Memory, Scope
 
 # What the target has of a record.
 Status = Literal["loaded", "rejected", "removed", "no_row"]
@@ -113,7 +113,7 @@ class Known:
         if ledger.current(connection) != ledger.VERSION:
             return
         self.there = True
-        found = guard.recall(connection, self.scope)
+        found = readings.recall(connection, self.scope)
         if found is None or found[1] != self.scope.target:
             self.memory = Memory(accepted=None if found is None else "")
             return
@@ -133,7 +133,7 @@ class Known:
         """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
         memory = self.memory
         if not memory.id:
-            memory = guard.begin(tx, self.scope, instead=memory.accepted is not None)
+            memory = readings.begin(tx, self.scope, instead=memory.accepted is not None)
         elif self.fingerprint != self.scope.fingerprint:
             tx.execute("UPDATE usersync.seen_streams SET fingerprint = %s WHERE id = %s", (self.scope.fingerprint, memory.id))
         if fresh:
@@ -404,7 +404,7 @@ class Known:
         for statement in _CLOSE:
             tx.execute(statement, values)
         if outcome != "refused":
-            guard.accept(tx, self.scope, self.memory.id)
+            readings.accept(tx, self.scope, self.memory.id)
         previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
         return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
 

@@ -27,9 +27,8 @@ from usersync_cli.clients.postgres.catalog import (
 from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, schemas
 from usersync_cli.clients.postgres.sql import identifier, listed, relation, scalar, type_name
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
-from usersync_cli.load import guard as sweeping
+from usersync_cli.load import deletes, stage
 from usersync_cli.load import merge as merging
-from usersync_cli.load import stage
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.merge import Field, Merge, Outcome
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
@@ -388,7 +387,7 @@ class Target:
     def _remove(self, plan: Plan, tx: Connection) -> None:
         if plan.sweep and plan.sweep.removable:
             try:
-                sweeping.remove(tx, plan.sweep, plan.merge)
+                deletes.remove(tx, plan.sweep, plan.merge)
             except (errors.ForeignKeyViolation, errors.RestrictViolation) as error:
                 raise Drift(
                     f"{plan.sweep.removable} rows of {self.load.table} have left the source, but other rows refer to them"
@@ -412,7 +411,7 @@ class Target:
         if plan.sweep and plan.sweep.removable:
             kind: Literal["mark", "delete"] = "mark" if plan.merge.marks else "delete"
             names = [f.name for f in plan.merge.fields]
-            for keys, values in _rows(sweeping.leaving(plan.sweep, plan.merge), tx):
+            for keys, values in _rows(deletes.leaving(plan.sweep, plan.merge), tx):
                 yield Change(step, kind, dict(zip(plan.merge.key, keys, strict=True)), dict(zip(names, values, strict=True)))
 
     def _written(self, plan: Plan, step: str, tx: Connection) -> Generator[Change, None, None]:

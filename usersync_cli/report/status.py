@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config.loader import Config
-    from usersync_cli.load.guard import Approval
     from usersync_cli.model import Database, Job
     from usersync_cli.report.streams import StreamStatus
+    from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
 _RECENT = 20  # runs of a job to look at first
@@ -91,9 +91,8 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
 def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
     from usersync_cli.auth import store
-    from usersync_cli.load import guard
     from usersync_cli.report import streams
-    from usersync_cli.state import ledger, migrations, rejects
+    from usersync_cli.state import approvals, ledger, migrations, rejects
 
     found = ledger.current(connection)
     if found is not None and found > ledger.VERSION:
@@ -114,7 +113,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
                 _history(connection, name),
                 good.get(name),
                 cursors,
-                guard.approvals(connection, job=name, waiting=True),
+                approvals.lists(connection, job=name, waiting=True),
                 {step: number for (job, step), number in waiting.items() if job == name},
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
                 streams.read(connection, configured, cursors) if tables and configured else (),

@@ -21,7 +21,7 @@ from usersync_cli import log
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
-from usersync_cli.load import guard, stage
+from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Change, Desired, Job, Step
 from usersync_cli.ports import HasDetails, ReadsTogether, Session
@@ -43,7 +43,7 @@ from usersync_cli.run.context import (
 from usersync_cli.run.documents.stream import StreamLoad, is_numbered
 from usersync_cli.run.outbound import step as outward
 from usersync_cli.run.tables.step import Reader, open_sources
-from usersync_cli.state import ledger
+from usersync_cli.state import ledger, readings
 from usersync_cli.state.ledger import StoredCursor
 
 # Nothing hidden by a policy; how values are written as text, every transaction sets (`connections.begin`).
@@ -286,7 +286,7 @@ def _listed_before(tx: Connection, one: Listing) -> int:
     """Records of the last complete reading that was accepted."""
     if not (ledger.may_read(tx, "seen_streams") and ledger.may_read(tx, "sweeps")):
         return 0
-    found = guard.recall(tx, one.into.known.scope)
+    found = readings.recall(tx, one.into.known.scope)
     return (found[0].previous or 0) if found else 0
 
 

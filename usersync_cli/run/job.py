@@ -17,7 +17,6 @@ from datetime import datetime
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, connect, translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
-from usersync_cli.load import guard
 from usersync_cli.model import Counts, Job, Step
 from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview
 from usersync_cli.run.context import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
@@ -25,7 +24,7 @@ from usersync_cli.run.documents import retry
 from usersync_cli.run.documents import step as documents
 from usersync_cli.run.outbound import step as outward
 from usersync_cli.run.tables import step as tabular
-from usersync_cli.state import ledger
+from usersync_cli.state import approvals, ledger
 from usersync_cli.state.lease import Lease, hold
 
 
@@ -86,13 +85,13 @@ def _withdraw_others(job: Job, lease: Lease, connection: Connection) -> None:
     removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
     swept = {(step.name, stream) for step, stream in removing}
     swept |= {(step.name, outward.not_remembered(stream)) for step, stream in removing if is_outward(step)}
-    guard.withdraw_others(connection, job.name, swept, lease.run_id)
+    approvals.withdraw_others(connection, job.name, swept, lease.run_id)
 
 
 def _check_approval(job: Job, options: Options, connection: Connection) -> None:
     """A list that can't be approved is reported before anything is read."""
     if options.approve_deletes is not None:
-        guard.check_approval(connection, job.name, options.approve_deletes)
+        approvals.check(connection, job.name, options.approve_deletes)
 
 
 def _run_steps(steps: Sequence[Step], world: World, options: Options, checkpoint: Checkpoint, result: RunResult) -> None:

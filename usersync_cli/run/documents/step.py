@@ -29,7 +29,7 @@ from usersync_cli.errors import (
     VerificationFailed,
     together,
 )
-from usersync_cli.load import guard, writers
+from usersync_cli.load import writers
 from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNCHANGED, UNKNOWN, Known, Met, Note
 from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
@@ -41,7 +41,7 @@ from usersync_cli.run.documents.deletes import Leavers, had_row, listed_before
 from usersync_cli.run.documents.page import PagePlan, duplicates
 from usersync_cli.run.documents.record import PageRecord, read_record
 from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
-from usersync_cli.state import ledger, rejects
+from usersync_cli.state import approvals, ledger, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.rejects import Reject
@@ -196,7 +196,7 @@ class Reading:
     def _kept(self) -> list[GuardRefused]:
         """What the guard said of the step's streams that were not read now, as long as that holds."""
         judged = [stream.name for stream in self._streams if stream.removes]
-        return guard.standing(self._tx, self._world.tools.job, self._step.name, judged)
+        return approvals.standing(self._tx, self._world.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
         """What the step's end says while rejects wait, be they of an earlier run."""

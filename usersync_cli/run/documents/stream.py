@@ -16,7 +16,6 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.guard import Scope
 from usersync_cli.load.known import Departure, Known
 from usersync_cli.load.merge import Merge
 from usersync_cli.load.rejects import Limits
@@ -27,6 +26,7 @@ from usersync_cli.ports import BringsDefinition, BringsTransform, NumbersVersion
 from usersync_cli.run.context import reads
 from usersync_cli.run.documents.preview import Came
 from usersync_cli.state.ledger import StoredCursor
+from usersync_cli.state.readings import Scope
 
 
 @dataclass(frozen=True)

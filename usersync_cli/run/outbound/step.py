@@ -28,7 +28,7 @@ from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Document
 from usersync_cli.ports import BringsAccounts, HasDetails, KeepsOut, LeavesOut, OneMoment, Session, Source, TellsWhoIsGone
 from usersync_cli.run.context import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.run.tables.step import open_sources, tabular
-from usersync_cli.state import ledger, outbox, rejects
+from usersync_cli.state import ledger, outbox, readings, rejects
 from usersync_cli.state.lease import Lease
 from usersync_cli.state.outbox import Living, StepContext, StepScope
 from usersync_cli.state.rejects import Reject
@@ -304,7 +304,7 @@ class Planning:
         if not known and not candidates:
             self._withdraw(memory_scope)
             return
-        memory = guard.remember(self._tx, memory_scope)
+        memory = readings.remember(self._tx, memory_scope)
         load: Any = self._step.load
         found = Sweep(memory_scope, load, memory, plan.counts.distinct, candidates=candidates, looked=True)
         self._swept.append(found)
@@ -340,10 +340,10 @@ class Planning:
             guard.settle(self._tx, found)
         self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(guard.GONE, found.goes))
 
-    def _withdraw(self, scope: guard.Scope) -> None:
+    def _withdraw(self, scope: readings.Scope) -> None:
         """Nobody waits for approval any more."""
         if self._lease:
-            guard.settle(self._tx, Sweep(scope, self._step.load, guard.Memory(), 0))
+            guard.settle(self._tx, Sweep(scope, self._step.load, readings.Memory(), 0))
 
     def _anonymous(self) -> str:
         """Records without a known id may be any of those who seem to be gone."""
@@ -384,10 +384,10 @@ class Planning:
             )
         return proved
 
-    def _memory(self, plan: Any, *, known: bool) -> guard.Scope:
+    def _memory(self, plan: Any, *, known: bool) -> readings.Scope:
         scope = plan.scope
         text = repr((sorted(self._step.extract.items()), self._reading.transform, self._step.load.target))
-        return guard.Scope(
+        return readings.Scope(
             job=scope.job,
             step=scope.step,
             run_id=scope.run_id,

@@ -14,7 +14,7 @@ from psycopg import sql
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
-from usersync_cli.load import guard, stage, writers
+from usersync_cli.load import deletes, guard, stage, writers
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.merge import WithoutKey
 from usersync_cli.load.rejects import is_about_data
@@ -26,6 +26,7 @@ from usersync_cli.run.context import Options, Progress, StepResult, World, refus
 from usersync_cli.run.tables.rejects import Rejects
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
+from usersync_cli.state.readings import Scope
 
 
 def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
@@ -190,7 +191,7 @@ class Loading:
             self._merge(options)
         elif self._step.load.on_missing != "keep":
             merge, _ = self._target.fit(self.desired, self._tx)
-            guard.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
+            deletes.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
 
     def _merge(self, options: Options) -> None:
@@ -222,7 +223,7 @@ class Loading:
         if not (plan.outcome.inserted or plan.outcome.updated):
             return False
         swept = self._swept(plan, options).sweep
-        stays = guard.stays(swept) if swept and not plan.merge.marks else None
+        stays = deletes.stays(swept) if swept and not plan.merge.marks else None
         found = self._rejects.check(plan.merge, plan.table, plan.counts.read, stays)
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         return found
@@ -259,13 +260,13 @@ class Loading:
         """After the rows: whether a trigger changed them, and what is remembered of those that are there."""
         self._normalised = self._target.normalised(plan, self._tx)
         if plan.sweep:
-            guard.finish(self._tx, plan.sweep, plan.merge)
+            deletes.finish(self._tx, plan.sweep, plan.merge)
 
-    def _scope(self) -> guard.Scope:
+    def _scope(self) -> Scope:
         """What the memory of this step is filed under, and what makes it another step."""
         load = self._step.load
         text = repr((sorted(self._step.extract.items()), self._step.transform, load.table, list(load.key)))
-        return guard.Scope(
+        return Scope(
             job=self._job,
             step=self._step.name,
             run_id=self._checkpoint.run_id or None,

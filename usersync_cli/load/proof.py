@@ -1,0 +1,78 @@
+"""Whether a row may go because its record has left the source: one table, without a database.
+
+A complete listing that lacks a record is not yet a proof: a record may have moved between two pages. `verdict` is the table.
+The first half of it is the proof, the second the guard's (`load.guard` finds out whether it refuses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Verdict(Enum):
+    """What happens to a row whose record seems to have left the source."""
+
+    GOES = "goes"
+    FREE = "free"  # goes, whatever the guard says, and counts towards none of its limits
+    KEPT = "kept by the guard"
+    FIRST = "first time lacked"  # stays until another complete listing lacks it too
+    UNPROVEN = "not proven"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a record that the source does not seem to have any more."""
+
+    told: bool = False  # the source itself reported that it is gone, or the transform leaves it out
+    complete: bool = False  # a complete listing lacks it
+    confirmed: bool | None = None  # a second look, of another kind, says that it is gone; None: the source can't be asked
+    snapshot: bool = False  # the listing shows one moment: what it lacks was not there
+    lacked: bool = False  # an earlier complete listing lacked it too
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the guard says of the rows that may go, as far as it concerns one of them."""
+
+    free: bool = False  # nobody has to be asked about this one: a single delete that is only marked, or one that was decided before
+    refused: bool = False  # too many would go, or rows that an earlier run kept are still missing
+    listed: bool | None = None  # it is on the list that a person approves with this run; None: no list is approved
+
+
+LETS_GO = Guard()
+
+
+def verdict(evidence: Evidence, guard: Guard = LETS_GO) -> Verdict:
+    """The table. A second look outranks everything but what the source itself reports; a list outranks the guard's numbers."""
+    if not evidence.told:
+        if not evidence.complete or evidence.confirmed is False:
+            return Verdict.UNPROVEN
+        if not (evidence.confirmed or evidence.snapshot or evidence.lacked):
+            return Verdict.FIRST
+    if guard.free:
+        return Verdict.FREE
+    lets_go = not guard.refused if guard.listed is None else guard.listed
+    return Verdict.GOES if lets_go else Verdict.KEPT
+
+
+PROVEN = Evidence(told=True)
+
+
+def goes(guard: Guard) -> bool:
+    """Whether a row goes of which the proof is there."""
+    return verdict(PROVEN, guard) in {Verdict.GOES, Verdict.FREE}
+
+
+def sort(lacking: Mapping[str, bool], *, gone: Collection[str] | None, snapshot: bool) -> dict[Verdict, list[str]]:
+    """The records that a complete listing lacks, by what is proven of them.
+
+    `lacking` says of each key whether an earlier complete listing lacked it too. `gone` are the keys that a second look found
+    gone; None when the source can't be asked.
+    """
+    found: dict[Verdict, list[str]] = {one: [] for one in Verdict}
+    for key, lacked in lacking.items():
+        confirmed = None if gone is None else key in gone
+        found[verdict(Evidence(complete=True, confirmed=confirmed, snapshot=snapshot, lacked=lacked))].append(key)
+    return found
