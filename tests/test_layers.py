@@ -45,14 +45,13 @@ ROOMS: dict[str, Collection[str]] = {
 }
 # Modules that import each other in a circle, counting late imports; nothing may be added here.
 CIRCLES: Collection[str] = {
-    *("clients/postgres/connections", "clients/postgres/embedded"),
     *("cli/status", "cli/oauth"),
 }
 # Who asks the environment for what; "?" is anything.
 ENVIRONMENT: dict[str, set[str]] = {
     "config/loader": {"?"},  # the one reader
     "log": {"NO_COLOR"},  # before there is a config
-    "clients/postgres/connections": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
+    "clients/postgres/parameters": {"PGSSLMODE", "PGHOST", "SSL_CERT_FILE"},  # libpq's own: it reads them whatever we do
     "clients/postgres/embedded": {"?"},  # hands the environment on to PostgreSQL's programs
     "cli/db": {"?"},  # hands the environment on to psql
     "run/notify": {"?"},  # hands a few on to the program of on_failure

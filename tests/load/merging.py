@@ -7,7 +7,8 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, begin, rollback
+from usersync_cli.clients.postgres.connections import Connection, rollback
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Load
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback
+from usersync_cli.clients.postgres.connections import Connection, connect, rollback
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.load import stage

@@ -288,7 +288,7 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     tx.execute("CREATE TABLE people (id int PRIMARY KEY, name text)")
     from psycopg import sql
 
-    from usersync_cli.clients.postgres.connections import begin
+    from usersync_cli.clients.postgres.transactions import begin
     from usersync_cli.config.jobs import Load
     from usersync_cli.load import stage
     from usersync_cli.load.table import Target

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, clean
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import errors, settings
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ def test_a_lock_that_is_waited_for_has_an_owner(job: Job, lock: str, monkeypatch
     """
     Whoever holds a table or a row for too long is named by process and application, not by what it executes: 4.
     """
-    monkeypatch.setitem(connections._LONG, "lock_timeout", "300ms")
-    monkeypatch.setattr(connections, "_LOCKERS", connections._LOCKERS.replace("10s", "200ms"))
+    monkeypatch.setitem(settings.LONG, "lock_timeout", "300ms")
+    monkeypatch.setattr(errors, "_LOCKERS", errors._LOCKERS.replace("10s", "200ms"))
     job.at_target("CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (1, 'other')")
     job.write(load={"create": False})
     reader = f"{job.target.url}{'&' if '?' in job.target.url else '?'}application_name=harmless"

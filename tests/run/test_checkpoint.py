@@ -12,7 +12,9 @@ import pytest
 from psycopg import sql
 
 from tests.load.merging import Load
-from usersync_cli.clients.postgres.connections import Connection, begin, connect, translated
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import Fenced, Stopped, Unavailable
 from usersync_cli.load.table import Target
 from usersync_cli.model import Change, Database, Desired

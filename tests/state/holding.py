@@ -11,7 +11,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, transactions
 from usersync_cli.errors import Busy
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -24,7 +24,7 @@ SHORT = timedelta(seconds=2)
 RUN = """
 import select, sys
 from datetime import timedelta
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, errors, transactions
 from usersync_cli.state import lease
 from usersync_cli.errors import UsersyncError
 from usersync_cli.model import Database
@@ -38,12 +38,12 @@ try:
     with lease.hold(database, "job", lease=timedelta(seconds=float(sys.argv[3])), stop=stop) as held:
         say("held")
         with connections.connect(database, job="job", stop=stop, read_write=True) as tx:
-            connections.begin(tx, long=True)
+            transactions.begin(tx, long=True)
             held.attach(tx)
             with tx.cursor() as cursor, cursor.copy("COPY public.t FROM STDIN") as copy:
                 copy.write(b"1\\n")
                 say("copying")
-            with connections.translated(database, "writing"), held.checkpoint(tx):
+            with errors.translated(database, "writing"), held.checkpoint(tx):
                 say("fenced")
                 tx.execute("INSERT INTO public.t VALUES (2)")
         held.finish(exit_status=0)
@@ -56,7 +56,7 @@ except UsersyncError as error:
 def data(database: Database, stop: Stop) -> Iterator[connections.Connection]:
     """A data connection with a transaction begun."""
     with connections.connect(database, job="test", stop=stop, read_write=True) as tx:
-        connections.begin(tx, long=True)
+        transactions.begin(tx, long=True)
         yield tx
 
 

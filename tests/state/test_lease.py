@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.conftest import NewDatabase
 from tests.state.holding import LONG, SHORT, data, expire, refused, rows, running
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, transactions
 from usersync_cli.errors import Fenced, Unavailable, UsersyncError
 from usersync_cli.model import Counts, Database
 from usersync_cli.signals import Stop
@@ -88,7 +88,7 @@ def test_a_checkpoint_may_outlast_the_lease(database: Database, connection: psyc
             tx.execute("INSERT INTO public.t VALUES (1)")
         assert ["busy\n", "busy\n"] == [first.communicate()[0], second.communicate()[0]]
         held.check()
-        connections.begin(tx)
+        transactions.begin(tx)
         with held.checkpoint(tx):
             tx.execute("INSERT INTO public.t VALUES (2)")
 
@@ -204,7 +204,7 @@ def test_a_bug_in_the_body_rolls_back(database: Database, connection: psycopg.Co
         with pytest.raises(ZeroDivisionError), held.checkpoint(tx):
             tx.execute("INSERT INTO public.t VALUES (1)")
             raise ZeroDivisionError
-        connections.begin(tx)
+        transactions.begin(tx)
         with held.checkpoint(tx):
             tx.execute("INSERT INTO public.t VALUES (2)")
 
@@ -234,7 +234,7 @@ def test_through_a_pooler_in_transaction_mode(connection: psycopg.Connection, pg
             tx.execute("INSERT INTO public.t VALUES (1)")
         refused(pooled, stop)
         expire(connection)
-        connections.begin(tx)
+        transactions.begin(tx)
         tx.execute("INSERT INTO public.t VALUES (2)")
         with lease.hold(pooled, "job", lease=LONG, stop=stop), old.checkpoint(tx):
             pass
@@ -259,7 +259,7 @@ def test_on_postgres_15(postgres15: servers.Server, new_database: NewDatabase, s
 def checkpoint_counts(held: Lease, tx: connections.Connection, counts: Counts) -> None:
     with held.checkpoint(tx):
         ledger.count(tx, held.run_id, "users", counts)
-    connections.begin(tx)
+    transactions.begin(tx)
 
 
 def test_counts_are_there_exactly_if_the_rows_are(database: Database, connection: psycopg.Connection, stop: Stop) -> None:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, transactions
 from usersync_cli.errors import Fenced
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -57,7 +57,7 @@ def test_of_two_transactions_that_move_a_cursor_one_is_fenced(database: Database
     """
     for version in (0, 1):
         with connections.connect(database, job="one") as one, psycopg.connect(database.url) as other:
-            with connections.transaction(one):
+            with transactions.transaction(one):
                 ledger.advance(one, "job", "users", "contacts", {"by": "one"}, version=version, account="a")
                 other.execute("SET LOCAL lock_timeout = '100ms'")
                 with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -15,7 +15,7 @@ import pytest
 
 from tests import servers
 from tests.state.holding import LONG, SHORT, data, expire, refused, rows, running
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import errors, transactions
 from usersync_cli.errors import Busy, Fenced
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -200,7 +200,7 @@ def test_a_frozen_run_that_wakes_ends_fenced(database: Database, stop: Stop, con
         with lease.hold(database, "job", lease=LONG, stop=stop):
             pass
         servers.until(lambda: not connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (tx.info.backend_pid,)).fetchall())
-        with connections.translated(database, "writing"):
+        with errors.translated(database, "writing"):
             tx.execute("INSERT INTO public.t VALUES (1)")
 
 
@@ -213,7 +213,7 @@ def test_only_that_transaction_is_ended(database: Database, stop: Stop, connecti
         tx = stack.enter_context(data(database, stop))
         old.attach(tx)
         tx.execute("COMMIT")
-        connections.begin(tx)
+        transactions.begin(tx)
         expire(connection)
         with lease.hold(database, "job", lease=LONG, stop=stop):
             assert [(1,)] == tx.execute("SELECT 1").fetchall()

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 from usersync_cli.auth.authorizations import to_authorize
 from usersync_cli.auth.keys import Keys
 from usersync_cli.auth.rescue import Rescue
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, transactions
 from usersync_cli.errors import Conflict, Drift, LoginRequired
 from usersync_cli.model import Database, Token
 from usersync_cli.signals import Stop
@@ -210,7 +210,7 @@ class Store:
         with (
             closing(self.connect()) as connection,
             self.translated(connection, "keeping the token"),
-            connections.transaction(connection, synchronous_commit="on"),
+            transactions.transaction(connection, synchronous_commit="on"),
         ):
             found = connection.execute("SELECT account FROM usersync.tokens WHERE source = %s FOR UPDATE", (source,)).fetchone()
             known = found[0] if found else ""
@@ -236,7 +236,7 @@ class Store:
         with (
             closing(self.connect()) as connection,
             self.translated(connection, "writing down whose token it is"),
-            connections.transaction(connection, synchronous_commit="on"),
+            transactions.transaction(connection, synchronous_commit="on"),
         ):
             row = connection.execute(_UNLEASED.encode(), {"source": source}).fetchone()
             if row is None or row[0] == account:
@@ -262,7 +262,7 @@ class Store:
         with (
             closing(self.connect()) as connection,
             self.translated(connection, "putting the token back"),
-            connections.transaction(connection, synchronous_commit="on"),
+            transactions.transaction(connection, synchronous_commit="on"),
         ):
             row = connection.execute(_RESTORE.encode(), values).fetchone()
         if row is None:
@@ -280,7 +280,7 @@ class Store:
         values = {"source": row.source, "me": me, "seconds": LEASE_SECONDS, "wanted": after + 1, "began": began}
         with (
             self.translated(connection, f"claiming the token of {row.source}"),
-            connections.transaction(connection, synchronous_commit="on"),
+            transactions.transaction(connection, synchronous_commit="on"),
         ):
             found = connection.execute(_CLAIM.encode(), values).fetchone()
         if found is None:
@@ -292,14 +292,14 @@ class Store:
         """Write down that the API takes not even the newest token: the next run refreshes it once more before it asks a person."""
         with (
             self.translated(connection, f"writing down that the token of {row.source} was refused"),
-            connections.transaction(connection),
+            transactions.transaction(connection),
         ):
             connection.execute(_REFUSED.encode(), {"source": row.source, "generation": row.generation, "error": why})
 
     def failed(self, connection: connections.Connection, claim: Claim, error: str, state: str, wait: float) -> bool:
         """Write down that it failed and let go; False when the row is not ours any more."""
         values = {"source": claim.source, "generation": claim.generation, "me": claim.me, "error": error, "state": state, "wait": wait}
-        with connections.transaction(connection, synchronous_commit="on"):
+        with transactions.transaction(connection, synchronous_commit="on"):
             return bool(connection.execute(_FAIL.encode(), values).rowcount)
 
     def renewed(self, connection: connections.Connection, claim: Claim, values: Mapping[str, Any], left: timedelta) -> float | None:
@@ -308,7 +308,7 @@ class Store:
         None when somebody else has stored a newer one.
         """
         values = {**values, "generation": claim.generation, "left": left}
-        with connections.transaction(connection, synchronous_commit="on"):
+        with transactions.transaction(connection, synchronous_commit="on"):
             if row := connection.execute(_NEXT.encode(), values).fetchone():
                 return float(row[0])
             # a COMMIT whose answer was lost, or somebody else's newer token

@@ -274,12 +274,12 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     """psql's environment: the password, which everybody could read on its command line, and TLS as careful as ours."""
     from psycopg.conninfo import make_conninfo
 
-    from usersync_cli.clients.postgres import connections
+    from usersync_cli.clients.postgres import parameters
 
     environment = dict(os.environ)
     if password := _take_secrets(given).get("password"):
         environment["PGPASSWORD"] = password
-    careful = connections._parameters(make_conninfo(**given), "shell", read_write=False)  # noqa: SLF001  the one place that knows
+    careful = parameters.defaults(make_conninfo(**given), "shell")
     for name in ("sslmode", "connect_timeout", "application_name"):
         if name in careful:
             given[name] = careful[name]

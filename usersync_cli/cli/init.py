@@ -424,7 +424,8 @@ def _database(url: str, name: str) -> Database:
 
 def _who_answers(database: Database, stop: Stop, oldest: int, *, read_write: bool) -> str:
     """`PostgreSQL 18.1, database app, role usersync`. Raises what keeps us from it."""
-    from usersync_cli.clients.postgres.connections import connect, translated
+    from usersync_cli.clients.postgres.connections import connect
+    from usersync_cli.clients.postgres.errors import translated
 
     connection = connect(database, job="init", stop=stop, read_write=read_write)
     try:

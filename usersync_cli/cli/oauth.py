@@ -122,8 +122,7 @@ def _exchange(client: Client, code: str, opened: Opened, connection: Connection)
     except InvalidGrant as error:
         raise LoginRequired(
             f"{opened.source}: the vendor does not take this code: {error.message}",
-            hint="a code is good once, for a few minutes, with the redirect_uri of the config file; begin again:"
-            f" {anew}",
+            hint=f"a code is good once, for a few minutes, with the redirect_uri of the config file; begin again: {anew}",
         ) from error
     except ConfigError as error:
         authorizations.reopen(connection, opened)
@@ -326,8 +325,9 @@ def _foreign(config: Config, connection: Connection, table: str) -> Token:
 
     import psycopg
 
-    from usersync_cli.clients.postgres.connections import as_user, transaction, translate
+    from usersync_cli.clients.postgres.errors import translate
     from usersync_cli.clients.postgres.sql import relation
+    from usersync_cli.clients.postgres.transactions import as_user, transaction
     from usersync_cli.errors import Drift, NotFound
     from usersync_cli.model import Token
 

@@ -171,7 +171,7 @@ def drop(  # noqa: PLR0913  each option is one
       usersync rejects drop 7 8
       usersync rejects drop --all --job auroville
     """
-    from usersync_cli.clients.postgres.connections import transaction
+    from usersync_cli.clients.postgres.transactions import transaction
     from usersync_cli.state import rejects as stored
 
     _refuse_vague(ids, everything=everything)

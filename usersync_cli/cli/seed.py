@@ -10,8 +10,10 @@ import click
 from psycopg import sql
 
 from usersync_cli.cli import EXIT_STATUSES, config_option
-from usersync_cli.clients.postgres.connections import Connection, connect, schemas, transaction, translated
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.sql import listed
+from usersync_cli.clients.postgres.transactions import schemas, transaction
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop

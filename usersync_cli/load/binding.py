@@ -16,11 +16,13 @@ from psycopg import generators, sql
 from psycopg.pq.abc import PGresult
 
 from usersync_cli.clients.postgres.catalog import locate
-from usersync_cli.clients.postgres.connections import OWN, Connection, as_ours, as_user, passes
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
+from usersync_cli.clients.postgres.sqlstates import passes
+from usersync_cli.clients.postgres.transactions import as_ours, as_user
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.load import stage
-from usersync_cli.model import Step
+from usersync_cli.model import OWN_SCHEMA, Step
 
 _ONE_SELECT = "a transform is one SELECT that writes nothing, and `order_by` what stands behind ORDER BY"
 _NAMES = "the names after FROM are those of the step's extracts; their columns are those that the queries give"
@@ -163,7 +165,7 @@ def _refuse_other_tables(tx: Connection, own: Own, stages: Sequence[stage.Stage]
     found = {oid: (schema, name) for oid, schema, name in tx.execute(_READ, (view.as_string(tx),)).fetchall()}
     mine = {one.name: _oid(tx, stage.table(one.name)) for one in stages}
     allowed = {*mine.values(), *(locate(tx, name) for name in own.reads)}
-    others = [_shown(*whose) for oid, whose in found.items() if oid not in allowed or whose[0] == OWN]
+    others = [_shown(*whose) for oid, whose in found.items() if oid not in allowed or whose[0] == OWN_SCHEMA]
     unread = [name for name, oid in mine.items() if oid not in found]
     if not unread and _has_unread_queries(tx, view):
         unread = _unread_by_plan(tx, view, stages)
@@ -175,10 +177,10 @@ def _refuse_other_tables(tx: Connection, own: Own, stages: Sequence[stage.Stage]
             hint=f"its extracts: {extracts}. Write FROM {unread[0]}, outside of WITH queries that nothing uses;"
             " an extract that is not needed can be left out of the step",
         )
-    if any(whose[0] == OWN for whose in found.values()):
+    if any(whose[0] == OWN_SCHEMA for whose in found.values()):
         raise ConfigError(
-            f"the transform reads {_tables(others)}, and the schema {OWN} is usersync's own",
-            hint=f"its extracts: {extracts}. To move a table of yours out of it: ALTER TABLE {OWN}.name SET SCHEMA public;",
+            f"the transform reads {_tables(others)}, and the schema {OWN_SCHEMA} is usersync's own",
+            hint=f"its extracts: {extracts}. To move a table of yours out of it: ALTER TABLE {OWN_SCHEMA}.name SET SCHEMA public;",
         )
     if others:
         raise ConfigError(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import VerificationFailed
 from usersync_cli.load.guard import GONE, Sweep, note, settle
 from usersync_cli.load.merge import CHANGES, Merge, key_text, texts

@@ -14,8 +14,9 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, scalar
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import GuardRefused
 from usersync_cli.load import proof
 from usersync_cli.load.merge import Merge, Outcome, key_text

@@ -17,8 +17,9 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_, scalar
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import Drift, VerificationFailed
 
 CHANGES = sql.SQL("pg_temp.usersync_changes")

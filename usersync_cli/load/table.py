@@ -24,14 +24,15 @@ from usersync_cli.clients.postgres.catalog import (
     read_by,
     unique_values,
 )
-from usersync_cli.clients.postgres.connections import OWN, Connection, as_user, schemas
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, relation, scalar, type_name
+from usersync_cli.clients.postgres.transactions import as_user, schemas
 from usersync_cli.errors import ConfigError, Drift, VerificationFailed
 from usersync_cli.load import deletes, stage
 from usersync_cli.load import merge as merging
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.merge import Field, Merge, Outcome
-from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
+from usersync_cli.model import OWN_SCHEMA, Change, Column, Copy, Counts, Desired, Load
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
 # with 64 MB, a hash join of a million rows took 15 % longer than with the default 4 MB, whose pieces fit into the caches.
@@ -93,7 +94,7 @@ class Target:
         outputs = self._outputs(desired, tx)
         table = describe(tx, self.load.table)
         if table is None and (moved := misplaced(tx, self.load)):
-            raise Drift(f"target table {self.load.table} is in the schema {OWN}, which holds usersync's own tables", hint=moved)
+            raise Drift(f"target table {self.load.table} is in the schema {OWN_SCHEMA}, which holds usersync's own tables", hint=moved)
         if table is None and not self.load.create:
             raise Drift(
                 f"target table {self.load.table} does not exist",
@@ -523,16 +524,16 @@ def misplaced(tx: Connection, load: Load) -> str:
     """How to move a table out of our schema, where earlier versions made those of a role called usersync; "" where there is none."""
     if "." in load.table:
         return ""
-    table = describe(tx, f"{OWN}.{load.table}")
+    table = describe(tx, f"{OWN_SCHEMA}.{load.table}")
     stamped = table is not None and "updated_at" in table.columns and not {"inserted_at", "created_at"}.isdisjoint(table.columns)
     if table is None or not stamped or not {*load.key} <= table.columns.keys():  # usersync's own have no such pair
         return ""
     to = next((name for name in schemas(tx) if name != "pg_catalog"), "public")
     if describe(tx, load.table) is None:
-        return f"move it: ALTER TABLE {_quoted(OWN)}.{_quoted(load.table)} SET SCHEMA {_quoted(to)};"
+        return f"move it: ALTER TABLE {_quoted(OWN_SCHEMA)}.{_quoted(load.table)} SET SCHEMA {_quoted(to)};"
     return (
-        f"there is a table {OWN}.{load.table}, which earlier versions loaded instead of this one when the role was called usersync;"
-        f" compare the two, then: DROP TABLE {_quoted(OWN)}.{_quoted(load.table)};"
+        f"there is a table {OWN_SCHEMA}.{load.table}, which earlier versions loaded instead of this one when the role was called usersync;"
+        f" compare the two, then: DROP TABLE {_quoted(OWN_SCHEMA)}.{_quoted(load.table)};"
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from usersync_cli.clients.postgres.catalog import locate
-from usersync_cli.clients.postgres.connections import Connection, schemas
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.transactions import schemas
 from usersync_cli.errors import ConfigError
 
 

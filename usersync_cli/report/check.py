@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from usersync_cli.clients.postgres.catalog import others_may_create
-from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, connect, rollback
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.sql import identifier
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.load import writers
 from usersync_cli.load.table import SETTINGS, misplaced, sequences

@@ -16,8 +16,9 @@ from typing import Any, Literal, TypeAlias
 
 from psycopg import errors, sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, type_name
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
 from usersync_cli.load import stage
 from usersync_cli.load.table import MARK

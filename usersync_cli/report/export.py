@@ -18,8 +18,10 @@ from psycopg import errors, sql
 
 from usersync_cli import spreadsheets
 from usersync_cli.clients.postgres.catalog import Table, describe, path
-from usersync_cli.clients.postgres.connections import Connection, as_ours, as_user, connect, transaction, translate, translated
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.errors import translate, translated
 from usersync_cli.clients.postgres.sql import listed, relation, scalar
+from usersync_cli.clients.postgres.transactions import as_ours, as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.model import Database, Job
 from usersync_cli.settings import closest

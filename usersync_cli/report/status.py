@@ -78,13 +78,13 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
 
     Raises ConfigError for a name that neither knows, and for a missing right to read.
     """
-    from usersync_cli.clients.postgres import connections
+    from usersync_cli.clients.postgres import connections, transactions
 
     database = config.target_database()
     with (
         connections.connect(database, job="status") as connection,
         _readable(connection, database),
-        connections.transaction(connection, snapshot=True),
+        transactions.transaction(connection, snapshot=True),
     ):
         return _read(config, connection, only, tables=tables)
 
@@ -166,7 +166,7 @@ def _readable(connection: Connection, database: Database) -> Iterator[None]:
     """Errors of Postgres become ours; where a right is missing, those which reading takes are printed, not all of a run's."""
     from psycopg import errors, sql
 
-    from usersync_cli.clients.postgres.connections import translated
+    from usersync_cli.clients.postgres.errors import translated
     from usersync_cli.errors import ConfigError
 
     with translated(database, "reading usersync's own tables"):

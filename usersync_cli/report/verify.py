@@ -19,7 +19,9 @@ from psycopg import errors, sql
 
 from usersync_cli import log
 from usersync_cli.clients.postgres.catalog import Table, describe
-from usersync_cli.clients.postgres.connections import Connection, as_user, begin, codec, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, codec, connect, rollback
+from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.clients.postgres.transactions import as_user, begin
 from usersync_cli.errors import GuardRefused, NotFound, PartialError, Stopped, UsersyncError
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
@@ -46,7 +48,7 @@ from usersync_cli.run.tables.step import Reader, open_sources
 from usersync_cli.state import ledger, readings
 from usersync_cli.state.ledger import StoredCursor
 
-# Nothing hidden by a policy; how values are written as text, every transaction sets (`connections.begin`).
+# Nothing hidden by a policy; how values are written as text, every transaction sets (`transactions.begin`).
 SETTINGS = {"jit": "off", "row_security": "off", "cursor_tuple_fraction": "1"}
 # A source of documents may let us wait for a page: its rate limits are minutes long.
 PATIENT = {"idle_in_transaction_session_timeout": "1h"}

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from usersync_cli import log
-from usersync_cli.clients.postgres.connections import Connection, connect, translated
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.model import Counts, Job, Step
 from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview

@@ -17,8 +17,11 @@ from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
 from usersync_cli.clients.postgres.catalog import others_may_create
-from usersync_cli.clients.postgres.connections import Connection, as_user, connect, passes, readable, transaction, translate, translated
+from usersync_cli.clients.postgres.connections import Connection, connect, readable
+from usersync_cli.clients.postgres.errors import translate, translated
 from usersync_cli.clients.postgres.sql import listed, relation, scalar, type_name
+from usersync_cli.clients.postgres.sqlstates import passes
+from usersync_cli.clients.postgres.transactions import as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.load.binding import WRONG, parse, place, wrong
 from usersync_cli.load.stage import bare

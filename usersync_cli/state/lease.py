@@ -17,7 +17,7 @@ from typing import Any, Self
 import psycopg
 
 from usersync_cli import __version__
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, errors
 from usersync_cli.errors import Fenced, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -92,7 +92,7 @@ class Lease:
         """Fenced, when that is why psycopg lost a connection that nobody was translating."""
         if not isinstance(error, psycopg.OperationalError):
             return None
-        verdict = self.verdict(connections.translate(error, self._control.database, "running"))
+        verdict = self.verdict(errors.translate(error, self._control.database, "running"))
         return verdict if isinstance(verdict, Fenced) else None
 
     def attach(self, tx: connections.Connection) -> None:
@@ -100,7 +100,7 @@ class Lease:
 
         A client frozen in COPY holds its locks for ever; with this whoever takes the job over can end that transaction.
         """
-        with connections.translated(self._control.database, "beginning a transaction"):
+        with errors.translated(self._control.database, "beginning a transaction"):
             self._backend = tx.execute("SELECT pg_backend_pid(), now()").fetchone()
         pid, begun = self._backend  # type: ignore[misc]
         found = self._control.execute(
@@ -132,7 +132,7 @@ class Lease:
         self.check()
         if time.monotonic() > self._until - self._margin and not self._renew():
             raise self._fenced()
-        with connections.translated(self._control.database, "checking that the job is still ours"):
+        with errors.translated(self._control.database, "checking that the job is still ours"):
             row = tx.execute(f"{_EXTEND} RETURNING pg_backend_pid(), now()".encode(), self._mine).fetchone()
         if row is None:
             raise self._fenced()
@@ -140,7 +140,7 @@ class Lease:
 
     def _commit(self, tx: connections.Connection) -> None:
         began = time.monotonic()
-        with connections.translated(self._control.database, "committing"):
+        with errors.translated(self._control.database, "committing"):
             # Again, because a merge may outlast a lease, and COMMIT must not hand an expired one to who waits for the row.
             row = tx.execute(f"{_EXTEND} RETURNING pg_current_xact_id()::text".encode(), self._mine).fetchone()
             if row is None:
@@ -257,7 +257,7 @@ class Lease:
     @contextmanager
     def ledger(self, doing: str) -> Iterator[connections.Connection]:
         """The connection that keeps the lease, for a few small statements; no others are sent meanwhile."""
-        with self._control.lock, connections.translated(self._control.database, doing):
+        with self._control.lock, errors.translated(self._control.database, doing):
             yield self._control.connection()
 
     def failing(self) -> tuple[datetime, int] | None:

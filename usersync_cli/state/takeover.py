@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from psycopg import errors
 
 from usersync_cli import __version__
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, transactions
 from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import Busy
 from usersync_cli.signals import Stop
@@ -148,7 +148,7 @@ def _take(connection: connections.Connection, wanted: Wanted) -> tuple[Taken, _R
     """Lock the job's row, take it, begin the run's own row: one transaction. Gives what was there before, too."""
     began = time.monotonic()
     values = {"job": wanted.job, "length": wanted.length, "me": Owner.me().text(), "version": __version__, "full": wanted.full}
-    with connections.transaction(connection, lock_timeout=f"{LOCK_SECONDS:.0f}s"):
+    with transactions.transaction(connection, lock_timeout=f"{LOCK_SECONDS:.0f}s"):
         before = _look(connection, wanted.job, lock=True)
         values["dead"] = before.owner is not None and before.owner.dead()
         row = connection.execute(_TAKE, values).fetchone()

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests import servers
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, errors, parameters, transactions
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -43,7 +43,7 @@ def test_a_signal_ends_a_long_statement(database: Database, connection: psycopg.
     stop = Stop()
     with connections.connect(database, job="test", stop=stop) as tx:
         began = time.monotonic()
-        with signalled(stop, 0.3), pytest.raises(Stopped), connections.transaction(tx, long=True):
+        with signalled(stop, 0.3), pytest.raises(Stopped), transactions.transaction(tx, long=True):
             tx.execute(statement.encode())
         assert 1.5 > time.monotonic() - began
     servers.until(lambda: backends(connection) == 0, seconds=2)
@@ -87,7 +87,7 @@ def test_commit_is_not_interrupted(database: Database, connection: psycopg.Conne
     )
     stop = Stop()
     with connections.connect(database, job="test", stop=stop) as tx:
-        with signalled(stop, 0.3), connections.transaction(tx):
+        with signalled(stop, 0.3), transactions.transaction(tx):
             tx.execute("INSERT INTO public.t VALUES (1)")
         with pytest.raises(Stopped):
             tx.execute("SELECT pg_sleep(1)")
@@ -99,7 +99,7 @@ def test_a_frozen_server_is_noticed(connection: psycopg.Connection, proxy: serve
     """
     A server that says nothing is asked on a new connection; where that hangs too, the run ends with Unavailable.
     """
-    monkeypatch.setattr(connections, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(parameters, "CONNECT_SECONDS", 2)
     with connections.connect(Database(proxy.url(connection.info.dbname), "target"), job="test") as tx:
         tx.silence_seconds = 0.5
         proxy.frozen = True
@@ -131,7 +131,7 @@ def test_settings_end_with_their_transaction(connection: psycopg.Connection, pgb
     with connections.connect(Database(pgbouncer.url(connection.info.dbname), "target"), job="test", read_write=True) as tx:
         before = psycopg.Cursor(tx).execute(looked_at).fetchall()
         for _ in range(7):  # psycopg would prepare from the fifth time on
-            with connections.transaction(tx, long=True):
+            with transactions.transaction(tx, long=True):
                 tx.execute("CREATE TEMP TABLE stage (a int) ON COMMIT DROP")
                 tx.execute("INSERT INTO stage VALUES (%s)", (1,))
                 assert ("0",) == tx.execute("SHOW statement_timeout").fetchone()
@@ -146,7 +146,7 @@ def test_a_snapshot_does_not_see_what_comes_later(database: Database, connection
     `snapshot` reads one state of the source, and cannot write; on a standby too.
     """
     connection.execute("CREATE TABLE public.t AS SELECT 1 AS a")
-    with connections.connect(database, job="test") as source, connections.transaction(source, snapshot=True):
+    with connections.connect(database, job="test") as source, transactions.transaction(source, snapshot=True):
         source.execute("SELECT FROM public.t")
         connection.execute("INSERT INTO public.t VALUES (2)")
         assert [(1,)] == source.execute("SELECT a FROM public.t").fetchall()
@@ -160,7 +160,7 @@ def test_a_transaction_is_rolled_back_on_any_error(database: Database, connectio
     """
     connection.execute("CREATE TABLE t (a int)")
     with connections.connect(database, job="test") as tx:
-        with pytest.raises(ZeroDivisionError), connections.transaction(tx):
+        with pytest.raises(ZeroDivisionError), transactions.transaction(tx):
             tx.execute("INSERT INTO public.t VALUES (1 / 1)")
             raise ZeroDivisionError
         assert [(0,)] == tx.execute("SELECT count(*) FROM public.t").fetchall()
@@ -283,8 +283,8 @@ def test_a_savepoint_that_could_not_be_set(database: Database, connection: psyco
     with (
         connections.connect(database, job="test") as tx,
         pytest.raises(UsersyncError) as caught,
-        connections.translated(database, "loading people"),
-        connections.transaction(tx),
+        errors.translated(database, "loading people"),
+        transactions.transaction(tx),
         tx.transaction(),
     ):
         connection.execute("SELECT pg_terminate_backend(%s)", tx.execute("SELECT pg_backend_pid()").fetchone())
@@ -303,7 +303,7 @@ def test_what_hides_behind_a_complaint_about_nesting(state: str, kind: type[User
     nesting = psycopg.transaction.OutOfOrderTransactionNesting("savepoints")
     nesting.__context__ = psycopg.errors.lookup(state)("why")
 
-    assert type(connections.translate(nesting, Database("postgresql:///app", "target"), "loading")) is kind
+    assert type(errors.translate(nesting, Database("postgresql:///app", "target"), "loading")) is kind
 
 
 def test_a_line_that_breaks_is_no_mistake_of_the_url() -> None:
@@ -312,7 +312,7 @@ def test_a_line_that_breaks_is_no_mistake_of_the_url() -> None:
     """
     lost = psycopg.OperationalError("consuming input failed: SSL connection has been closed unexpectedly")
 
-    assert isinstance(connections.translate(lost, Database("postgresql:///app", "target"), "loading"), Unavailable)
+    assert isinstance(errors.translate(lost, Database("postgresql:///app", "target"), "loading"), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +339,9 @@ def test_errors_of_the_server_become_ours(
     with (
         connections.connect(database, job="test") as tx,
         pytest.raises(UsersyncError) as caught,
-        connections.translated(database, "merging"),
+        errors.translated(database, "merging"),
     ):
-        connections.begin(tx)
+        transactions.begin(tx)
         tx.execute(statement.encode())
 
     assert type(caught.value) is kind
@@ -365,8 +365,8 @@ def test_a_server_elsewhere_is_verified(host: str) -> None:
     """
     Unless the URL says otherwise, a server that is not on this machine has to show a certificate for its name.
     """
-    assert "verify-full" == connections._parameters(f"postgresql://{host}/app", "job", read_write=False)["sslmode"]
-    assert "sslmode" not in connections._parameters(f"postgresql://{host}/app?sslmode=require", "job", read_write=False)
+    assert "verify-full" == parameters.defaults(f"postgresql://{host}/app", "job")["sslmode"]
+    assert "sslmode" not in parameters.defaults(f"postgresql://{host}/app?sslmode=require", "job")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_local_server_needs_no_certificate(url: str) -> None:
     """
     Sockets and loopback addresses do not leave the machine.
     """
-    assert "sslmode" not in connections._parameters(url, "job", read_write=False)
+    assert "sslmode" not in parameters.defaults(url, "job")
 
 
 def test_what_somebody_left_in_the_session_does_not_count(database: Database) -> None:
@@ -386,9 +386,9 @@ def test_what_somebody_left_in_the_session_does_not_count(database: Database) ->
         connection.execute("ALTER ROLE CURRENT_USER IN DATABASE " + connection.info.dbname + " SET search_path = mine, nowhere, public")
     with connections.connect(database, job="test") as connection:
         connection.execute("SET search_path = theirs; SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'German'; SET row_security = off")
-        with connections.transaction(connection):
+        with transactions.transaction(connection):
             inside = [connection.execute(f"SHOW {name}".encode()).fetchone() for name in ("search_path", "TimeZone", "DateStyle")]
-            with connections.as_user(connection):
+            with transactions.as_user(connection):
                 inside.append(connection.execute("SHOW search_path").fetchone())
         alone = connection.execute("SHOW search_path").fetchone()
         after = psycopg.Cursor(connection).execute("SHOW search_path").fetchone()

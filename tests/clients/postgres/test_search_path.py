@@ -15,7 +15,8 @@ from tests.list_source import ListSource, Sync, people
 from tests.simple_job import Job
 from usersync_cli.cli.bootstrap import world
 from usersync_cli.clients.postgres import catalog
-from usersync_cli.clients.postgres.connections import connect, transaction
+from usersync_cli.clients.postgres.connections import connect
+from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.config.loader import load as load_config
 from usersync_cli.load.table import misplaced
 from usersync_cli.model import Database

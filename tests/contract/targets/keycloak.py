@@ -12,7 +12,8 @@ from tests import servers
 from tests.contract.live import LiveTarget
 from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
-from usersync_cli.clients.postgres.connections import Connection, begin, connect
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Column, Database, Desired

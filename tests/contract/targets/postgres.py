@@ -9,7 +9,8 @@ import pytest
 from psycopg import sql
 
 from tests.contract.live import LiveTarget
-from usersync_cli.clients.postgres.connections import Connection, begin, connect
+from usersync_cli.clients.postgres.connections import Connection, connect
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Load
 from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS, Target

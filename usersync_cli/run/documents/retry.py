@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby
 
-from usersync_cli.clients.postgres.connections import connect, translated
+from usersync_cli.clients.postgres.connections import connect
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.errors import ConfigError, PartialError
 from usersync_cli.load.known import REMOVED, TOLD, UNCHANGED, Met
 from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON

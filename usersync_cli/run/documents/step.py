@@ -17,7 +17,9 @@ from typing import Any
 from usersync_cli import log
 from usersync_cli.auth import store
 from usersync_cli.clients.postgres.catalog import describe
-from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, transaction, translated
+from usersync_cli.clients.postgres.connections import Connection, codec, connect, rollback
+from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.clients.postgres.transactions import begin, transaction
 from usersync_cli.errors import (
     Drift,
     Fenced,

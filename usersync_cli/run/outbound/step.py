@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from psycopg import sql
 
 from usersync_cli import log
-from usersync_cli.clients.postgres.connections import Connection, begin, codec, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, codec, connect, rollback
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.sql import scalar
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import ConfigError, Drift, PartialError, Unavailable, UsersyncError, status_of, worst
 from usersync_cli.load import guard, stage, writers
 from usersync_cli.load.binding import Own, bind

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import as_user
 from usersync_cli.clients.postgres.sql import identifier, scalar
+from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import PartialError
 from usersync_cli.load.bisect import found
 from usersync_cli.load.bisect.finder import Finder

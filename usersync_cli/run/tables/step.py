@@ -12,7 +12,9 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli import log
-from usersync_cli.clients.postgres.connections import Connection, begin, connect, rollback, translated
+from usersync_cli.clients.postgres.connections import Connection, connect, rollback
+from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
 from usersync_cli.load import deletes, guard, stage, writers
 from usersync_cli.load.binding import Own, bind

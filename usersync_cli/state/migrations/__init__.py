@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors
 
-from usersync_cli.clients.postgres import connections
+from usersync_cli.clients.postgres import connections, settings
+from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Database
@@ -107,7 +108,7 @@ def _migrate(database: Database, job: str, work: Callable[[Config], None]) -> No
         engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=StaticPool, use_native_hstore=False)
         config = _config()
         with permitted(raw, database, "upgrading usersync's tables"), _unwrapped(), engine.begin() as connection:
-            for name, value in (connections.settings_of(raw, long=True) | {"lock_timeout": "60s"}).items():
+            for name, value in (settings.settings_of(raw, long=True) | {"lock_timeout": "60s"}).items():
                 connection.exec_driver_sql("SELECT set_config(%s, %s, true)", (name, value))
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             found = current(raw)
@@ -132,8 +133,8 @@ def _unwrapped() -> Iterator[None]:
 
 @contextmanager
 def permitted(connection: connections.Connection, database: Database, doing: str) -> Iterator[None]:
-    """`connections.translated`, and where a right on usersync's own tables is missing, the GRANT that helps."""
-    with connections.translated(database, doing):
+    """`errors.translated`, and where a right on usersync's own tables is missing, the GRANT that helps."""
+    with translated(database, doing):
         try:
             yield
         except errors.InsufficientPrivilege as error:

@@ -7,8 +7,9 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.connections import Connection, as_user
+from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import listed
+from usersync_cli.clients.postgres.transactions import as_user
 
 _TEXTS = ("id", "username", "email", "first_name", "last_name", "_key")
 COLUMNS = ("id", "username", "email", "first_name", "last_name", "roles")

@@ -1,0 +1,117 @@
+"""What we use of psycopg that it does not promise to keep, and of libpq what it says in its trace alone.
+
+tests/clients/postgres/test_private.py names the versions that this is known to fit, and pyproject.toml allows no others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.rows import TupleRow
+from psycopg.waiting import Wait
+
+from usersync_cli.clients.postgres.parameters import BadURL
+from usersync_cli.clients.postgres.settings import idle
+from usersync_cli.clients.postgres.sqlstates import NotConnected
+from usersync_cli.signals import Stop
+
+# Whose connection is being made: psycopg makes it before there is an object that could say so.
+connects_for: ContextVar[Stop | None] = ContextVar("connects_for", default=None)
+
+
+class Hooked(psycopg.Connection[TupleRow]):
+    """A connection that can be interrupted while it is made, and that sends `opening` at the start of each implicit transaction."""
+
+    opening = b""
+
+    def _start_query(self) -> Generator[Any, Any, None]:
+        """Begin a transaction where there is no autocommit: SQLAlchemy's."""
+        begins = not self.autocommit and idle(self)
+        yield from super()._start_query()
+        if begins:
+            yield from self._exec_command(self.opening)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Generator[Any, Any, Self]:
+        """Connect; woken ten times a second, it ends when the run has to.
+
+        Raises BadURL before anybody was asked, and what the server's SQLSTATE says when it refuses us.
+        """
+        pgconn = pq.PGconn.connect_start(conninfo.encode())
+        if pgconn.status == pq.ConnStatus.BAD:
+            raise _not_begun(pgconn)
+        with _overheard(pgconn) as heard:
+            while (status := pgconn.connect_poll()) in _POLLING:
+                yield from _ready(pgconn.socket, _POLLING[status])
+            said = heard()
+        if status != pq.PollingStatus.OK:
+            raise _refused(pgconn, said)
+        pgconn.nonblocking = 1
+        return cls(pgconn)
+
+
+def ask(connection: psycopg.Connection[Any], seconds: float) -> None:
+    """The smallest of questions, with a time limit of psycopg's own: a frozen pooler may take a connection and then say nothing."""
+    connection.wait(connection.cursor()._execute_gen("SELECT 1"), timeout=seconds)  # noqa: SLF001  the one place that knows
+
+
+_POLLING: dict[int, Wait] = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
+
+
+def _ready(socket: int, wanted: Wait) -> Generator[Any, Any, None]:
+    stop = connects_for.get()
+    while not (yield socket, wanted):
+        if stop:
+            stop.check()
+
+
+@contextmanager
+def _overheard(pgconn: pq.abc.PGconn) -> Iterator[Callable[[], bytes]]:
+    """What is said while a connection is made. libpq has a SQLSTATE for each refusal, and shows it in its trace alone."""
+    if not hasattr(os, "memfd_create"):  # psycopg traces on Linux alone
+        yield lambda: b""
+        return
+    said = os.memfd_create("libpq")
+    sink = os.dup(said)
+
+    def heard() -> bytes:
+        pgconn.untrace()  # which flushes: nothing may be written to a file that has this number later
+        return os.pread(said, 1 << 20, 0)
+
+    try:
+        pgconn.trace(sink)
+        yield heard
+    finally:
+        pgconn.untrace()
+        os.close(sink)
+        os.close(said)
+
+
+_SQLSTATE = re.compile(rb'\tErrorResponse\t.*? C "([0-9A-Z]{5})"')
+
+
+def _not_begun(pgconn: pq.abc.PGconn) -> psycopg.Error:
+    """Once it has begun to connect, libpq names the server first; its own words are English, whatever the server speaks."""
+    said = pgconn.get_error_message()
+    pgconn.finish()
+    return NotConnected(said) if said.startswith("connection to ") else BadURL(said)
+
+
+def _refused(pgconn: pq.abc.PGconn, heard: bytes) -> psycopg.Error:
+    states = _SQLSTATE.findall(heard)
+    kind = _class_of(states[-1].decode()) if states else NotConnected
+    return kind(pgconn.get_error_message(), pgconn=errors.finish_pgconn(pgconn))
+
+
+def _class_of(state: str) -> type[psycopg.Error]:
+    try:
+        return errors.lookup(state)
+    except KeyError:
+        return type("Refused", (psycopg.OperationalError,), {"sqlstate": state})
