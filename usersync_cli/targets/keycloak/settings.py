@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from usersync_cli.settings import UNSET, Duration, FieldError
+from usersync_cli.settings import UNSET, Address, Duration, FieldError, in_clear_text
 
 ROLES = {
     "Account Manager": "account-manager", "Loan Officer": "loan-officer", "Branch Manager": "branch-manager", "Accountant": "accountant",
@@ -23,6 +22,7 @@ GROUPS = {
     "branch-manager": "branch-managers", "teller": "tellers",
 }  # fmt: skip
 ACTIONS = ("UPDATE_PASSWORD", "VERIFY_EMAIL", "webauthn-register")
+_Url = Annotated[str, Address("must be an address such as https://sso.example.org")]
 
 
 class Settings(BaseModel):
@@ -31,7 +31,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     type: Literal["keycloak"]
-    url: str = Field(description="of the server, such as https://sso.example.org; with /auth where it is an old one")
+    url: _Url = Field(description="of the server, such as https://sso.example.org; with /auth where it is an old one")
     realm: str = Field(min_length=1, description="whose accounts are looked after")
     client_id: str = Field(min_length=1, description="a client of the realm with a service account")
     client_secret: str = Field(min_length=1, repr=False, description="of that client")
@@ -54,13 +54,6 @@ class Settings(BaseModel):
         timedelta(hours=24), description="how long the link in a mail is good", json_schema_extra={"default": "24h"}
     )
     workers: int = Field(4, ge=1, le=16, description="calls at the same time; the server hashes passwords on all of its cores")
-
-    @field_validator("url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value) and not value.startswith(UNSET):
-            raise FieldError("must be an address such as https://sso.example.org")
-        return value.rstrip("/")
 
     @field_validator("ca")
     @classmethod
@@ -88,8 +81,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _is_encrypted(self) -> Settings:
-        host = re.match(r"http://(\[[^\]]*\]|[^/:]*)", self.url)
-        if host and not self.allow_http and host[1] not in {"localhost", "127.0.0.1", "[::1]"}:
+        if in_clear_text(self.url) and not self.allow_http:
             said = "begins with http://: the client's secret could be read on its way; say https://, or allow_http: true"
             raise FieldError(said, ("url",))
         return self
