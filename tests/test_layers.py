@@ -24,7 +24,7 @@ ROOMS: dict[str, Collection[str]] = {
     "state": ("state/migrations", "clients/postgres"),
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
     "load": ("state", "clients/postgres"),
-    "sources": ("auth", "clients/postgres", "clients/http", "load"),
+    "sources": ("auth", "clients/postgres", "clients/http"),
     "targets": ("state", "clients/postgres", "clients/http"),
     "run/context": ("load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),

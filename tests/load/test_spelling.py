@@ -10,8 +10,8 @@ import pytest
 from tests import servers
 from tests.conftest import NewDatabase
 from tests.list_source import ListSource, Sync, counts
+from usersync_cli.clients.postgres.rows import key_of
 from usersync_cli.load.spelling import parts_of
-from usersync_cli.load.stage import key_of
 from usersync_cli.model import Database
 from usersync_cli.report import verify
 from usersync_cli.report.verify import Options

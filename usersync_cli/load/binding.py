@@ -1,4 +1,4 @@
-"""A person's SQL in a step: parsed by PostgreSQL alone, before any of it stands in a statement of ours, and what it reads.
+"""A person's SQL in a step: parsed by PostgreSQL alone (`queries`), before any of it stands in a statement of ours, and what it reads.
 
 A transform is one SELECT. It becomes a temp view, which holds it as PostgreSQL has understood it with the person's search path;
 our statements name that view. What the view depends on says which tables it reads, whatever the text looks like.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import psycopg
-from psycopg import generators, sql
-from psycopg.pq.abc import PGresult
+from psycopg import sql
 
+from usersync_cli.clients.postgres import queries
 from usersync_cli.clients.postgres.catalog import locate
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
@@ -26,8 +26,6 @@ from usersync_cli.model import OWN_SCHEMA, Step
 
 _ONE_SELECT = "a transform is one SELECT that writes nothing, and `order_by` what stands behind ORDER BY"
 _NAMES = "the names after FROM are those of the step's extracts; their columns are those that the queries give"
-# The syntax, parameters ($1), what no view may hold (INTO, data-modifying WITH), columns of no type of their own.
-WRONG = ("42601", "42P02", "0A000", "42P16")
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ def bind(tx: Connection, own: Own, stages: Sequence[stage.Stage], number: int = 
 
 def _view(tx: Connection, own: Own, name: sql.Composed) -> None:
     """The text stands alone in both statements: no bracket of ours that it could close."""
-    text = stage.bare(own.transform or "")
+    text = queries.bare(own.transform or "")
     start = sql.SQL("CREATE TEMP VIEW {} AS\n").format(name).as_string(tx)
     with own.path(tx):
         before = 0
         try:
-            names = parse(tx, text)
+            names = queries.parse(tx, text)
             before = len(start)
             _refuse_twice(names)
             tx.execute((start + text).encode())
@@ -106,51 +104,17 @@ def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
             ("SELECT pg_catalog.row_number() OVER (ORDER BY\n", f"\n) FROM {found}"),
         ):
             try:
-                parse(tx, start + text + end)
+                queries.parse(tx, start + text + end)
             except psycopg.Error as error:
                 _complain("load.order_by", text, error, len(start))
-
-
-def parse(tx: Connection, statement: str) -> list[str]:
-    """The columns that a statement would give. PostgreSQL refuses several statements here, and executes nothing.
-
-    Raises what PostgreSQL says.
-    """
-    tx.pgconn.send_prepare(b"", statement.encode())
-    _result(tx)
-    tx.pgconn.send_describe_prepared(b"")
-    found = _result(tx)
-    return [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
-
-
-def _result(tx: Connection) -> PGresult:
-    found: PGresult = tx.wait(generators.execute(tx.pgconn))[-1]
-    if found.status != psycopg.pq.ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(found, encoding="utf8")
-    return found
-
-
-def place(text: str, error: psycopg.Error, before: int = 0) -> str:
-    """Where PostgreSQL points to, in a text that has so many characters of ours before it: ` (line 2, column 8)`."""
-    if not error.diag.statement_position:
-        return ""
-    until = text[: max(0, int(error.diag.statement_position) - 1 - before)]
-    return f" (line {until.count(chr(10)) + 1}, column {len(until) - until.rfind(chr(10))})"
-
-
-def wrong(error: psycopg.Error) -> str:
-    """What is wrong with a statement, which is a person's own text. Of several at once PostgreSQL says where no mistake is."""
-    if error.sqlstate == "42601" and not error.diag.statement_position:
-        return "several statements, where one SELECT is expected"
-    return error.diag.message_primary or "it cannot be parsed"
 
 
 def _complain(what: str, text: str, error: psycopg.Error, before: int) -> NoReturn:
     """The statement's text is the person's own, so it may be said."""
     if passes(error):
         raise error
-    said = f"{what}{place(text, error, before)}: {wrong(error)}"
-    if (error.sqlstate or "") in WRONG:
+    said = f"{what}{queries.place(text, error, before)}: {queries.wrong(error)}"
+    if (error.sqlstate or "") in queries.WRONG:
         raise ConfigError(said, hint=error.diag.message_hint or _ONE_SELECT) from error
     kind: type[UsersyncError] = ConfigError if what == "load.order_by" else Drift
     hint = "it may use the columns that the transform gives" if kind is ConfigError else _NAMES

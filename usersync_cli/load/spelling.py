@@ -175,7 +175,7 @@ def spelling_of(tx: Connection, merge: Merge, table: Table | None) -> Spelling:
 
 
 def parts_of(key: str, number: int) -> list[str] | None:
-    """What `stage.key_of` made one of; None for what has not so many parts."""
+    """What `rows.key_of` made one of; None for what has not so many parts."""
     if not (key.startswith("(") and key.endswith(")")):
         return None
     parts, at = [], 1

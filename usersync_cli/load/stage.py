@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from usersync_cli.clients.postgres import queries
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed
 from usersync_cli.errors import ConfigError, Drift
@@ -90,7 +91,7 @@ def over(transform: str | None, parts: Sequence[Stage]) -> sql.Composed:
     """A transform that was bound before (`binding`), over other rows: its text, with what is not a temp table as a WITH query."""
     if transform is None:
         return parts[0].as_seen
-    text = sql.SQL("\n{}\n").format(sql.SQL(bare(transform)))
+    text = sql.SQL("\n{}\n").format(sql.SQL(queries.bare(transform)))
     query = sql.SQL("{} AS NOT MATERIALIZED ({})")
     named = [query.format(identifier(part.name), part.as_seen) for part in parts if not part.temporary]
     if not named:
@@ -98,25 +99,11 @@ def over(transform: str | None, parts: Sequence[Stage]) -> sql.Composed:
     return sql.SQL("WITH {} SELECT * FROM ({}) AS transform").format(listed(named), text)
 
 
-def bare(transform: str) -> str:
-    """Without the semicolon at its end."""
-    return transform.rstrip().rstrip(";")
-
-
 def relname(tx: Connection, stage: Stage) -> str:
     """The name of its table in the catalog."""
     query = "SELECT relname FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(%s)"
     (name,) = tx.execute(query, (stage.table.as_string(tx),)).fetchone() or ("",)
     return str(name)
-
-
-def key_of(parts: Sequence[str]) -> str:
-    """The key of a record that has several parts, as `merge.key_text` writes that of a row: like a record of PostgreSQL."""
-    shown = []
-    for part in parts:
-        escaped = part.replace("\\", "\\\\").replace('"', '""')
-        shown.append(f'"{escaped}"' if not part or re.search(r'[\s"\\(),]', part, re.ASCII) else part)
-    return f"({','.join(shown)})"
 
 
 def drop(tx: Connection, stages: Sequence[Stage]) -> None:

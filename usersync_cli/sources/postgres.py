@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors, sql
 from pydantic import BaseModel, ConfigDict, Field
 
+from usersync_cli.clients.postgres import queries
 from usersync_cli.clients.postgres.catalog import others_may_create
 from usersync_cli.clients.postgres.connections import Connection, connect, readable
 from usersync_cli.clients.postgres.errors import translate, translated
@@ -23,8 +24,6 @@ from usersync_cli.clients.postgres.sql import listed, relation, scalar, type_nam
 from usersync_cli.clients.postgres.sqlstates import passes
 from usersync_cli.clients.postgres.transactions import as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, Unavailable
-from usersync_cli.load.binding import WRONG, parse, place, wrong
-from usersync_cli.load.stage import bare
 from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream
 from usersync_cli.ports import HadOtherNames, RunsSql, TabularSession, TabularSource, Tools
 
@@ -96,7 +95,7 @@ class Session(HadOtherNames, RunsSql, TabularSession):
             with as_user(self._connection):
                 if stream.query is not None:
                     with self._one_select(stream, 0):
-                        parse(self._connection, bare(stream.query))
+                        queries.parse(self._connection, queries.bare(stream.query))
                 with self._one_select(stream, len("SELECT * FROM (\n")):
                     found = self._connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_select(stream))).pgresult
             assert found is not None  # noqa: S101  a SELECT always has a result
@@ -115,10 +114,10 @@ class Session(HadOtherNames, RunsSql, TabularSession):
         try:
             yield
         except psycopg.Error as error:
-            if (error.sqlstate or "") not in WRONG:
+            if (error.sqlstate or "") not in queries.WRONG:
                 raise
-            at = place(bare(stream.query or ""), error, before)
-            said = f"{self._database.name}: {_what(stream)}{at}: {wrong(error)}"
+            at = queries.place(queries.bare(stream.query or ""), error, before)
+            said = f"{self._database.name}: {_what(stream)}{at}: {queries.wrong(error)}"
             hint = "fix the SQL in the config file: the query of an extract is one SELECT that writes nothing"
             raise ConfigError(said, hint=hint) from error
 
@@ -198,7 +197,7 @@ def _select(stream: Stream) -> sql.Composable:
     """The stream's own SELECT, on lines of its own so that a trailing comment does no harm."""
     if stream.table is not None:
         return sql.SQL("SELECT * FROM {}").format(relation(stream.table))
-    return sql.SQL("\n{}\n").format(sql.SQL(bare(stream.query or "")))
+    return sql.SQL("\n{}\n").format(sql.SQL(queries.bare(stream.query or "")))
 
 
 def _grant(said: str, stream: Stream, user: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from usersync_cli.load.stage import key_of
+from usersync_cli.clients.postgres.rows import key_of
 from usersync_cli.model import Record
 from usersync_cli.sources.file.formats import says_deleted
 from usersync_cli.sources.file.settings import FileStream, path_of
