@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "usersync_cli"
 
 # A room is a folder, or a file of the package itself; the longest name that fits a module is its room. Each may import from
 # itself, from `words`, and from the rooms that stand behind it here, at the top of a module or late.
-WORDS = ("errors", "signals", "patience", "log", "model", "ports", "settings", "stdio", "spreadsheets", "__init__")
+WORDS = ("errors", "signals", "patience", "log", "model", "settings", "stdio", "spreadsheets", "__init__")
 ROOMS: dict[str, Collection[str]] = {
     "clients": (),
     "clients/postgres": (),
@@ -24,22 +24,23 @@ ROOMS: dict[str, Collection[str]] = {
     "state": ("state/migrations", "clients/postgres"),
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
     "load": ("state", "clients/postgres"),
-    "sources": ("auth", "clients/postgres", "clients/http"),
-    "targets": ("state", "clients/postgres", "clients/http"),
-    "run/context": ("load", "state"),
+    "ports": ("state", "clients/postgres"),
+    "sources": ("ports", "auth", "clients/postgres", "clients/http"),
+    "targets": ("ports", "state", "clients/postgres", "clients/http"),
+    "run/context": ("ports", "load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
-    "run/tables": ("run/context", "run/checkpoint", "load", "state", "clients/postgres"),
-    "run/documents": ("run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
-    "run/outbound": ("run/context", "run/tables", "load", "state", "clients/postgres"),
+    "run/tables": ("ports", "run/context", "run/checkpoint", "load", "state", "clients/postgres"),
+    "run/documents": ("ports", "run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
+    "run/outbound": ("ports", "run/context", "run/tables", "load", "state", "clients/postgres"),
     "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres"),
     "report": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
-        *("clients/postgres", "sources", "config"),
+        *("clients/postgres", "ports", "sources", "config"),
     ),
     "config": ("sources", "targets", "auth"),
     "cli": (
         *("config", "report", "run", "run/context", "run/documents", "run/outbound", "load", "auth", "state"),
-        *("state/migrations", "clients/postgres", "sources", "targets"),
+        *("state/migrations", "clients/postgres", "ports", "sources", "targets"),
     ),
     "__main__": ("cli",),
 }
@@ -133,7 +134,7 @@ def test_a_vendor_stands_alone(module: str) -> None:
     A source or target imports no other source or target.
     """
     kind, vendor, *_ = module.split("/")
-    others = [f"{module}:{line} imports {name}" for line, name in ours(tree(module)) if name.startswith(("sources", "targets"))]
+    others = [f"{module}:{line} imports {name}" for line, name in ours(tree(module)) if name.startswith(("sources/", "targets/"))]
 
     assert [] == [other for other in others if not f"{other.rpartition(' ')[2]}/".startswith(f"{kind}/{vendor}/")]
 

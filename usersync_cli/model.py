@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from psycopg import Connection as _Connection
     from psycopg import sql
-
-    Connection: TypeAlias = _Connection[Any]
 
 OWN_SCHEMA = "usersync"
 """Where usersync keeps its own tables in the target database; nothing of anybody else's is read or written in it."""

@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from usersync_cli.model import Access, Column, Counts, Cursor, Database, Desired, KeptOut, Page, Record, Stream, Token
+from usersync_cli.errors import UsersyncError
+from usersync_cli.model import Access, Change, Column, Counts, Cursor, Database, Desired, KeptOut, Page, Record, Stream, Token
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.model import Connection
+    from usersync_cli.clients.postgres.connections import Connection
+    from usersync_cli.state.outbox import StepScope
 
 # a session: a source while it is open
 
@@ -218,32 +220,69 @@ class SaysWhatItReads(ABC):
 # a target
 
 
-class Plan(Protocol):
-    """The difference between what is desired and what is there."""
+class OutboundPlan(Protocol):
+    """What a target outside PostgreSQL has to do, written down in the transaction that it was planned in."""
+
+    counts: Counts  # what will be done, and while `apply` runs, what was done
 
     @property
-    def counts(self) -> Counts: ...
+    def scope(self) -> StepScope:
+        """The step's, with `target`: the place in the target's own words; at another place are other accounts."""
+
+    @property
+    def problems(self) -> Sequence[UsersyncError]:
+        """What is not done, while all else is."""
 
 
-P = TypeVar("P", bound=Plan)
+P = TypeVar("P", bound=OutboundPlan)
 
 
-class Target(Protocol[P]):
-    """Where rows go. One file in `targets/`.
+class OutboundTarget(ABC, Generic[P]):
+    """A target outside PostgreSQL, for one step of one run: accounts that are made, kept equal and disabled.
 
-    `in_checkpoint` says whether plan and apply stand in one transaction with the cursor (a Postgres); if not, what plan
-    wrote is committed first, and apply runs without a transaction (HTTP).
+    `plan`, `kept_out`, `leaving` and `disable` run in one transaction of the target database, in this order, and change nothing
+    anywhere else. After its COMMIT comes `apply`. A dry run asks for `changes` instead, and rolls back.
     """
 
-    in_checkpoint: bool
-
+    @abstractmethod
     def plan(self, desired: Desired, tx: Connection) -> P:
-        """What would be inserted, updated and removed. Writes nothing outside `tx`. Raises Drift when it does not fit."""
-        ...
+        """Compare the accounts that `desired` selects with those that are there, and write down the calls that make them equal.
 
+        The transaction then has these temp tables, which the engine reads: `usersync_accounts` (key text, disabled boolean, ...),
+        each account that is ours; `usersync_conflicts` (id text, reason text, detail text, document bytea), what a person has
+        to decide. Raises Drift for columns that no account has, and where the target can't hold what would be written.
+        """
+
+    @abstractmethod
+    def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
+        """Whose enabled accounts are ours although the source leaves their people alone (reason by record): conflicts; gives how many."""
+
+    @abstractmethod
+    def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]:
+        """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
+
+        They are in the temp table `usersync_leaving` (key text, record text, known boolean). Without `known`, those that carry
+        our mark and that this job does not remember.
+        """
+
+    @abstractmethod
+    def disable(self, tx: Connection, plan: P, *, known: bool) -> None:
+        """Add the calls that disable those in the temp table `usersync_gone` (key text), which the guard has let go."""
+
+    @abstractmethod
+    def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
+        """What the calls would do, person by person, and what a person has to decide."""
+
+    @abstractmethod
     def apply(self, plan: P, tx: Connection) -> Counts:
-        """Do it. Twice is once."""
-        ...
+        """Make the calls that are waiting, each outcome committed after its call; gives the plan's counts. Twice is once.
+
+        What the target refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
+        """
+
+    @abstractmethod
+    def look(self) -> Iterator[tuple[str, UsersyncError | None]]:
+        """For `usersync check`: what was looked at, and what is wrong with it. Writes nothing. Raises what keeps it from looking on."""
 
 
 # what both are handed

@@ -14,21 +14,23 @@ from pydantic import BaseModel
 
 from tests.cli.commands import complaint, in_examples, in_prose, parse
 from usersync_cli.config.jobs import Extract, Job, Load, Step
-from usersync_cli.config.loader import load, source_module, target_module
+from usersync_cli.config.loader import load
 from usersync_cli.config.reader import File
+from usersync_cli.config.registry import source_port, source_types, target_port, target_types
 from usersync_cli.errors import STATUSES
+from usersync_cli.sources.file import FileStream
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
 MODELS: dict[str, type[BaseModel]] = {
     "The file": File,
-    "A source of type postgres": source_module("postgres").Settings,
-    "A source of type file": source_module("file").Settings,
-    "A source of type fineract": source_module("fineract").Settings,
-    "A source of type teamleader": source_module("teamleader").Settings,
-    "A target of type keycloak": target_module("keycloak").Settings,
-    "A stream of files": source_module("file").FileStream,
+    "A source of type postgres": source_port("postgres").settings,
+    "A source of type file": source_port("file").settings,
+    "A source of type fineract": source_port("fineract").settings,
+    "A source of type teamleader": source_port("teamleader").settings,
+    "A target of type keycloak": target_port("keycloak").settings,
+    "A stream of files": FileStream,
     "A job": Job,
     "A step": Step,
     "An extract": Extract,
@@ -158,8 +160,6 @@ def test_every_source_is_documented() -> None:
     """
     Each kind of source has its section.
     """
-    from usersync_cli.config.loader import source_types
-
     assert {f"A source of type {type_}" for type_ in source_types()} == {name for name in MODELS if name.startswith("A source")}
 
 
@@ -167,8 +167,6 @@ def test_every_target_is_documented() -> None:
     """
     Each kind of target outside PostgreSQL has its section.
     """
-    from usersync_cli.config.loader import target_types
-
     assert {f"A target of type {type_}" for type_ in target_types()} == {name for name in MODELS if name.startswith("A target")}
 
 

@@ -20,7 +20,7 @@ from usersync_cli import sources
 from usersync_cli.auth import keys
 from usersync_cli.auth.rescue import Rescue, text
 from usersync_cli.cli import cli
-from usersync_cli.config.loader import source_module
+from usersync_cli.config.registry import source_port
 from usersync_cli.errors import Unavailable, UsersyncError, status_of
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
@@ -97,7 +97,8 @@ def house(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(ROOT / "tests" / "vendors")])
     monkeypatch.setenv("USERSYNC_KEYS", KEYS)
     with oauth_server() as vendor:
-        monkeypatch.setattr(source_module("door"), "owner", vendor.owner)
+        source_port("door")
+        monkeypatch.setattr("usersync_cli.sources.door.owner", vendor.owner)
         yield House(database, vendor, tmp_path)
 
 
@@ -264,7 +265,7 @@ def test_a_token_is_kept_when_its_account_can_not_be_asked(house: House, monkeyp
     def away(*_: object) -> str:
         raise Unavailable("the API is away")
 
-    monkeypatch.setattr(source_module("door"), "account", away)
+    monkeypatch.setattr("usersync_cli.sources.door.owner", away)
     result = house("oauth-callback", house.begin())
 
     assert (0, [("crm", "", 1, "ok")]) == (result.status, house.row())

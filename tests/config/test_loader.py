@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from usersync_cli.config import loader
 from usersync_cli.config.loader import Config, Extract, Job, Load, Step, duration
+from usersync_cli.config.registry import source_port
 from usersync_cli.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_the_example_in_production() -> None:
     assert "people" == job.steps[0].load.table
     assert ("postgresql://app:pw@db/app", "target", None) == tuple(vars(loaded.target_database()).values())
     assert ("postgresql://ro:pw@profile/profile", "source av_profile", None) == tuple(vars(loaded.source_database("av_profile")).values())
-    assert "postgres" == loaded.source_type("av_profile")
+    assert source_port("postgres") is loaded.source_port("av_profile")
 
 
 # --- YAML

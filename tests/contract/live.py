@@ -1,23 +1,21 @@
 """What a sample gives the contract suites: a live instance of a source or target, with rows that are known.
 
 `tests/contract/sources/<name>.py` has `live(request) -> LiveSource`, `tests/contract/targets/<name>.py` has
-`live(request) -> LiveTarget`, where `<name>` is the file in `usersync_cli/sources` or `targets`; `request` is pytest's, for
+`live(request) -> LiveTarget`, where `<name>` is the file or folder in `usersync_cli/sources` or `targets`; `request` is pytest's, for
 the fixtures of tests/conftest.py. A new source or target is tested by adding that one file.
 """
 
 from __future__ import annotations
 
-import pkgutil
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.model import Copy, Desired, Documents, Stream
-from usersync_cli.ports import Target, Tokens
+from usersync_cli.ports import Tokens
 
 SECRET = "a-secret-to-look-for"
 PERSON = "Test User"
@@ -53,20 +51,15 @@ class LiveSource:
 class LiveTarget:
     """A target that can be written to. Rows are (id, name)."""
 
-    target: Callable[[], Target[Any]]  # made new for each plan, as each step does
-    misfit: Callable[[], Target[Any]]  # one that does not fit what is desired
+    in_checkpoint: bool  # plan and apply stand in one transaction (PostgreSQL); otherwise apply comes after the COMMIT of plan
+    target: Callable[[], Any]  # made new for each plan, as each step does
+    misfit: Callable[[], Any]  # one that does not fit what is desired
     begin: Callable[[], Connection]  # a transaction of the target's database, with the settings of a step
     desired: Callable[[Connection, Sequence[tuple[int, str]]], Desired]  # staged in this transaction
     rows: Callable[[], Sequence[tuple[int, str]]]  # what is there, as somebody else sees it, by id
     fill: Callable[[Sequence[tuple[int, str]]], None]  # exactly these rows from now on
     written: Callable[[Connection], int]  # rows that this transaction has written so far, its own temp tables aside
     fingerprint: Callable[[], object]  # changes with any write whatsoever that was committed
-
-
-def modules(package: ModuleType, name: str) -> list[str]:
-    """The files of a package that define this name."""
-    found = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
-    return [one for one in found if hasattr(import_module(f"{package.__name__}.{one}"), name)]
 
 
 def sample(kind: str, name: str) -> Any:

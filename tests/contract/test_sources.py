@@ -9,21 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from tests.contract.live import PERSON, SECRET, LiveSource, keys, modules, sample
+from tests.contract.live import PERSON, SECRET, LiveSource, keys, sample
 from tests.servers import until
-from usersync_cli import sources
-from usersync_cli.config.loader import source_module, source_types
+from usersync_cli.config.registry import source_port, source_types
 from usersync_cli.errors import Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Copy, Database, Documents, Page, Stream
 from usersync_cli.ports import Session, Tools
 from usersync_cli.signals import Stop
+from usersync_cli.sources import TabularPort
 
-NAMES = modules(sources, "Source")
+NAMES = source_types()
 
 
 @pytest.fixture(params=NAMES)
@@ -39,7 +39,7 @@ def live(name: str, request: pytest.FixtureRequest) -> LiveSource:
 
 @pytest.fixture
 def tabular(name: str) -> bool:
-    return getattr(source_module(name), "KIND", "tabular") == "tabular"
+    return isinstance(source_port(name), TabularPort)
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def make(name: str, stop: Stop, live: LiveSource) -> Callable[[Any], AbstractCon
     """Opens the source with these settings, once the result is entered."""
 
     def made(settings: Any) -> AbstractContextManager[Any]:
-        module = source_module(name)
-        source = module.Source("crm", module.Settings(type=name, **settings))
+        port = source_port(name)
+        source = port.source("crm", port.settings(type=name, **settings))
         context: AbstractContextManager[Any] = source.open(Tools("contract", stop, Database, live.tokens))
         return context
 
@@ -103,12 +103,11 @@ def told(error: UsersyncError) -> str:
 
 def test_every_source_can_be_tested() -> None:
     """
-    Each file in sources/ has Settings, Source and a sample here; without one, nothing would hold it to the contract.
+    Each file in sources/ has a PORT and a sample here; without one, nothing would hold it to the contract.
     """
-    assert source_types() == NAMES
     assert NAMES
     for name in NAMES:
-        assert hasattr(source_module(name), "Settings")
+        assert name == get_args(source_port(name).settings.model_fields["type"].annotation)[0]
         assert callable(sample("sources", name).live), name
 
 
@@ -117,15 +116,15 @@ def test_settings_refuse_what_they_do_not_know(name: str, live: LiveSource) -> N
     A misspelt key is an error, not a default.
     """
     with pytest.raises(ValidationError, match="nonsense"):
-        source_module(name).Settings(type=name, nonsense=1, **live.settings)
+        source_port(name).settings(type=name, nonsense=1, **live.settings)
 
 
 def test_secrets_are_not_shown(name: str, live: LiveSource) -> None:
     """
     Neither settings nor source show a password or token to who prints them.
     """
-    settings = source_module(name).Settings(type=name, **live.settings)
-    source = source_module(name).Source("crm", settings)
+    settings = source_port(name).settings(type=name, **live.settings)
+    source = source_port(name).source("crm", settings)
 
     assert live.secret == (SECRET in str(live.settings))
     assert live.secret == any(not field.repr for field in type(settings).model_fields.values()), "is a setting hidden, and is it a secret?"

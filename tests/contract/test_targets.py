@@ -1,22 +1,25 @@
-"""What every target promises (ports.py: Target, Plan), held against a live one. A new target brings a sample, see live.py."""
+"""What every target promises (ports.py: OutboundTarget), held against a live one, and the table of PostgreSQL (load/table.py) too.
+
+A new target brings a sample, see live.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from tests.contract.live import LiveTarget, modules, sample
-from usersync_cli import targets
+from tests.contract.live import LiveTarget, sample
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.config.registry import target_port, target_types
 from usersync_cli.errors import Drift
 from usersync_cli.model import Counts
 
 Rows = Sequence[tuple[int, str]]
 
-NAMES = modules(targets, "Target")
+NAMES = [*target_types(), "postgres"]
 BEFORE = [(1, "one"), (2, "two"), (3, "three")]
 # One changed, one new, one the same, one that the source no longer has, and one twice.
 AFTER = [(1, "one"), (2, "TWO"), (4, "four"), (4, "four")]
@@ -41,15 +44,15 @@ def planned(live: LiveTarget) -> Callable[[Rows], tuple[Any, Any, Connection]]:
 
 
 @pytest.fixture
-def load(planned: Callable[[Rows], tuple[Any, Any, Connection]]) -> Callable[[Rows], Counts]:
+def load(live: LiveTarget, planned: Callable[[Rows], tuple[Any, Any, Connection]]) -> Callable[[Rows], Counts]:
     """Plan, apply, commit: what a step does."""
 
     def run(rows: Rows) -> Counts:
         target, plan, tx = planned(rows)
-        if not target.in_checkpoint:
+        if not live.in_checkpoint:
             tx.execute("COMMIT")
         counts: Counts = target.apply(plan, tx)
-        if target.in_checkpoint:
+        if live.in_checkpoint:
             tx.execute("COMMIT")
         return counts
 
@@ -62,21 +65,12 @@ Loads = Callable[[Rows], Counts]
 
 def test_every_target_can_be_tested() -> None:
     """
-    Each file in targets/ has a Target and a sample here; without one, nothing would hold it to the contract.
+    Each file in targets/ has a PORT and a sample here; without one, nothing would hold it to the contract.
     """
-    import pkgutil
-
-    assert sorted(module.name for module in pkgutil.iter_modules(targets.__path__) if not module.name.startswith("_")) == NAMES
-    assert NAMES
-    for name in NAMES:
+    assert target_types()
+    for name in target_types():
+        assert name == get_args(target_port(name).settings.model_fields["type"].annotation)[0]
         assert callable(sample("targets", name).live), name
-
-
-def test_it_says_whether_it_stands_in_the_checkpoint(live: LiveTarget) -> None:
-    """
-    `in_checkpoint` is True or False: the engine decides by it where COMMIT goes.
-    """
-    assert isinstance(live.target().in_checkpoint, bool)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(live: LiveTarget) -> None:
@@ -198,7 +192,7 @@ def test_a_rolled_back_apply_left_nothing(live: LiveTarget, planned: Planned) ->
     Where apply stands in the checkpoint, rolling that back takes the rows with it.
     """
     target, plan, tx = planned(AFTER)
-    if not target.in_checkpoint:
+    if not live.in_checkpoint:
         return
     target.apply(plan, tx)
     tx.execute("ROLLBACK")

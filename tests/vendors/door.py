@@ -13,9 +13,7 @@ from usersync_cli.auth.oauth import Client
 from usersync_cli.errors import Unavailable
 from usersync_cli.model import Cursor, Documents, Page, Stream
 from usersync_cli.ports import BringsTransform, DocumentSession, DocumentSource, Tools
-
-KIND = "documents"
-STREAMS = ("guests",)
+from usersync_cli.sources import DocumentPort, Login
 
 owner: Callable[[str], str | None] = lambda _token: None  # noqa: E731  a test puts its vendor here
 
@@ -60,3 +58,6 @@ class Source(BringsTransform, DocumentSource):
         assert tools.tokens
         access = tools.tokens.access(self.name, oauth(self.settings).refresh)
         yield Session(account(self.settings, access.token))
+
+
+PORT = DocumentPort(Settings, Source, lambda _given: ["guests"], Login(oauth, account))

@@ -38,15 +38,13 @@ def writers(settings: Config) -> list[Writer]:
 
 
 def _writer(settings: Config, job: str, step: Step) -> Writer:
-    from usersync_cli.config.loader import target_module
     from usersync_cli.load.writers import Writer
     from usersync_cli.run.context import is_outward, streams
 
     removes = step.load.on_missing != "keep"
     if is_outward(step):
-        found = settings.target(step.load.target)
-        module = target_module(str(getattr(found, "type")))  # noqa: B009  every Settings has it, BaseModel has not
-        return Writer(job, step.name, (), module.place(found), removes)
+        own = settings.target(step.load.target)
+        return Writer(job, step.name, (), settings.target_port(step.load.target).place(own), removes)
     return Writer(job, step.name, [step.load.table.replace("{stream}", one) for one in streams(step) or [""]], "", removes)
 
 
@@ -59,15 +57,9 @@ def tokens(settings: Config, stop: Stop, job: str) -> Tokens:
 
 def target(settings: Config, name: str) -> Open:
     """A target outside Postgres. It is not contacted."""
-    from usersync_cli.config.loader import target_module
-
-    found = settings.target(name)
-    return partial(target_module(str(getattr(found, "type"))).opened, name, found)  # noqa: B009  every Settings has it, BaseModel has not
+    return partial(settings.target_port(name).opened, name, settings.target(name))
 
 
 def source(settings: Config, name: str) -> Source:
     """A source of the config file. It is not contacted."""
-    from usersync_cli.config.loader import source_module
-
-    made: Source = source_module(settings.source_type(name)).Source(name, settings.source(name))
-    return made
+    return settings.source_port(name).source(name, settings.source(name))

@@ -137,17 +137,15 @@ def _exchange(client: Client, code: str, opened: Opened, connection: Connection)
 
 
 def _account(config: Config, source: str, token: Token) -> str:
-    """Whose data the token opens, as the vendor says; empty for one that can't say it, or not now.
+    """Whose data the token opens, as the vendor says; empty while it can't say it.
 
     The code is spent: whatever goes wrong here must not lose what it bought. Each run asks for the account again.
     """
     from usersync_cli import log
-    from usersync_cli.config.loader import source_module
     from usersync_cli.errors import Unavailable
 
-    module = source_module(config.source_type(source))
     try:
-        return str(module.account(config.source(source), token.access_token)) if hasattr(module, "account") else ""
+        return config.oauth_account(source, token.access_token)
     except Unavailable as error:
         log.once("the token is kept, but whose data it opens could not be asked; the next run asks", source=source, error=error.message)
         return ""

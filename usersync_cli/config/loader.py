@@ -16,21 +16,14 @@ from usersync_cli.config import yaml_reader
 from usersync_cli.config.diagnostics import Mistake, Mistakes
 from usersync_cli.config.interpolation import is_text, read_text
 from usersync_cli.config.jobs import Extract, Job, Load, Outward, Step
-from usersync_cli.config.reader import (
-    EMBEDDED,
-    File,
-    Reader,
-    source_kind,
-    source_module,
-    source_types,
-    target_module,
-    target_types,
-    url_mistake,
-)
+from usersync_cli.config.reader import EMBEDDED, File, Reader, url_mistake
+from usersync_cli.config.registry import source_port, source_types, target_port, target_types
 from usersync_cli.errors import ConfigError
 from usersync_cli.model import Database
 from usersync_cli.settings import UNSET, duration, suggestion
 from usersync_cli.settings import Path as Place
+from usersync_cli.sources import DocumentPort, Login, Port, TabularPort
+from usersync_cli.targets import TargetPort
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,10 +41,6 @@ __all__ = [
     "duration",
     "json_schema",
     "load",
-    "source_module",
-    "source_types",
-    "target_module",
-    "target_types",
 ]
 
 # Where throw-away data is welcome. Anywhere else, `embedded` is a misspelt variable's default.
@@ -106,7 +95,7 @@ class Config:
             return
         allowed = " or ".join(job.environments)
         hint = "to try it out, leave the databases' variables unset, so that they are the embedded ones"
-        if not all(source_kind(self.source_type(source)) == "tabular" for source in self._used(job)):
+        if not all(isinstance(self.source_port(source), TabularPort) for source in self._used(job)):
             hint = f"to try it out on test people, name {self.environment} in its environments"
         raise ConfigError(
             f"job {job.name} runs in {allowed} only, because it copies real people; this is {self._which_environment()}", hint=hint
@@ -139,16 +128,22 @@ class Config:
         """The targets of this type."""
         return [name for name, raw in self._outward.items() if raw.get("type") == type_]
 
-    def source_type(self, name: str) -> str:
-        """The file name of its module, as `type` says."""
-        return str(getattr(self.source(name), "type"))  # noqa: B009  every Settings has it, BaseModel has not
+    def source_port(self, name: str) -> Port:
+        """What a source of this file is made of, by its `type`."""
+        if name not in self._types:
+            raise ConfigError(f'{self.path}: there is no source "{name}"{suggestion(name, list(self._types))}')
+        return source_port(self._types[name])
+
+    def target_port(self, name: str) -> TargetPort[Any]:
+        """What a target outside Postgres is made of, by its `type`."""
+        return target_port(self._outward[name]["type"])
 
     def source_database(self, name: str) -> Database:
         """The Postgres of a SQL source."""
-        url = getattr(self.source(name), "url", None)
-        if not isinstance(url, str) or source_kind(self.source_type(name)) != "tabular":
+        settings, port = self.source(name), self.source_port(name)
+        if not isinstance(port, TabularPort):
             raise ConfigError(f"source {name} is not a database")
-        return self.database(url, f"source {name}")
+        return self.database(port.url(settings), f"source {name}")
 
     def database(self, url: str, name: str) -> Database:
         """A database by its URL or `embedded[:NAME]`. An embedded one has the name of its database for a URL."""
@@ -163,12 +158,24 @@ class Config:
 
     def oauth_sources(self) -> list[str]:
         """The sources that a person authorises, by name."""
-        return [name for name, type_ in self._types.items() if hasattr(source_module(type_), "oauth")]
+        return [name for name in self._types if self._login(name)]
 
     def oauth_client(self, name: str) -> Client:
         """The OAuth client of one of them."""
-        client: Client = source_module(self.source_type(name)).oauth(self.source(name))
-        return client
+        return self._login_of(name).client(self.source(name))
+
+    def oauth_account(self, name: str, access_token: str) -> str:
+        """Whose data an access token of one of them opens. Raises Unavailable when that can't be asked now."""
+        return self._login_of(name).account(self.source(name), access_token)
+
+    def _login(self, name: str) -> Login[Any] | None:
+        port = self.source_port(name)
+        return port.login if isinstance(port, DocumentPort) else None
+
+    def _login_of(self, name: str) -> Login[Any]:
+        if (login := self._login(name)) is None:
+            raise AssertionError(f"source {name} is not one of `oauth_sources`")
+        return login
 
     def sources_of(self, job: str) -> list[str]:
         """The names of the sources that a job of this file reads."""
@@ -275,8 +282,8 @@ def json_schema() -> dict[str, Any]:
     """What an editor needs to complete and check the file."""
     from usersync_cli.config.json_schema import schema
 
-    sources = {name: source_module(name).Settings for name in source_types()}
-    return schema(File, sources, {name: target_module(name).Settings for name in target_types()})
+    sources = {name: source_port(name).settings for name in source_types()}
+    return schema(File, sources, {name: target_port(name).settings for name in target_types()})
 
 
 def _text(file: Path, *, is_default: bool) -> str:

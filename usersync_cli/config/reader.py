@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from usersync_cli.config.diagnostics import STRUCTURE, Mistake, Mistakes, in_our_words
 from usersync_cli.config.interpolation import Resolved, read_text, resolve
 from usersync_cli.config.jobs import Job
+from usersync_cli.config.registry import source_port, source_types, target_port, target_types
 from usersync_cli.config.yaml_reader import Document
 from usersync_cli.settings import Model, Name, plain_name, suggestion
 from usersync_cli.settings import Path as Place
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from usersync_cli.sources import TabularPort
 
 EMBEDDED = re.compile(r"embedded(?::([a-z_][a-z0-9_]{0,62}))?")
 _TAKEN = ("embedded:postgres", "embedded:template0", "embedded:template1")
@@ -34,45 +33,6 @@ class File(Model):
     targets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     jobs: dict[Name, Job] = Field(min_length=1)
-
-
-def source_types() -> list[str]:
-    """The kinds of source: one for each file in sources/."""
-    import pkgutil
-
-    from usersync_cli import sources
-
-    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__) if not module.name.startswith("_"))
-
-
-def source_module(type_: str) -> ModuleType:
-    """The module of a kind of source: `Settings`, `Source`, its `KIND`, and `STREAMS` or `streams(settings)`."""
-    from importlib import import_module
-
-    return import_module(f"usersync_cli.sources.{type_}")
-
-
-def source_kind(type_: str) -> str:
-    """`tabular` for SQL databases, `documents` for what has streams."""
-    return str(getattr(source_module(type_), "KIND", "tabular"))
-
-
-def target_types() -> list[str]:
-    """The kinds of target outside Postgres: the files in targets/ that the config file can speak of."""
-    import pkgutil
-
-    from usersync_cli import targets
-
-    return sorted(
-        module.name for module in pkgutil.iter_modules(targets.__path__) if not module.name.startswith("_") and module.name != "postgres"
-    )
-
-
-def target_module(type_: str) -> ModuleType:
-    """The module of a kind of target: `Settings` and `Target`."""
-    from importlib import import_module
-
-    return import_module(f"usersync_cli.targets.{type_}")
 
 
 def url_mistake(url: str) -> str | None:
@@ -163,8 +123,9 @@ class Reader:
         path: Place = ("sources", name)
         if not self.knows_type(raw, path, source_types()):
             return None
-        found = self.settings(source_module(raw["type"]).Settings, raw, path)
-        if source_kind(raw["type"]) == "tabular":
+        port = source_port(raw["type"])
+        found = self.settings(port.settings, raw, path)
+        if isinstance(port, TabularPort):
             self.check_url((*path, "url"))
         return found
 
@@ -174,7 +135,7 @@ class Reader:
         if name == "target":
             self.mistake(path, 'the name "target" is that of the one PostgreSQL; choose another', key=True)
             return None
-        return self.settings(target_module(raw["type"]).Settings, raw, path) if self.knows_type(raw, path, target_types()) else None
+        return self.settings(target_port(raw["type"]).settings, raw, path) if self.knows_type(raw, path, target_types()) else None
 
     def settings(self, model: type[BaseModel], raw: dict[str, Any], path: Place) -> BaseModel | None:
         try:
@@ -221,8 +182,8 @@ class Reader:
         """Kind and streams of a source, None when its type is not known."""
         if not isinstance(raw, dict) or raw.get("type") not in source_types():
             return None
-        module = source_module(raw["type"])
-        return source_kind(raw["type"]), module.streams(raw) if hasattr(module, "streams") else getattr(module, "STREAMS", ())
+        port = source_port(raw["type"])
+        return ("tabular", ()) if isinstance(port, TabularPort) else ("documents", port.streams(raw))
 
     def take(self, error: ValidationError, model: type[BaseModel], prefix: Place = ()) -> list[Place]:
         """Notes pydantic's errors as mistakes; gives the places where only a missing variable is to blame."""

@@ -72,8 +72,6 @@ class Plan:
 class Target:
     """One table, for one step. Everything happens in the transaction that is handed in."""
 
-    in_checkpoint = True
-
     def __init__(self, load: Load, definition: str = "") -> None:
         """`definition`: the columns of a table that is made, where they are not just those of the transform; without its key."""
         self.load = load

@@ -11,13 +11,13 @@ from typing import Any
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
 from usersync_cli.load.writers import Writer
 from usersync_cli.model import Change, Counts, Database, Extract, Job, Step
-from usersync_cli.ports import SaysWhatItReads, Source, Tools
+from usersync_cli.ports import OutboundTarget, SaysWhatItReads, Source, Tools
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.outbox import StepContext
 
 Progress = Callable[[str, int], None]  # extract, bytes
 Diff = Callable[[Change], bool]
-Open = Callable[[StepContext, Tools], AbstractContextManager[Any]]
+Open = Callable[[StepContext, Tools], AbstractContextManager[OutboundTarget[Any]]]
 
 
 @dataclass(frozen=True)

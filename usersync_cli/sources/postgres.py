@@ -26,8 +26,7 @@ from usersync_cli.clients.postgres.transactions import as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import Column, Copy, Cursor, Database, Page, Stream
 from usersync_cli.ports import HadOtherNames, RunsSql, TabularSession, TabularSource, Tools
-
-KIND = "tabular"
+from usersync_cli.sources import TabularPort
 
 _REFUSED = re.compile(r"permission denied for ([a-z ]+?) (\S+)")
 
@@ -64,6 +63,9 @@ class Source(TabularSource):
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                 connection.abandon()
             connection.close()
+
+
+PORT = TabularPort(Settings, Source, lambda settings: settings.url)
 
 
 class Session(HadOtherNames, RunsSql, TabularSession):

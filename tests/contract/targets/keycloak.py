@@ -62,6 +62,7 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
         return sorted((int(user["attributes"]["usersync_id"][0]), user["lastName"]) for user in bank.people().values())
 
     return LiveTarget(
+        in_checkpoint=False,
         target=lambda: target(bank),
         misfit=lambda: target(new_bank(declared=())),
         begin=transaction,

@@ -55,6 +55,7 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
 
     execute("CREATE TABLE people (id int PRIMARY KEY, name text)")
     return LiveTarget(
+        in_checkpoint=True,
         target=lambda: Target(Load(table="people", key=["id"])),
         misfit=lambda: Target(Load(table="nobody", key=["id"])),
         begin=transaction,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import Any
 
 from psycopg import sql
 
@@ -26,8 +26,19 @@ from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.rejects import NO_KEY, NOT_JSON, Limits
 from usersync_cli.load.table import SETTINGS
-from usersync_cli.model import Change, Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
-from usersync_cli.ports import BringsAccounts, HasDetails, KeepsOut, LeavesOut, OneMoment, Session, Source, TellsWhoIsGone
+from usersync_cli.model import Column, Counts, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
+from usersync_cli.ports import (
+    BringsAccounts,
+    HasDetails,
+    KeepsOut,
+    LeavesOut,
+    OneMoment,
+    OutboundPlan,
+    OutboundTarget,
+    Session,
+    Source,
+    TellsWhoIsGone,
+)
 from usersync_cli.run.context import Options, StepResult, World, reads, reads_streams, refuse_other_account, streams
 from usersync_cli.run.tables.step import open_sources, tabular
 from usersync_cli.state import ledger, outbox, readings, rejects
@@ -41,17 +52,6 @@ COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "te
 def not_remembered(stream: str) -> str:
     """What the guard calls accounts that carry our attribute and that the job does not remember: their list waits by itself."""
     return f"{stream} (not remembered)".strip()
-
-
-class Target(Protocol):
-    """What a step needs of a target outside Postgres, beside what every Target promises (model.py)."""
-
-    def plan(self, desired: Desired, tx: Connection) -> Any: ...
-    def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int: ...
-    def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]: ...
-    def disable(self, tx: Connection, plan: Any, *, known: bool) -> None: ...
-    def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]: ...
-    def apply(self, plan: Any, tx: Connection) -> Counts: ...
 
 
 def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
@@ -230,7 +230,7 @@ class Planning:
         self._swept: list[Sweep] = []
         self._unproved = 0
 
-    def open(self, stack: ExitStack) -> Target:
+    def open(self, stack: ExitStack) -> OutboundTarget[Any]:
         """The target; it is contacted when it plans."""
         lease, options = self._lease, self._options
         (stream, *_) = (*streams(self._step), "")
@@ -245,16 +245,15 @@ class Planning:
             again=options.full or options.retry is not None,
             credentials=options.credentials_out,
         )
-        target: Target = stack.enter_context(self._world.targets[self._step.load.target](context, self._world.tools))
-        return target
+        return stack.enter_context(self._world.targets[self._step.load.target](context, self._world.tools))
 
-    def commit(self, target: Target) -> Any:
+    def commit(self, target: OutboundTarget[Any]) -> OutboundPlan:
         """Everything up to the COMMIT; without a lease told to `options.diff`, and rolled back."""
         begin(self._tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         if self._lease:
             self._lease.attach(self._tx)
         desired = self._reading.read(self._moved)
-        plan = target.plan(desired, self._tx)
+        plan: OutboundPlan = target.plan(desired, self._tx)
         self._add_bad(plan.counts)
         self._add_kept_out(target, plan.counts)
         self._done.counts = plan.counts
@@ -285,7 +284,7 @@ class Planning:
         limits = Limits(step, job=job)
         limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])
 
-    def _add_kept_out(self, target: Target, counts: Counts) -> None:
+    def _add_kept_out(self, target: OutboundTarget[Any], counts: Counts) -> None:
         """Accounts of people whom the source keeps out now. One who counts as gone has left, where leaving has an effect."""
         keep = self._step.load.on_missing == "keep"
         reasons = {key: why.reason for key, why in self._reading.kept_out.items() if keep or not why.leaves}
@@ -295,7 +294,7 @@ class Planning:
 
     # who has left
 
-    def _leavers(self, target: Target, plan: Any, *, known: bool) -> None:
+    def _leavers(self, target: OutboundTarget[Any], plan: OutboundPlan, *, known: bool) -> None:
         """Whose accounts are disabled: ours, of people whom a complete reading lacks, when the source says so and the guard agrees.
 
         Accounts that carry our attribute and that this job does not know are made by an earlier state of it, or by a person:
@@ -386,7 +385,7 @@ class Planning:
             )
         return proved
 
-    def _memory(self, plan: Any, *, known: bool) -> readings.Scope:
+    def _memory(self, plan: OutboundPlan, *, known: bool) -> readings.Scope:
         scope = plan.scope
         text = repr((sorted(self._step.extract.items()), self._reading.transform, self._step.load.target))
         return readings.Scope(
@@ -403,14 +402,15 @@ class Planning:
 
     # what is told and written down
 
-    def _tell(self, target: Target) -> None:
+    def _tell(self, target: OutboundTarget[Any]) -> None:
         if self._options.diff:
             with closing(target.changes(self._step.name, self._tx)) as changes:
                 all(self._options.diff(change) for change in changes)  # until it has heard enough
 
-    def _record(self, plan: Any) -> None:
+    def _record(self, plan: OutboundPlan) -> None:
         """Rejects, cursor and sweep, in the transaction of the intents."""
         job, step, run_id = plan.scope.job, plan.scope.step, plan.scope.run_id
+        assert run_id is not None  # noqa: S101  a run that writes has one
         of = plan.scope.stream
         rejects.store(self._tx, job, step, of, run_id, self._reading.bad)
         rejects.store_rows(self._tx, job, step, of, run_id, sql.SQL(_CONFLICTS), {})
@@ -422,7 +422,7 @@ class Planning:
             guard.note(self._tx, found)
         outbox.prune(self._tx, job)
 
-    def apply(self, target: Target, plan: Any) -> None:
+    def apply(self, target: OutboundTarget[Any], plan: OutboundPlan) -> None:
         """The calls; then the step's counts, of what was done."""
         assert self._lease is not None  # noqa: S101  a run that writes has one
         try:
@@ -432,7 +432,7 @@ class Planning:
                 ledger.count(self._tx, self._lease.run_id, self._step.name, plan.counts, bytes_=self._done.bytes, done=False)
         self._lease.finish_step(self._step.name, "ok")
 
-    def said(self, plan: Any) -> list[UsersyncError]:
+    def said(self, plan: OutboundPlan) -> list[UsersyncError]:
         """What the step's end says: the guard, and what waits for a person."""
         errors: list[UsersyncError] = [found.refusal for found in self._swept if found.refusal]
         errors += plan.problems

@@ -1,6 +1,9 @@
 """The source `file`: JSON Lines. What the engine asks for is here; the rest is private."""
 
+from usersync_cli.sources import DocumentPort
 from usersync_cli.sources.file.settings import FileStream, Settings, streams
-from usersync_cli.sources.file.source import KIND, Source
+from usersync_cli.sources.file.source import Source
 
-__all__ = ["KIND", "FileStream", "Settings", "Source", "streams"]
+__all__ = ["PORT", "FileStream"]
+
+PORT = DocumentPort(Settings, Source, streams)

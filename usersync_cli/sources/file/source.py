@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from usersync_cli.signals import Stop
     from usersync_cli.sources.file.settings import FileStream
 
-KIND = "documents"
-
 
 class Source(SaysWhatItReads, DocumentSource):
     """Where to read; no file is touched before `open`."""

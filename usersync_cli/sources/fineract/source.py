@@ -20,8 +20,6 @@ from usersync_cli.sources.fineract.settings import Settings, credentials
 if TYPE_CHECKING:
     from usersync_cli.ports import Tools
 
-KIND = "documents"
-
 TIMEOUT = timedelta(seconds=150)  # Fineract looks up the roles of one user after the other before it says a word
 DEADLINE = timedelta(minutes=6)  # of one request, repeated once where it timed out
 MOST_BYTES = 256_000_000  # of one array; 2,000 users have 600 kB

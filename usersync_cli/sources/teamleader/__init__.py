@@ -3,8 +3,11 @@
 `contacts_csv` is what `usersync export` offers for contacts; the rest is private.
 """
 
+from usersync_cli.sources import DocumentPort, Login
 from usersync_cli.sources.teamleader.resources import STREAMS
 from usersync_cli.sources.teamleader.settings import Settings, oauth
-from usersync_cli.sources.teamleader.source import KIND, Source, account
+from usersync_cli.sources.teamleader.source import Source, account
 
-__all__ = ["KIND", "STREAMS", "Settings", "Source", "account", "oauth"]
+__all__ = ["PORT"]
+
+PORT = DocumentPort(Settings, Source, lambda _given: STREAMS, Login(oauth, account))

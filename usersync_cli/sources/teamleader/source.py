@@ -19,7 +19,6 @@ from usersync_cli.sources.teamleader.shapes import whose
 if TYPE_CHECKING:
     from usersync_cli.clients.http.client import RateLimit
 
-KIND = "documents"
 API_VERSION = "2023-09-26"  # what the documents that we know describe
 
 

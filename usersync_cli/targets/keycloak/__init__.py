@@ -4,7 +4,10 @@ What the engine asks for is here. `accounts`, `credentials`, `realm`, `settings`
 `usersync keycloak`; the rest is private.
 """
 
+from usersync_cli.targets import TargetPort
 from usersync_cli.targets.keycloak.settings import Settings, place
-from usersync_cli.targets.keycloak.target import Target, opened
+from usersync_cli.targets.keycloak.target import opened
 
-__all__ = ["Settings", "Target", "opened", "place"]
+__all__ = ["PORT"]
+
+PORT = TargetPort(Settings, opened, place)

@@ -20,7 +20,7 @@ from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Change, Counts, Desired
-from usersync_cli.ports import Tools
+from usersync_cli.ports import OutboundTarget, Tools
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import StepContext
 from usersync_cli.targets.keycloak import check, rules
@@ -50,10 +50,8 @@ def opened(name: str, settings: Settings, context: StepContext, tools: Tools) ->
         yield Target(name, settings, opened_, context)
 
 
-class Target:
+class Target(OutboundTarget[AccountPlan]):
     """The accounts of one step, in one run. `realm` is open for as long as this is used."""
-
-    in_checkpoint = False
 
     def __init__(self, name: str, settings: Settings, realm: Realm, context: StepContext) -> None:
         self.name, self.settings, self.realm, self.context = name, settings, realm, context
