@@ -32,7 +32,9 @@ ROOMS: dict[str, Collection[str]] = {
     "run/tables": ("ports", "run/context", "run/checkpoint", "load", "state", "clients/postgres"),
     "run/documents": ("ports", "run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
     "run/outbound": ("ports", "run/context", "run/tables", "load", "state", "clients/postgres"),
-    "run": ("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres"),
+    "run": (
+        *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres", "clients/http"),
+    ),
     "report": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
         *("clients/postgres", "ports", "sources", "config"),

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from usersync_cli import __version__, log
+from usersync_cli import log
 from usersync_cli.errors import UsersyncError, status_of
 
 _WELL = {0, 75, 129, 130, 143}  # all well, another run is at it, or somebody stopped it: nobody has to be woken
@@ -205,33 +206,36 @@ class Ping:
         return self._why
 
     def _send(self, path: str, body: str, seconds: float) -> str:
-        import http.client
-        import ssl
-        from urllib.parse import urlsplit
-
+        """What went wrong, in words that do not hold the address; or nothing. Late, because requests takes a while to import."""
         try:
-            url = urlsplit(self._url)
-            connection: http.client.HTTPConnection
-            # Neither follows redirects nor asks the environment for a proxy.
-            if url.scheme == "https":
-                connection = http.client.HTTPSConnection(
-                    url.hostname or "", url.port, timeout=seconds, context=ssl.create_default_context()
-                )
-            else:
-                connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=seconds)
-            try:
-                headers = {"User-Agent": f"usersync/{__version__}", "Content-Type": "text/plain; charset=utf-8"}
-                connection.request("POST", f"{url.path}{path}?rid={self._rid}", body.encode(), headers)
-                status = connection.getresponse().status
-            finally:
-                connection.close()
-        except ssl.SSLCertVerificationError:
-            return "its certificate could not be verified"
-        except TimeoutError:
-            return f"no answer within {self._bounds.end:g} s"
+            from usersync_cli.clients.http import transport
+
+            headers = {"Content-Type": "text/plain; charset=utf-8"}
+            request = transport.Post(self._address(path), body.encode(), headers, transport.system_certificates())
+            status = transport.post(request, seconds).status
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the thread in a traceback with the address
-            return getattr(error, "strerror", None) or type(error).__name__
+            return self._said(error)
         return "" if 200 <= status < 300 else f"it answered {status}"
+
+    def _address(self, path: str) -> str:
+        """Without what else the address holds: a user, a query, a fragment."""
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{path}?rid={self._rid}"
+
+    def _said(self, error: Exception) -> str:
+        import ssl
+
+        import requests
+
+        from usersync_cli.clients.http.responses import causes
+        from usersync_cli.clients.http.transport import Lost
+
+        found = list(causes(error.error if isinstance(error, Lost) else error))
+        if any(isinstance(one, ssl.SSLCertVerificationError) for one in found):
+            return "its certificate could not be verified"
+        if not found or any(isinstance(one, TimeoutError | requests.Timeout) for one in found):
+            return f"no answer within {self._bounds.end:g} s"
+        return next((one.strerror for one in found if isinstance(one, OSError) and one.strerror), type(found[-1]).__name__)
 
 
 def _beside(work: Callable[..., object], *arguments: object) -> threading.Thread | None:

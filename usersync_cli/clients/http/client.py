@@ -20,10 +20,10 @@ import requests
 import tenacity
 from urllib3.exceptions import HTTPError
 
-from usersync_cli import __version__, log
+from usersync_cli import log
 from usersync_cli.clients.http.rate_limit import RateLimit
 from usersync_cli.clients.http.responses import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
-from usersync_cli.clients.http.transport import Call, Lines, Session, leave
+from usersync_cli.clients.http.transport import CONNECT_SECONDS, Call, Lines, Session, leave
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
 from usersync_cli.patience import Share
 from usersync_cli.signals import Stop
@@ -31,7 +31,6 @@ from usersync_cli.signals import Stop
 __all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Unknown", "Untrusted"]
 
 PIECE_BYTES = 65_536
-CONNECT_SECONDS = 10.0
 NEWER_TOKENS = 2  # for one request: more of those that are refused at once won't help
 
 
@@ -141,10 +140,9 @@ class Client:
                 self._login.settle()
 
     def _session(self) -> requests.Session:
-        session = Session()
+        session = Session(self._ca)
         session.auth = self._auth
-        session.verify = str(self._ca) if self._ca else True
-        session.headers.update({"User-Agent": f"usersync/{__version__}", "Accept": "application/json", **self._headers})
+        session.headers.update({"Accept": "application/json", **self._headers})
         return session
 
     def _repeat(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:

@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from usersync_cli.clients.http.rate_limit import moment
@@ -199,22 +200,22 @@ class Server:
     def problem(self, error: Exception, *, late: bool = False) -> Exception:
         """What it means that there was no reply at all; `late` when the deadline had passed, so that it may be we who cut the
         connection. Not for `raise ... from`: foreign texts hold the query string."""
-        causes = list(_causes(error))
-        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        found = list(causes(error))
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in found):
             return Untrusted(
                 f"the certificate of {self.name} ({self.host}) is not trusted",
                 hint="is the address right? for a certificate of your own authority, name its file of certificates in the config file",
             )
-        if reason := next((why for cause in causes if isinstance(cause, ssl.SSLError) and (why := _no_tls(cause))), ""):
+        if reason := next((why for cause in found if isinstance(cause, ssl.SSLError) and (why := _no_tls(cause))), ""):
             hint = "does the server speak TLS at this port? then its TLS, or that of what stands before it, is another than ours"
             return Untrusted(f"no TLS connection to {self.name} ({self.host}): {reason}", hint=hint)
         if isinstance(error, ValueError):  # InvalidURL, InvalidHeader and the like, which quote what they dislike
             hint = "fix its address or its credentials in the config file"
             return ConfigError(f"no request to {self.name} can be made: {type(error).__name__}", hint=hint)
-        if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in causes):
-            why = ": no such host name" if any(isinstance(cause, socket.gaierror) for cause in causes) else ""
+        if any(isinstance(cause, requests.ConnectTimeout | NewConnectionError) for cause in found):
+            why = ": no such host name" if any(isinstance(cause, socket.gaierror) for cause in found) else ""
             return Again(f"can't be reached at {self.host}{why}", untouched=True)
-        if late or any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in causes):
+        if late or any(isinstance(cause, TimeoutError | requests.Timeout | ReadTimeoutError) for cause in found):
             return Again("did not answer in time")
         return Again("cut the connection")
 
@@ -262,7 +263,7 @@ def _title(body: bytes) -> str:
     return ""
 
 
-def _causes(error: object) -> Iterator[BaseException]:
+def causes(error: object) -> Iterator[BaseException]:
     """An error and all that it wraps: urllib3 and requests do that in four ways."""
     todo, known = [error], set[int]()
     while todo:
@@ -271,3 +272,15 @@ def _causes(error: object) -> Iterator[BaseException]:
             known.add(id(error))
             yield error
             todo += [error.__cause__, error.__context__, getattr(error, "reason", None), *error.args]
+
+
+def as_requests(status: int, headers: Mapping[str, str], body: bytes) -> requests.Response:
+    """An answer as libraries on top of requests expect it; without the request, whose URL and body they write into logs.
+
+    requests has no public way to give a response its body: `_content` is its place, in 2.x up to 2.34 at least.
+    """
+    response = requests.Response()
+    response.status_code, response._content, response.encoding = status, body, "utf-8"  # noqa: SLF001  see above
+    response.headers = CaseInsensitiveDict(headers)
+    response.request = requests.PreparedRequest()
+    return response

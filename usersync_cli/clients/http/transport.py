@@ -1,19 +1,23 @@
-"""Threads that do calls over HTTP, each with its own session, and a way to end such a call from outside.
+"""Calls over HTTP that can be cut short: threads that do them, each with its own session, and `post`, a single request.
 
 requests has no total deadline and hears of no signal: looking up a name, connecting, TLS and header lines that come byte
-by byte block as long as they like. So a call runs in a thread of its own, and who waits for it cuts its connection.
+by byte block as long as they like. So a call runs in a thread of its own, and whoever waits for it cuts its connection.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
@@ -22,12 +26,15 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from usersync_cli import __version__
 from usersync_cli.patience import SILENCE
 from usersync_cli.signals import Stop
 
 T = TypeVar("T")
 POLL = 0.1  # seconds between two looks at the signal and the clock
 LEAVE = 0.5  # seconds for calls that were given up to notice it
+CONNECT_SECONDS = 10.0
+BLOCK_BYTES = 16 * 1024
 
 
 class GivenUp(Exception):
@@ -149,8 +156,7 @@ class Line(threading.Thread):
         super().__init__(name="rest", daemon=True)
         self.calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._session = session
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
+        mount(session)
         self._done = done
         self._call: Call[Any] | None = None
         self._twin: socket.socket | None = None
@@ -211,17 +217,136 @@ class Line(threading.Thread):
 
 
 class Session(requests.Session):
-    """Keeps to itself: nothing of ~/.netrc over our own header, no proxy that nobody asked for, and no redirects.
+    """A session that keeps to itself: nothing of ~/.netrc over our own header, no proxy that nobody asked for, and no redirects.
 
-    Even with allow_redirects=False requests looks where one would lead, for which it reads the body to its end.
+    Even with allow_redirects=False requests looks where one would lead, for which it reads the body to its end. `ca` is a file
+    or folder of certificates instead of the public ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ca: Path | None = None) -> None:
         super().__init__()
         self.trust_env = False
+        self.verify = str(ca) if ca else True
+        self.headers["User-Agent"] = f"usersync/{__version__}"
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
+
+
+# one request
+
+
+@dataclass(frozen=True)
+class Post:
+    """What to send, and where. `ca` is a file or folder of certificates instead of the public ones.
+
+    Of the answer's body at most `most` bytes are taken; with 0 it is left unread.
+    """
+
+    url: str = field(repr=False)  # it may be a secret
+    content: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    ca: Path | None = None
+    most: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered to `post`."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)  # asked for in any case
+    body: bytes = field(repr=False)
+
+
+class Lost(Exception):
+    """No whole answer came to `post`. `error` is what requests raised, None when the time was over.
+
+    `sent`: the body was on its way, so the server may have acted on it. `pending`: the server may still be at work on it,
+    since it was we who lost patience.
+    """
+
+    def __init__(self, error: BaseException | None, *, sent: bool) -> None:
+        super().__init__("no whole answer")
+        self.error, self.sent = error, sent
+        self.pending = error is None or isinstance(error, requests.ReadTimeout)
+
+
+def post(request: Post, seconds: float) -> Answer:
+    """One POST on a connection of its own, over in `seconds`, name look-up included, or LEAVE later.
+
+    It is not repeated and not redirected, and nothing of the environment changes it. Raises Lost; signals wait.
+    """
+    body, lines = _Body(request.content), Lines(partial(Session, request.ca))
+    call: Call[Answer] = Call(partial(_posted, request, body, seconds), until=time.monotonic() + seconds, stop=Stop())
+    lines.start(call)
+    late = bool(futures.wait([call.future], seconds).not_done)
+    if late:
+        body.withdraw()
+        call.give_up()
+    lines.close()
+    if not call.future.done():
+        raise Lost(None, sent=body.asked)
+    if error := call.future.exception():
+        raise Lost(None if late else error, sent=body.asked)
+    return call.future.result()
+
+
+def system_certificates() -> Path | None:
+    """The system's own certificates, to which an operator may have added one; None where there are none."""
+    paths = ssl.get_default_verify_paths()
+    return Path(found) if (found := paths.cafile or paths.capath) else None
+
+
+def _posted(request: Post, body: _Body, seconds: float, _: Call[Answer], session: requests.Session) -> Answer:
+    headers, timeout = {**request.headers, "Connection": "close"}, (min(CONNECT_SECONDS, seconds), seconds)
+    data = body if request.content else None  # requests sends an empty stream in chunks
+    with session.post(request.url, data=data, headers=headers, allow_redirects=False, timeout=timeout, stream=True) as response:
+        content = b"".join(_pieces(response, request.most)) if request.most else b""
+    return Answer(response.status_code, response.headers, content)
+
+
+def _pieces(response: requests.Response, most: int) -> Iterator[bytes]:
+    size = 0
+    for block in response.iter_content(BLOCK_BYTES):
+        size += len(block)
+        if size > most:
+            raise OSError(f"more than {most:,} bytes")
+        yield block
+
+
+class _Body(io.BytesIO):
+    """What is sent. It knows whether it was asked for, and is not given away any more when that is too late."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.asked = False
+        self._late = False
+        self._guard = threading.Lock()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with self._guard:
+            if self._late:
+                raise TimeoutError("too late to send anything")
+            self.asked = True
+        return super().read(size)
+
+    def withdraw(self) -> None:
+        """From now on it is not sent."""
+        with self._guard:
+            self._late = True
+
+
+# the reach into urllib3
+
+
+def mount(session: requests.Session) -> None:
+    """Have every connection that the session opens watched by the `Line` that it is opened on.
+
+    urllib3 has no public way to a new connection's socket: `_new_conn` of its connections makes it, in 2.x up to 2.8 at least.
+    """
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
 
 
 class _Http(HTTPConnection):

@@ -16,9 +16,9 @@ from urllib.parse import quote
 import msgspec
 import requests
 from keycloak import KeycloakOpenIDConnection
-from requests.structures import CaseInsensitiveDict
 
 from usersync_cli.clients.http.client import Client, Missing, Reply, Request
+from usersync_cli.clients.http.responses import as_requests
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop
 from usersync_cli.targets.keycloak.refusals import Account, no_keycloak, no_token, refusal
@@ -140,7 +140,4 @@ def _with(request: Request, token: str) -> Request:
 
 
 def _response(reply: Reply) -> requests.Response:
-    response = requests.Response()
-    response.status_code, response._content, response.encoding = reply.status, reply.body, "utf-8"  # noqa: SLF001  it has no other way in
-    response.headers = CaseInsensitiveDict(reply.headers)
-    return response
+    return as_requests(reply.status, reply.headers, reply.body)
