@@ -1,7 +1,7 @@
 """What a sample gives the contract suites: a live instance of a source or target, with rows that are known.
 
 `tests/contract/sources/<name>.py` has `live(request) -> LiveSource`, `tests/contract/targets/<name>.py` has
-`live(request) -> LiveTarget`, where `<name>` is the file or folder in `usersync_cli/sources` or `targets`; `request` is pytest's, for
+`live(request) -> LiveOutbound`, where `<name>` is the file or folder in `usersync_cli/sources` or `targets`; `request` is pytest's, for
 the fixtures of tests/conftest.py. A new source or target is tested by adding that one file.
 """
 
@@ -49,7 +49,7 @@ class LiveSource:
 
 @dataclass(frozen=True)
 class LiveTarget:
-    """A target that can be written to. Rows are (id, name)."""
+    """A target that can be written to, or PostgreSQL's own loader. Rows are (id, name)."""
 
     in_checkpoint: bool  # plan and apply stand in one transaction (PostgreSQL); otherwise apply comes after the COMMIT of plan
     target: Callable[[], Any]  # made new for each plan, as each step does
@@ -60,6 +60,14 @@ class LiveTarget:
     fill: Callable[[Sequence[tuple[int, str]]], None]  # exactly these rows from now on
     written: Callable[[Connection], int]  # rows that this transaction has written so far, its own temp tables aside
     fingerprint: Callable[[], object]  # changes with any write whatsoever that was committed
+
+
+@dataclass(frozen=True)
+class LiveOutbound(LiveTarget):
+    """A target outside PostgreSQL. The key of a person at the source is the row's id, as text."""
+
+    settings: Any  # of the target, as its PORT has them
+    enabled: Callable[[], Sequence[int]]  # ids of the accounts that their people can use
 
 
 def sample(kind: str, name: str) -> Any:

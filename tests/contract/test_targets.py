@@ -11,11 +11,14 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.contract.live import LiveTarget, sample
+from tests.contract.live import LiveOutbound, LiveTarget, sample
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.registry import target_port, target_types
 from usersync_cli.errors import Drift
-from usersync_cli.model import Counts
+from usersync_cli.model import Change, Counts
+from usersync_cli.ports import OutboundTarget, Tools
+from usersync_cli.signals import Stop
+from usersync_cli.state.outbox import StepContext, StepScope
 
 Rows = Sequence[tuple[int, str]]
 
@@ -198,3 +201,140 @@ def test_a_rolled_back_apply_left_nothing(live: LiveTarget, planned: Planned) ->
     tx.execute("ROLLBACK")
 
     assert BEFORE == list(live.rows())
+
+
+# what a target outside PostgreSQL promises in addition
+
+
+@pytest.fixture(params=target_types())
+def outbound(request: pytest.FixtureRequest) -> LiveOutbound:
+    found: LiveOutbound = sample("targets", request.param).live(request)
+    found.fill(BEFORE)
+    return found
+
+
+@pytest.fixture
+def later(outbound: LiveOutbound) -> tuple[OutboundTarget[Any], Any, Connection]:
+    """A target and its plan for AFTER, in a transaction of its own, behind a run that has written BEFORE down."""
+    tx, first = outbound.begin(), outbound.target()
+    plan = first.plan(outbound.desired(tx, BEFORE), tx)
+    tx.execute("COMMIT")
+    first.apply(plan, tx)
+    tx, target = outbound.begin(), outbound.target()
+    assert isinstance(target, OutboundTarget)
+    return target, target.plan(outbound.desired(tx, AFTER), tx), tx
+
+
+Later = tuple[OutboundTarget[Any], Any, Connection]
+
+
+def gone(tx: Connection, *keys: str) -> None:
+    """What the engine stages before it calls `disable`."""
+    tx.execute("CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT unnest(%s::text[]) AS key, false AS free", (list(keys),))
+
+
+def test_it_has_no_public_name_that_the_port_does_not_know(outbound: LiveOutbound) -> None:
+    """
+    The target inherits the port by name; what it has in addition is private to its folder.
+    """
+    target = outbound.target()
+
+    assert isinstance(target, OutboundTarget)
+    assert set() == {name for name in vars(type(target)) if not name.startswith("_")} - set(dir(OutboundTarget))
+
+
+@pytest.mark.parametrize("name", target_types())
+def test_opening_it_contacts_nothing(request: pytest.FixtureRequest, name: str) -> None:
+    """
+    `opened` gives an OutboundTarget, and `place` names what is written to without a secret; neither asks it anything.
+    """
+    live: LiveOutbound = sample("targets", name).live(request)
+    before = live.fingerprint(), live.written(live.begin())
+    context = StepContext(StepScope("contract", "people", None), Stop())
+    tools = Tools("contract", Stop(), lambda *_: pytest.fail("no database is asked for"))
+
+    with target_port(name).opened(name, live.settings, context, tools) as target:
+        assert isinstance(target, OutboundTarget)
+    place = target_port(name).place(live.settings)
+
+    assert place
+    assert not [value for key, value in dict(live.settings).items() if "secret" in key and value in place]
+    assert before == (live.fingerprint(), live.written(live.begin()))
+
+
+def test_who_is_leaving(later: Later) -> None:
+    """
+    Accounts whose people are not desired are counted and listed, of all enabled ones that an earlier run wrote down.
+    """
+    target, _plan, tx = later
+    listed = tx.execute("SELECT key, record, known FROM pg_temp.usersync_leaving").fetchall()
+
+    assert ([("3", "3", True)], (1, 3)) == (listed, target.leaving(tx, known=True))
+    assert 0 == target.leaving(tx, known=False)[0]
+    tx.execute("ROLLBACK")
+
+
+def test_an_account_that_nobody_wrote_down(live: LiveTarget, planned: Planned) -> None:
+    """
+    An account that only the target says is ours leaves apart from those that this job remembers.
+    """
+    target, _plan, tx = planned(AFTER)
+    if isinstance(target, OutboundTarget):
+        assert ((0, 0), (1, 3)) == (target.leaving(tx, known=True), target.leaving(tx, known=False))
+    tx.execute("ROLLBACK")
+
+
+def test_gone_is_disabled_and_nobody_else(outbound: LiveOutbound, later: Later) -> None:
+    """
+    Accounts on `usersync_gone` are disabled when the plan is applied, and stay there; all others stay enabled.
+    """
+    target, plan, tx = later
+    gone(tx, "3")
+    target.disable(tx, plan, known=True)
+    tx.execute("COMMIT")
+    target.apply(plan, tx)
+
+    assert [1, 2, 4] == list(outbound.enabled())
+    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(outbound.rows())
+
+
+def test_who_is_kept_out_does_not_leave(later: Later) -> None:
+    """
+    An account whose person the source lists and does not give becomes a conflict with that reason, and leaves the list.
+    """
+    target, _plan, tx = later
+
+    assert 1 == target.kept_out(tx, {"3": "on_leave", "nobody": "on_leave"})
+    assert (0, 3) == target.leaving(tx, known=True)
+    assert [("3", "on_leave")] == tx.execute("SELECT id, reason FROM pg_temp.usersync_conflicts").fetchall()
+    tx.execute("ROLLBACK")
+
+
+def test_changes_are_what_is_counted(later: Later) -> None:
+    """
+    A preview has one change for each person that the counts speak of, and for each account that goes.
+    """
+    target, plan, tx = later
+    gone(tx, "3")
+    target.disable(tx, plan, known=True)
+    changes: list[Change] = list(target.changes("people", tx))
+
+    assert [("disable", "3"), ("insert", "4"), ("update", "2")] == sorted((one.kind, str(one.key["id"])) for one in changes)
+    assert (1, 1) == (plan.counts.inserted, plan.counts.updated)
+    tx.execute("ROLLBACK")
+
+
+def test_a_look_writes_nothing_and_finds_what_is_wrong(outbound: LiveOutbound) -> None:
+    """
+    `look` says in words what it looked at, without a problem where there is none; where a plan would not fit, with what helps.
+    """
+    before = outbound.fingerprint()
+    target, misfit = outbound.target(), outbound.misfit()
+    assert isinstance(target, OutboundTarget)
+    assert isinstance(misfit, OutboundTarget)
+    looked = list(target.look())
+
+    assert looked
+    assert {None} == {problem for _, problem in looked}
+    assert [problem.hint for _, problem in misfit.look() if problem]
+    assert before == outbound.fingerprint()

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from tests import servers
-from tests.contract.live import LiveTarget
+from tests.contract.live import LiveOutbound
 from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
 from usersync_cli.clients.postgres.connections import Connection, connect
@@ -26,16 +26,19 @@ COLUMNS = [Column("id", "integer"), Column("name", "text")]
 LEFT_BEHIND = "SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts"
 
 
-def live(request: pytest.FixtureRequest) -> LiveTarget:
+def live(request: pytest.FixtureRequest) -> LiveOutbound:
     database: Database = request.getfixturevalue("new_database")()
     new_bank: NewBank = request.getfixturevalue("new_bank")
     front: Front = request.getfixturevalue("front")
     bank = new_bank()
     servers.migrate(database)
 
+    def settings_of(one: Bank) -> Settings:
+        own = {"url": front.url, "realm": one.name, "client_id": one.client_id, "client_secret": one.client_secret}
+        return Settings.model_validate({"type": "keycloak", "roles": {}, "groups": {}, **own})
+
     def target(of: Bank) -> Target:
-        own = {"url": front.url, "realm": of.name, "client_id": of.client_id, "client_secret": of.client_secret}
-        settings = Settings.model_validate({"type": "keycloak", **own})
+        settings = settings_of(of)
         opened = realm("keycloak", settings, Stop())
         request.addfinalizer(opened.close)
         return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop()))
@@ -50,7 +53,7 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
         stage.create(tx, "records", COLUMNS)
         with tx.cursor() as cursor:
             cursor.executemany("INSERT INTO pg_temp.records VALUES (%s, %s)", rows)
-        return Desired(sql.SQL("SELECT id, 'user' || id AS username, name AS last_name FROM records"), len(rows))
+        return Desired(sql.SQL("SELECT id, 'user' || id AS username, name AS last_name, id::text AS _key FROM records"), len(rows))
 
     def fill(rows: Sequence[tuple[int, str]]) -> None:
         for name in bank.people():
@@ -61,7 +64,9 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
     def there() -> list[tuple[int, str]]:
         return sorted((int(user["attributes"]["usersync_id"][0]), user["lastName"]) for user in bank.people().values())
 
-    return LiveTarget(
+    return LiveOutbound(
+        settings=settings_of(bank),
+        enabled=lambda: sorted(int(user["attributes"]["usersync_id"][0]) for user in bank.people().values() if user["enabled"]),
         in_checkpoint=False,
         target=lambda: target(bank),
         misfit=lambda: target(new_bank(declared=())),

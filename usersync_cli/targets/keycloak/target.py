@@ -154,28 +154,20 @@ class Target(OutboundTarget[AccountPlan]):
         return roles, groups
 
     def look(self) -> Iterator[tuple[str, UsersyncError | None]]:
-        """For `usersync check`: what was looked at, and what is wrong with it; nothing is written. Raises what keeps from looking on."""
         return check.look(self.name, self.settings, self.realm)
 
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
-        """Whose enabled accounts are ours although the source leaves their people alone (reason by record): conflicts; gives how many."""
         return deletes.kept_out(tx, reasons)
 
     def leaving(self, tx: Connection, *, known: bool) -> tuple[int, int]:
-        """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
-
-        Without `known`, of those that carry our attribute and that this job does not remember.
-        """
         return deletes.leaving(tx, known=known)
 
     def disable(self, tx: Connection, plan: AccountPlan, *, known: bool) -> None:
-        """Plan that those on `usersync_gone` are disabled."""
         deletes.disable(tx, vars(plan.scope), known=known)
         if plan.scope.run_id is not None:
             outbox.write(tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
-        """What the calls would do, person by person, and what a person has to decide."""
         for action, key, before, after, reason in summary.changes(tx):
             told = {"conflict": reason, "adopt": "came back" if reason == "came_back" else f"adopted {reason}"}.get(action) or ""
             yield Change(step, _KINDS.get(action, "update"), {"id": key}, before, after, told)
