@@ -20,7 +20,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.jobs import Load
 from usersync_cli.load import merge as merging
 from usersync_cli.load import stage
-from usersync_cli.load.table import SETTINGS, Target
+from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Desired
 
 COPIED = "`psql COPY` to `psql COPY`"
@@ -304,7 +304,7 @@ def comparison_wal(people: People) -> int:
             for row in rows:
                 sink.write(row)
         desired = Desired(sql.SQL("SELECT * FROM {}").format(stage.table("records")), people.rows)
-        merge, _ = Target(Load(table="accounts", key=["id"])).fit(desired, tx)
+        merge, _ = TableLoad(Load(table="accounts", key=["id"])).fit(desired, tx)
         explain = sql.SQL("EXPLAIN (ANALYZE, WAL, FORMAT JSON) ") + merging.whole_query(merge)
         (plan,) = tx.execute(explain).fetchone() or ([],)
         tx.rollback()

@@ -12,7 +12,7 @@ from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Load
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.table import SETTINGS, Target
+from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Counts, Desired
 
 Rows = Sequence[Sequence[Any]]
@@ -28,7 +28,7 @@ def load_rows(
     direct: bool = True,
 ) -> tuple[Counts, Sequence[str]]:
     """One sync of these rows into `load`, committed; rolled back when it raises. Returns counts and keys of duplicates."""
-    target = Target(Load(**load))
+    target = TableLoad(Load(**load))
     begin(tx, long=True, **SETTINGS)
     try:
         staged = stage.create(tx, "records", [Column(name, type_) for name, type_ in columns.items()])

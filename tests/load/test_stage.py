@@ -14,7 +14,7 @@ from usersync_cli.config.jobs import Load
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.table import SETTINGS, Target
+from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Counts, Database, Desired
 from usersync_cli.signals import Stop
 
@@ -35,7 +35,7 @@ def load(tx: Connection, transform: str, staged: dict[str, list[tuple[int, str]]
     for name, content in staged.items():
         stages.append(stage.create(tx, name, COLUMNS, rows=rows))
         tx.cursor().executemany(sql.SQL("INSERT INTO {} VALUES (%s, %s)").format(stages[-1].table), content)
-    target = Target(Load(table="people", key=["id"], create=True))
+    target = TableLoad(Load(table="people", key=["id"], create=True))
     plan = target.plan(Desired(bind(tx, Own(transform), stages), 2), tx)
     counts = target.apply(plan, tx)
     stage.drop(tx, stages)

@@ -291,13 +291,13 @@ def test_a_concurrent_writer_who_was_first(tx: Connection, database: Database) -
     from usersync_cli.clients.postgres.transactions import begin
     from usersync_cli.config.jobs import Load
     from usersync_cli.load import stage
-    from usersync_cli.load.table import Target
+    from usersync_cli.load.table import TableLoad
     from usersync_cli.model import Column, Desired
 
     begin(tx)
     stage.create(tx, "records", [Column("id", "integer"), Column("name", "text")])
     tx.execute("INSERT INTO records VALUES (1, 'source'), (2, 'same')")
-    target = Target(Load(**LOAD))
+    target = TableLoad(Load(**LOAD))
     plan = target.plan(Desired(sql.SQL("SELECT * FROM records"), 2), tx)
     with psycopg.connect(database.url) as other:
         other.execute("INSERT INTO people VALUES (1, 'other'), (2, 'same')")

@@ -16,7 +16,7 @@ from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import Fenced, Stopped, Unavailable
-from usersync_cli.load.table import Target
+from usersync_cli.load.table import TableLoad
 from usersync_cli.model import Change, Database, Desired
 from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview
 from usersync_cli.run.context import StepResult
@@ -167,7 +167,7 @@ def test_a_plan_is_applied_or_told(
     """
     A run applies a plan and tells nothing. A preview tells each change until its reader has heard enough, and applies nothing.
     """
-    target = Target(Load(table="public.people", key=["id"]))
+    target = TableLoad(Load(table="public.people", key=["id"]))
     more = iter([Change("people", "reject", {"id": str(number)}, reason="no_key") for number in (4, 5)])
     with checkpoint.transaction(tx, done):
         plan = target.plan(Desired(sql.SQL(DESIRED), 3), tx)

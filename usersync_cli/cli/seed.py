@@ -135,10 +135,10 @@ def _seed_target(database: Database, load: Load, stop: Stop) -> str:
 
 def _add_accounts(tx: Connection, load: Load) -> int:
     """Through the same merge as a run, so that a table with columns of its own (Ecto's time stamps) is served too."""
-    from usersync_cli.load.table import Target
+    from usersync_cli.load.table import TableLoad
     from usersync_cli.model import Desired
 
-    target = Target(load.model_copy(update={"order_by": None}))
+    target = TableLoad(load.model_copy(update={"order_by": None}))
     table = target.name(tx)
     tx.execute(sql.SQL(_TARGET).format(table))
     ids = ", ".join(f"'{id_}'" for id_ in _IDS)

@@ -21,7 +21,7 @@ from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
 from usersync_cli.load import stage
-from usersync_cli.load.table import MARK
+from usersync_cli.load.create import MARK
 from usersync_cli.model import Desired
 from usersync_cli.report.shape import Shape, exact
 from usersync_cli.signals import Stop

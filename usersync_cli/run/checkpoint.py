@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from usersync_cli.clients.postgres.connections import Connection, rollback
 from usersync_cli.errors import UsersyncError
-from usersync_cli.load.table import Plan, Target
+from usersync_cli.load.table import TableLoad, TablePlan
 from usersync_cli.model import Change
 from usersync_cli.run.context import Diff, StepResult
 from usersync_cli.state.lease import Lease
@@ -58,7 +58,7 @@ class Checkpoint(Protocol):
         """
         ...
 
-    def load(self, target: Target, plan: Plan, step: str, tx: Connection) -> None:
+    def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
         """Apply `plan` to `target`. A preview reports each of its changes instead, until its reader has heard enough."""
         ...
 
@@ -121,7 +121,7 @@ class Committed(Checkpoint):
             yield
         done.written = True
 
-    def load(self, target: Target, plan: Plan, step: str, tx: Connection) -> None:
+    def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
         target.apply(plan, tx)
 
     def keep(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -168,7 +168,7 @@ class Preview(Checkpoint):
         finally:
             rollback(tx)
 
-    def load(self, target: Target, plan: Plan, step: str, tx: Connection) -> None:
+    def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
         self.tell(target.changes(plan, step, tx))
 
     def keep(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

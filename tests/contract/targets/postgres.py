@@ -13,7 +13,7 @@ from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Load
 from usersync_cli.load import stage
-from usersync_cli.load.table import SETTINGS, Target
+from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Database, Desired
 
 COLUMNS = [Column("id", "integer"), Column("name", "text")]
@@ -56,8 +56,8 @@ def live(request: pytest.FixtureRequest) -> LiveTarget:
     execute("CREATE TABLE people (id int PRIMARY KEY, name text)")
     return LiveTarget(
         in_checkpoint=True,
-        target=lambda: Target(Load(table="people", key=["id"])),
-        misfit=lambda: Target(Load(table="nobody", key=["id"])),
+        target=lambda: TableLoad(Load(table="people", key=["id"])),
+        misfit=lambda: TableLoad(Load(table="nobody", key=["id"])),
         begin=transaction,
         desired=desired,
         rows=lambda: execute("SELECT id, name FROM people ORDER BY id"),  # type: ignore[arg-type,return-value]

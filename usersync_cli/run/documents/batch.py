@@ -23,7 +23,7 @@ from usersync_cli.load.bisect.attempts import Attempts, Cause, Refused
 from usersync_cli.load.bisect.page import KEY_DIFFERS
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import HALF_FROM, NO_KEY, is_about_data, reason
-from usersync_cli.load.table import Plan
+from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Change, Counts, Desired
 from usersync_cli.run.documents.record import PageRecord
 from usersync_cli.run.documents.stream import StreamLoad, fit
@@ -133,7 +133,7 @@ class Batch:
             return {key: row for row, key in self._spelt.items()}
         return {key: one.row for key, one in spelling.read(self._tx, [i.record.key for i in items if i.record.key not in left_out]).items()}
 
-    def _apply(self, plan: Plan, items: Sequence[PageRecord]) -> None:
+    def _apply(self, plan: TablePlan, items: Sequence[PageRecord]) -> None:
         """Write. Where the table refuses somebody, say whom, if that can be found by looking."""
         try:
             self._stream.target.apply(plan, self._tx)
@@ -152,7 +152,7 @@ class Batch:
             counts.inserted = counts.unchanged = 0
         self.counts += counts
 
-    def _plan(self, items: Sequence[PageRecord]) -> tuple[Plan, set[str]]:
+    def _plan(self, items: Sequence[PageRecord]) -> tuple[TablePlan, set[str]]:
         """What would change, and the keys of those for whom the transform gives no row.
 
         The transform runs once, over the page as parameters; what it gives is kept in PAGE, and compared from there.
@@ -168,7 +168,7 @@ class Batch:
         if table is None:
             plan = stream.target.plan(Desired(_FROM_PAGE, len(items), part=True), tx)
             return replace(plan, merge=replace(plan.merge, sums=False)), left_out
-        return Plan(merge, merging.compare(tx, merge, rows=len(items)), table), left_out
+        return TablePlan(merge, merging.compare(tx, merge, rows=len(items)), table), left_out
 
     def _fit(self) -> tuple[Merge, Table | None]:
         """How the stream goes into its table. Until a page was written, looked at over an empty stage."""
@@ -215,12 +215,12 @@ class Batch:
         """A transaction may load several times."""
         self._tx.execute(_TEMPORARY)
 
-    def _tell(self, plan: Plan) -> None:
+    def _tell(self, plan: TablePlan) -> None:
         if self._diff:
             with closing(self._stream.target.changes(plan, self._step, self._tx)) as changes:
                 all(self._diff(change) for change in changes)
 
-    def _foresee(self, plan: Plan, items: Sequence[PageRecord]) -> None:
+    def _foresee(self, plan: TablePlan, items: Sequence[PageRecord]) -> None:
         """Look for those that the table would refuse, and raise Refused as if they had been written; a preview writes nothing."""
         if plan.table is None or not (plan.outcome.inserted or plan.outcome.updated):
             return

@@ -13,10 +13,11 @@ from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.load import guard
+from usersync_cli.load.create import MARK
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Known, Met, OpenSweep
 from usersync_cli.load.merge import Merge, Outcome, key_text
-from usersync_cli.load.table import MARK, Plan
+from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
 from usersync_cli.ports import OneMoment, Session, TellsWhoIsGone
 from usersync_cli.run.context import Options
@@ -144,7 +145,7 @@ class Leavers:
             number = found.candidates - found.free
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         guard.decide(tx, found, approved)
-        removal = Plan(merge, Outcome(0, 0, 0, 0), table, found)
+        removal = TablePlan(merge, Outcome(0, 0, 0, 0), table, found)
         if self._lease:
             stream.target.apply(removal, tx)
             known.forget(tx, found.goes, complete=complete)

@@ -20,7 +20,7 @@ from usersync_cli.load.known import Departure, Known
 from usersync_cli.load.merge import Merge
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
-from usersync_cli.load.table import Target
+from usersync_cli.load.table import TableLoad
 from usersync_cli.model import Column, Desired, Step
 from usersync_cli.ports import BringsDefinition, BringsTransform, NumbersVersions, Session, Source
 from usersync_cli.run.context import reads
@@ -92,7 +92,7 @@ class StreamLoad:
             load.adopt_existing,
             load.missing_window,
         )
-        self.target = Target(self.load, definition_of(step, source, name))
+        self.target = TableLoad(self.load, definition_of(step, source, name))
         self.transform = transform_of(step, source, name)
         self.own = Own.of(step, self.transform)
         self.stage = stage_name(step)

@@ -20,7 +20,7 @@ from usersync_cli.load import deletes, guard, stage, writers
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.merge import WithoutKey
 from usersync_cli.load.rejects import is_about_data
-from usersync_cli.load.table import SETTINGS, Plan, Target
+from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream
 from usersync_cli.ports import HadOtherNames, Session, TabularSession
 from usersync_cli.run.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ class Loading:
         self.refusal: GuardRefused | PartialError | None = None
         self._stages: dict[str, stage.Stage] = {}
         self._bound: sql.Composed = sql.Composed([])  # once it was described
-        self._target = Target(step.load)
+        self._target = TableLoad(step.load)
         self.columns: Sequence[str] = ()  # of the table that are loaded, once it was described
         self._rejects = Rejects(tx, job, step.name)
         self._rows: dict[str, int] = {}  # of each extract
@@ -187,12 +187,13 @@ class Loading:
 
     def transform_and_load(self, options: Options) -> None:
         """Behind the fence: write the rows that differ, and remove those that have left the source."""
+        self._target.look_again(self.desired, self._tx)
         if not self._loaded and (filled := self._checkpoint.keep(self._target.fill_empty, self.desired, self._tx)):
             self._done.counts, self._loaded = filled, True
         if not self._loaded:
             self._merge(options)
         elif self._step.load.on_missing != "keep":
-            merge, _ = self._target.fit(self.desired, self._tx)
+            merge, _ = self._target.fitted(self.desired, self._tx)
             deletes.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
 
@@ -200,10 +201,11 @@ class Loading:
         """Until nothing is left that has to be set aside, begin again without it."""
         while not self._merged(options):
             self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_changes, pg_temp.usersync_duplicates")
+            self._target.look_again(self.desired, self._tx)
 
     def _merged(self, options: Options) -> bool:
         """Compare and write; False when there are more rejects now, and nothing was written."""
-        plan: Plan | None = None
+        plan: TablePlan | None = None
         try:
             with self._tx.transaction():
                 plan = self._target.plan(self.desired, self._tx, without_rejects=self._rejects.begun)
@@ -212,7 +214,7 @@ class Loading:
             with self._tx.transaction():
                 self._write(plan, options)
         except WithoutKey:
-            self._rejects.begin(self._target.fit(self.desired, self._tx)[0])
+            self._rejects.begin(self._target.fitted(self.desired, self._tx)[0])
             return False
         except psycopg.Error as error:
             if not is_about_data(error) or not self._set_aside(plan, options):
@@ -220,7 +222,7 @@ class Loading:
             return False
         return True
 
-    def _foresee(self, plan: Plan, options: Options) -> bool:
+    def _foresee(self, plan: TablePlan, options: Options) -> bool:
         """Whether the table would refuse records: a preview writes nothing, so that is found by looking."""
         if not (plan.outcome.inserted or plan.outcome.updated):
             return False
@@ -230,16 +232,16 @@ class Loading:
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         return found
 
-    def _set_aside(self, plan: Plan | None, options: Options) -> bool:
+    def _set_aside(self, plan: TablePlan | None, options: Options) -> bool:
         """Whether the records were found that the transform (without a plan) or the table can't take."""
         if plan is None:
-            merge, _ = self._target.fit(self.desired, self._tx)
+            merge, _ = self._target.fitted(self.desired, self._tx)
             return self._rejects.transform(merge, self._step.transform, list(self._stages.values()))
         if self._rejects.check(plan.merge, plan.table, plan.counts.read):
             return True
         return self._rejects.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
 
-    def _swept(self, plan: Plan, options: Options) -> Plan:
+    def _swept(self, plan: TablePlan, options: Options) -> TablePlan:
         """The plan with those who have left, if the step looks for them."""
         if self._step.load.on_missing == "keep":
             return plan
@@ -248,7 +250,7 @@ class Loading:
         guard.decide(self._tx, swept, options.approve_deletes)
         return replace(plan, sweep=swept)
 
-    def _write(self, plan: Plan, options: Options) -> None:
+    def _write(self, plan: TablePlan, options: Options) -> None:
         left_out = self._rejects.finish(plan.merge, plan.counts.read)
         plan = self._swept(plan, options)
         self.refusal = plan.sweep.refusal if plan.sweep else None
@@ -258,7 +260,7 @@ class Loading:
         self._checkpoint.keep(self._written, plan)
         self._checkpoint.tell(self._rejects.changes(plan.merge))
 
-    def _written(self, plan: Plan) -> None:
+    def _written(self, plan: TablePlan) -> None:
         """After the rows: whether a trigger changed them, and what is remembered of those that are there."""
         self._normalised = self._target.normalised(plan, self._tx)
         if plan.sweep:
