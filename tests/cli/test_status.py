@@ -13,7 +13,7 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command
 from tests.servers import free_port
 from tests.simple_job import Job, clean
-from usersync_cli.cli.status import ago
+from usersync_cli.cli.text import ago
 from usersync_cli.model import Database
 from usersync_cli.state import migrations
 

@@ -43,7 +43,7 @@ def list_(job_name: str | None, config_path: Path | None, output: str) -> None:
       usersync approvals list
       usersync approvals list --job auroville --output json
     """
-    from usersync_cli.cli.status import moment
+    from usersync_cli.cli.text import moment
     from usersync_cli.state import approvals as state
 
     with _reading(config_path) as connection:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from usersync_cli.cli import config_option, output_option, write_json
-from usersync_cli.cli.status import ago, failing_document, moment, named, plural, when
+from usersync_cli.cli.ledger import failing_document, named
+from usersync_cli.cli.text import ago, moment, plural, when
 from usersync_cli.report.status import JobStatus, read, seconds, told
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def intents(job_name: str | None, config_path: Path | None, *, everything: bool,
 
 
 def _line(one: Written) -> str:
-    from usersync_cli.cli.status import moment
+    from usersync_cli.cli.text import moment
 
     parts = [f"account {one.account}" if one.account else "no account yet", f"done: {', '.join(one.done) or 'nothing'}"]
     ended = f"{one.state}{f' ({one.error})' if one.error else ''}"

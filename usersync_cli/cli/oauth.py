@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from usersync_cli.auth.authorizations import Opened
     from usersync_cli.auth.oauth import Client
     from usersync_cli.auth.rescue import Rescue
-    from usersync_cli.auth.store import State
     from usersync_cli.auth.tokens import Tokens
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.config.loader import Config
@@ -170,6 +169,7 @@ def oauth_status(ctx: click.Context, source_name: str | None, config_path: Path 
       usersync oauth-status --source teamleader --output json
     """
     from usersync_cli import log
+    from usersync_cli.cli.tokens import token_document, token_hints, token_line
     from usersync_cli.errors import LoginRequired
     from usersync_cli.report.status import token_states
 
@@ -185,46 +185,6 @@ def oauth_status(ctx: click.Context, source_name: str | None, config_path: Path 
     if not names:
         click.echo("no source of this config file is authorised by a person", err=True)
     ctx.exit(0 if all(name in found and found[name].state == "ok" for name in names) else LoginRequired.status)
-
-
-_HOW = {"ok": "ok", "refused": "refused by the API, although it is new: a person must authorise again, if the next run does not help"}
-
-
-def token_line(state: State | None) -> str:
-    """How a source's token is, in one line."""
-    from usersync_cli.cli.status import ago, moment, plural
-
-    if state is None:
-        return "no token yet: a person must authorise"
-    of = f", account {state.account}" if state.account else ""
-    tried = f", {plural(state.attempts, 'attempt')} to refresh it since" if state.attempts else ""
-    how = _HOW.get(state.state, "a person must authorise again")
-    return f"{how}, generation {state.generation}, refreshed {ago(state.age)}, good until {moment(state.expires_at)}{tried}{of}"
-
-
-def token_hints(source: str, state: State | None) -> list[str]:
-    """What went wrong last, and what to type."""
-    lines = [f"  last error: {state.last_error}"] if state and state.last_error else []
-    return lines if state and state.state == "ok" else [*lines, f"  usersync oauth-url --source {source}"]
-
-
-def token_document(source: str, state: State | None) -> dict[str, Any]:
-    """The same for programs."""
-    from usersync_cli.cli.status import iso
-
-    if state is None:
-        return {"source": source, "state": "none"}
-    return {
-        "source": source,
-        "state": state.state,
-        "generation": state.generation,
-        "account": state.account,
-        "refreshed_at": iso(state.refreshed_at),
-        "age_seconds": round(state.age.total_seconds(), 1),
-        "expires_at": iso(state.expires_at),
-        "attempts": state.attempts,
-        "last_error": state.last_error,
-    }
 
 
 @click.command(

@@ -235,7 +235,7 @@ def _opened(config_path: Path | None, *, write: bool = False) -> Iterator[tuple[
 
 def _line(one: Waiting) -> str:
     from usersync_cli.cli.diff import escaped
-    from usersync_cli.cli.status import moment
+    from usersync_cli.cli.text import moment
 
     word = "" if one.status == "waiting" else f", {one.status}"
     where = f"step {one.step}" + (f", {one.stream}" if one.stream else "")
@@ -270,7 +270,7 @@ def _sum(counted: dict[str, Any]) -> str:
 
 def _lines(one: Waiting) -> Iterator[str]:
     from usersync_cli.cli.diff import escaped
-    from usersync_cli.cli.status import moment
+    from usersync_cli.cli.text import moment
 
     yield f"reject {one.id}: {one.status}"
     for name, text in {
@@ -324,7 +324,7 @@ def _say_retried(result: RunResult, output: str, steps: Sequence[str] = ()) -> N
 
 
 def _document(one: Waiting) -> dict[str, Any]:
-    from usersync_cli.cli.status import iso
+    from usersync_cli.cli.text import iso
 
     return {
         "id": one.id,

@@ -213,7 +213,7 @@ def tell(result: RunResult) -> None:
 
 def _mail(result: RunResult, *, kept: int) -> None:
     """What cron mails: what failed and what to do, since when; ten lines at most, whatever failed."""
-    from usersync_cli.cli.status import moment, plural
+    from usersync_cli.cli.text import moment, plural
     from usersync_cli.log import tell
 
     lines: list[str] = []

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from usersync_cli.cli import config_option, output_option, write_json
-from usersync_cli.report.status import seconds, told
+from usersync_cli.cli.ledger import job_document, named, outcome, owner, read_at, took
+from usersync_cli.cli.text import iso, moment, plural, when
+from usersync_cli.cli.tokens import token_hints, token_line
+from usersync_cli.report.status import told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import Listing, StreamStatus
-    from usersync_cli.state.approvals import Approval
-    from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
+    from usersync_cli.state.ledger import Run, StepRun, StoredCursor
 
 _EXIT_STATUSES = """\b
 Exit status: 0 also when the last run failed (`usersync health` judges),
@@ -49,7 +51,7 @@ def status(job_name: str | None, config_path: Path | None, output: str) -> None:
     log.configure(quiet=True)
     report = read(load(config_path), job_name, tables=True)
     if output == "json":
-        write_json("status", {"at": iso(report.at), "jobs": [_document(job, report.at) for job in report.jobs]})
+        write_json("status", {"at": iso(report.at), "jobs": [job_document(job, report.at) for job in report.jobs]})
     else:
         click.echo("\n\n".join("\n".join(_lines(job, report.at)) for job in report.jobs))
 
@@ -78,7 +80,7 @@ def _ran(job: JobStatus, finished: Run, at: datetime) -> Iterator[str]:
     if job.good is None:
         yield _row("last good", "never")
     elif job.good is not finished and job.good.id != finished.id:
-        yield _row("last good", f"{when(job.good.started_at, at)}, took {_took(job.good)}")
+        yield _row("last good", f"{when(job.good.started_at, at)}, took {took(job.good)}")
     yield from _failing(job, at)
     for one in job.failing:
         yield _row("failing", f"{named(one)} since {when(one.since, at)}, {plural(one.runs, 'run')}, exit status {one.exit_status}:")
@@ -159,31 +161,9 @@ def _kept(streams: Sequence[StreamStatus]) -> Iterator[str]:
 
 
 def _token(source: str, token: State | None) -> Iterator[str]:
-    from usersync_cli.cli.oauth import token_hints, token_line
-
     yield _row(f"token {source}", token_line(token))
     for line in token_hints(source, token):
         yield _row("", line.strip())
-
-
-def named(one: Failing) -> str:
-    """A stream, or a step of tables."""
-    return f"stream {one.stream}" if one.stream else f"step {one.step}"
-
-
-def failing_document(one: Failing, at: datetime) -> dict[str, Any]:
-    """A stream whose last outcome was not good, for programs."""
-    return {
-        "step": one.step,
-        "stream": one.stream or None,
-        "exit_status": one.exit_status,
-        "error": one.error,
-        "hint": one.error_hint or "",
-        "since": iso(one.since),
-        "age_seconds": _age(one.since, at),
-        "runs": one.runs,
-        "run": one.run_id,
-    }
 
 
 def _row(name: str, text: str) -> str:
@@ -211,195 +191,6 @@ def _counted(step: StepRun) -> str:
 
 
 def _position(cursor: StoredCursor, at: datetime) -> str:
-    as_of = _read_at(cursor)
+    as_of = read_at(cursor)
     shown = f"as of {when(as_of, at)}" if as_of else f"cursor moved {when(cursor.updated_at, at)}" if cursor.updated_at else "cursor moved"
     return f"{shown}, from {cursor.account}, version {cursor.version}"
-
-
-def _read_at(cursor: StoredCursor) -> datetime | None:
-    """When the source's snapshot was taken, by its own clock, if its cursor says so."""
-    given = cursor.value.get("read_at")
-    try:
-        found = datetime.fromisoformat(given) if isinstance(given, str) else None
-    except ValueError:
-        return None
-    return found if found and found.tzinfo else None
-
-
-def outcome(run: Run) -> str:
-    """How a run ended, in words."""
-    from usersync_cli.errors import STATUSES
-
-    if run.status == "running":
-        return "under way"
-    if run.exit_status is None:
-        return "crashed"
-    meaning = STATUSES.get(run.exit_status, run.status)
-    return f"{meaning}, took {_took(run)}" if run.exit_status == 0 else f"exit status {run.exit_status} ({meaning}), took {_took(run)}"
-
-
-def owner(holder: Holder) -> str:
-    """Which process holds a job, and whether it is known to have ended."""
-    from usersync_cli.state.owner import Owner
-
-    found = Owner.parse(holder.owner)
-    return f"{found} (that process has ended: the next run takes over)" if found.dead() else str(found)
-
-
-def when(moment_: datetime, at: datetime) -> str:
-    return f"{moment(moment_)} ({ago(at - moment_)})"
-
-
-def moment(moment_: datetime) -> str:
-    return moment_.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def ago(age: timedelta) -> str:
-    """About how long: `40 s ago`, `12 min ago`, `3 h ago`, `5 days ago`. Clocks differ: never negative."""
-    passed = max(0, int(age.total_seconds()))
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if passed >= 2 * length:
-            return f"{passed // length} {unit} ago"
-    return f"{passed} s ago"
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _took(run: Run) -> str:
-    took = seconds(run)
-    return "an unknown time" if took is None else f"{took:.1f} s"
-
-
-# as JSON
-
-
-def _document(job: JobStatus, at: datetime) -> dict[str, Any]:
-    from usersync_cli.cli.oauth import token_document
-
-    failures = job.failures
-    return {
-        "job": job.name,
-        "configured": job.configured,
-        "schedule": job.schedule,
-        "running": job.holder and {"owner": owner(job.holder), "epoch": job.holder.epoch, "lease_until": iso(job.holder.lease_until)},
-        "last_run": job.last and _run(job.last, at),
-        "last_good": job.good and _run(job.good, at),
-        "failing": {"runs": len(failures), "since": iso(failures[-1].started_at), **_error(failures[0])} if failures else None,
-        "steps": [_step(step) for step in job.steps],
-        "approvals": [_approval(one) for one in job.approvals],
-        "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
-        "cursors": [_cursor(cursor, at) for cursor in job.cursors],
-        "streams": [_stream_document(one) for one in job.streams],
-        "failing_streams": [failing_document(one, at) for one in job.failing],
-        "tokens": [token_document(source, token) for source, token in job.tokens.items()],
-    }
-
-
-def _run(run: Run, at: datetime) -> dict[str, Any]:
-    from usersync_cli.errors import STATUSES
-
-    took = seconds(run)
-    return {
-        "run": run.id,
-        "status": run.status,
-        "exit_status": run.exit_status,
-        "meaning": None if run.exit_status is None else STATUSES.get(run.exit_status),
-        "started_at": iso(run.started_at),
-        "finished_at": iso(run.finished_at),
-        "age_seconds": _age(run.started_at, at),
-        "seconds": None if took is None else round(took, 3),
-        "full": run.full,
-        "usersync_version": run.usersync_version,
-        "summary": run.summary,
-    }
-
-
-def _error(run: Run) -> dict[str, str]:
-    message, hint = told(run)
-    return {"error": message, "hint": hint}
-
-
-def _step(step: StepRun) -> dict[str, Any]:
-    return {
-        "step": step.step,
-        "run": step.run_id,
-        "status": step.status,
-        "started_at": iso(step.started_at),
-        "finished_at": iso(step.finished_at),
-        **vars(step.counts),
-        "bytes": step.bytes,
-        "normalised": step.normalised,
-        "error": step.error,
-    }
-
-
-def _approval(waiting: Approval) -> dict[str, Any]:
-    return {
-        "run": waiting.run_id,
-        "step": waiting.step,
-        "stream": waiting.stream,
-        "rows": waiting.keys,
-        "reason": waiting.reason,
-        "created_at": iso(waiting.created_at),
-    }
-
-
-def _cursor(cursor: StoredCursor, at: datetime) -> dict[str, Any]:
-    as_of = _read_at(cursor)
-    return {
-        "step": cursor.step,
-        "stream": cursor.stream,
-        "account": cursor.account,
-        "rows": cursor.rows,
-        "version": cursor.version,
-        "as_of": iso(as_of),
-        "age_seconds": _age(as_of or cursor.updated_at, at),
-        "moved_at": iso(cursor.updated_at),
-        "value": cursor.value,
-    }
-
-
-def _stream_document(one: StreamStatus) -> dict[str, Any]:
-    held = one.held
-    return {
-        "step": one.step,
-        "stream": one.stream,
-        "source": one.source,
-        "table": one.table,
-        "problem": one.problem or None,
-        "rows": held.rows,
-        "rows_exact": held.exact,
-        "marked": held.marked,
-        "newest_change": iso(held.newest),
-        "cursor_moved_at": iso(one.cursor.updated_at) if one.cursor else None,
-        "last_sweep": one.swept and _listing(one.swept),
-        "sweep_under_way": one.under_way and _listing(one.under_way),
-        "rejects": one.rejects,
-        "on_missing": one.on_missing,
-        "taken_over": one.taken_over,
-        "unknown_rows": held.unknown,
-        "mark_needs": one.mark_needs or None,
-    }
-
-
-def _listing(listing: Listing) -> dict[str, Any]:
-    return {
-        "run": listing.run_id,
-        "outcome": listing.outcome,
-        "records": listing.records,
-        "candidates": listing.candidates,
-        "removed": listing.removed,
-        "started_at": iso(listing.started_at),
-        "finished_at": iso(listing.finished_at),
-    }
-
-
-def _age(moment_: datetime | None, at: datetime) -> float | None:
-    return None if moment_ is None else round(max(0.0, (at - moment_).total_seconds()), 1)
-
-
-def iso(moment_: datetime | None) -> str | None:
-    """In UTC, as JSON has it."""
-    return None if moment_ is None else moment_.astimezone(UTC).isoformat(timespec="milliseconds")
