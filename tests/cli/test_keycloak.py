@@ -565,7 +565,7 @@ def test_keycloak_is_away(run: Usersync, bank: Bank, monkeypatch: pytest.MonkeyP
     """
     4, within seconds.
     """
-    monkeypatch.setattr("usersync_cli.cli.keycloak._DEADLINE", timedelta(seconds=1))
+    monkeypatch.setattr("usersync_cli.cli.realm._DEADLINE", timedelta(seconds=1))
     run.configure(bank, f"http://127.0.0.1:{free_port()}")
 
     assert "can't be reached" in run.json("health", status=4)["error"]

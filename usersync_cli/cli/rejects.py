@@ -306,7 +306,7 @@ def _print(document: bytes) -> None:
 
 
 def _say_retried(result: RunResult, output: str, steps: Sequence[str] = ()) -> None:
-    from usersync_cli.cli.run import document, tell
+    from usersync_cli.cli.reporter import document, tell
     from usersync_cli.run.job import line
 
     if output == "json":

@@ -13,7 +13,7 @@ from tests.conftest import Command
 from tests.sources.teamleader.test_source import VARIABLES, clean, with_token
 from tests.teamleader_job import Crm
 from tests.teamleader_server import Teamleader
-from usersync_cli.cli.run import document
+from usersync_cli.cli.reporter import document
 from usersync_cli.clients.http.responses import Refused
 from usersync_cli.errors import status_of
 from usersync_cli.state import ledger
