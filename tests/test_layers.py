@@ -23,7 +23,7 @@ ROOMS: dict[str, Collection[str]] = {
     "state/migrations": ("clients/postgres",),
     "state": ("state/migrations", "clients/postgres"),
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
-    "load": ("state", "clients/postgres"),
+    "load": ("ports", "state", "clients/postgres"),
     "ports": ("state", "clients/postgres"),
     "sources": ("ports", "auth", "clients/postgres", "clients/http"),
     "targets": ("ports", "state", "clients/postgres", "clients/http"),
@@ -31,7 +31,7 @@ ROOMS: dict[str, Collection[str]] = {
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/tables": ("ports", "run/context", "run/checkpoint", "load", "state", "clients/postgres"),
     "run/documents": ("ports", "run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
-    "run/outbound": ("ports", "run/context", "run/tables", "load", "state", "clients/postgres"),
+    "run/outbound": ("ports", "run/context", "run/checkpoint", "run/tables", "load", "state", "clients/postgres"),
     "run": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres", "clients/http"),
     ),

@@ -105,7 +105,7 @@ def _print_sql(settings: Config, job: Job) -> None:
 def _print_accounts_sql(settings: Config, job: Job, step: Step) -> None:
     """The source's own SELECT of accounts."""
     from usersync_cli.cli.bootstrap import source
-    from usersync_cli.run.outbound.step import transform_of
+    from usersync_cli.run.outbound.reader import transform_of
 
     (extract,) = step.extract.values()
     click.echo(f"-- job {job.name}, step {step.name}, into {step.load.target}")

@@ -194,7 +194,7 @@ def kept(tx: Connection, found: Sweep, missing: sql.Composable | None = None, va
 
 def _list(tx: Connection, found: Sweep) -> int | None:
     """The run whose list holds these rows, so that a person can approve it; a dry run makes none."""
-    nowhere = found.scope.run_id is None and not found.memory.id
+    nowhere = not found.scope.run_id and not found.memory.id
     return None if nowhere else approvals.wait(tx, found.scope, found.reason, _missing(found))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from usersync_cli.ports import OneMoment, TellsWhoIsGone
+
 
 class Verdict(Enum):
     """What happens to a row whose record seems to have left the source."""
@@ -76,3 +78,15 @@ def sort(lacking: Mapping[str, bool], *, gone: Collection[str] | None, snapshot:
         confirmed = None if gone is None else key in gone
         found[verdict(Evidence(complete=True, confirmed=confirmed, snapshot=snapshot, lacked=lacked))].append(key)
     return found
+
+
+def by_listing(session: object) -> bool:
+    """Whether one complete listing of this session is proof enough. None is a source of tables, which is read in one snapshot."""
+    snapshot = session is None or isinstance(session, OneMoment)
+    return not isinstance(session, TellsWhoIsGone) and verdict(Evidence(complete=True, snapshot=snapshot)) is Verdict.GOES
+
+
+def look_again(session: object, stream: str, lacking: Mapping[str, bool]) -> dict[Verdict, list[str]]:
+    """`sort`, after a second look at the source, if this session can take one. It is not asked about nobody."""
+    gone = session.gone(stream, sorted(lacking)) if isinstance(session, TellsWhoIsGone) and lacking else None
+    return sort(lacking, gone=gone, snapshot=isinstance(session, OneMoment))

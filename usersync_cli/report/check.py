@@ -25,7 +25,7 @@ from usersync_cli.ports import CanLook, RunsSql, Session
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
-from usersync_cli.run.outbound.step import try_transform
+from usersync_cli.run.outbound.reader import try_transform
 from usersync_cli.run.tables.step import Loading, Reader
 from usersync_cli.state import ledger
 from usersync_cli.state.outbox import StepContext, StepScope
@@ -190,7 +190,7 @@ def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(f"step {step.name}: transform", error)
             finally:
                 rollback(tx)
-        context = StepContext(StepScope(world.tools.job, step.name, None), world.tools.stop)
+        context = StepContext(StepScope(world.tools.job, step.name, 0), world.tools.stop)
         what = f"step {step.name}: target {step.load.target}"
         try:
             for said, problem in stack.enter_context(world.targets[step.load.target](context, world.tools)).look():
@@ -215,7 +215,7 @@ def _look(source: str, session: Session, stream: str) -> str:
 def _fitting(step: Step, stream: str, session: Session, tx: Connection, world: World) -> tuple[str, str]:
     """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
     ((_, extract),) = step.extract.items()
-    scope = {"job": world.tools.job, "step": step.name, "run_id": None, "account": session.account}
+    scope = {"job": world.tools.job, "step": step.name, "run_id": 0, "account": session.account}
     into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     try:
         with translated(world.target, f"loading {into.load.table}"):

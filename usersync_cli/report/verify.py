@@ -31,6 +31,7 @@ from usersync_cli.report import listing
 from usersync_cli.report.compare import Comparison, Difference, Report
 from usersync_cli.report.listing import Listing
 from usersync_cli.report.shape import shape_of
+from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options as RunOptions
 from usersync_cli.run.context import (
     StepResult,
@@ -43,7 +44,7 @@ from usersync_cli.run.context import (
     refuse_silence,
 )
 from usersync_cli.run.documents.stream import StreamLoad, is_numbered
-from usersync_cli.run.outbound import step as outward
+from usersync_cli.run.outbound import step as outbound
 from usersync_cli.run.tables.step import Reader, open_sources
 from usersync_cli.state import ledger, readings
 from usersync_cli.state.ledger import StoredCursor
@@ -225,7 +226,7 @@ def _outward(step: Step, world: World, options: Options) -> Iterator[Report]:
 
     with _told([report]):
         done = StepResult(step.name)
-        outward.run_step(step, world, RunOptions(diff=tell, everybody=True), None, done)
+        outbound.run_step(step, world, RunOptions(everybody=True), Preview(tell), done)
         if done.error and not isinstance(done.error, (PartialError, GuardRefused)):
             raise done.error
         counts = done.counts
@@ -298,7 +299,7 @@ def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     """A stream before anything of it was read. Raises NotFound without its table, Drift where the transform does not fit it."""
     ((_, extract),) = step.extract.items()
     job, stream = world.tools.job, report.stream
-    scope = {"job": job, "step": step.name, "run_id": None, "account": session.account}
+    scope = {"job": job, "step": step.name, "run_id": 0, "account": session.account}
     into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     into.codec = codec(tx)
     table, rejects = _table(tx, into.load.table, job), _rejects(tx, job, step.name, stream)

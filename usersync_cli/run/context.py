@@ -146,10 +146,15 @@ def refuse_other_account(
             raise Drift(f"source {source} is {account} now; the rows in the target came from {before.account}", hint=hint)
 
 
-def refuse_silence(what: str, before: int, now: int, options: Options) -> None:
-    """A source that fell silent is not a source without people: nothing is written over what is there."""
+def refuse_silence(  # noqa: PLR0913  what messages say of it
+    what: str, before: int, now: int, options: Options, *, had: str = "", causes: str = "wrong database? emptied? rights?"
+) -> None:
+    """A source that fell silent is not a source without people: nothing is written over what is there.
+
+    Raises Drift where `what` had records `before`, and has none `now`. `had` says how many, and what was left undone.
+    """
     if before and not now and not options.allow_empty:
         raise Drift(
-            f"{what} is empty; the last run read {before} rows; nothing was written",
-            hint="look at the source (wrong database? emptied? rights?); if this is intentional, run once with --allow-empty",
+            f"{what} is empty; {had or f'the last run read {before} rows; nothing was written'}",
+            hint=f"look at the source ({causes}); if this is intentional, run once with --allow-empty",
         )

@@ -23,7 +23,8 @@ from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview
 from usersync_cli.run.context import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
 from usersync_cli.run.documents import retry
 from usersync_cli.run.documents import step as documents
-from usersync_cli.run.outbound import step as outward
+from usersync_cli.run.outbound import step as outbound
+from usersync_cli.run.outbound.deletes import not_remembered
 from usersync_cli.run.tables import step as tabular
 from usersync_cli.state import approvals, ledger
 from usersync_cli.state.lease import Lease, hold
@@ -85,7 +86,7 @@ def _withdraw_others(job: Job, lease: Lease, connection: Connection) -> None:
     """A list from whose table the job removes nobody now is withdrawn."""
     removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
     swept = {(step.name, stream) for step, stream in removing}
-    swept |= {(step.name, outward.not_remembered(stream)) for step, stream in removing if is_outward(step)}
+    swept |= {(step.name, not_remembered(stream)) for step, stream in removing if is_outward(step)}
     approvals.withdraw_others(connection, job.name, swept, lease.run_id)
 
 
@@ -132,7 +133,7 @@ def _outcomes(step: Step, options: Options, done: StepResult) -> list[tuple[str,
 
 def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Checkpoint, StepResult], None]:
     if is_outward(step):
-        return _leased(outward.run_step)
+        return outbound.run_step
     if not reads_streams(step):
         return tabular.run_step
     return _leased(documents.run_step) if options.retry is None else _leased(retry.run_step)

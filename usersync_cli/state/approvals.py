@@ -128,7 +128,7 @@ def wait(tx: Connection, scope: Scope, reason: str, missing: sql.Composable) -> 
     listed = sql.SQL("SELECT count(*), COALESCE(sum(hashtextextended(key, 0)), 0) FROM ({}) AS m(key)")
     number, checksum = tx.execute(listed.format(missing)).fetchone() or (0, 0)
     same = tx.execute(_SAME, {**vars(scope), "keys": number, "checksum": checksum}).fetchone()
-    if same or scope.run_id is None:
+    if same or not scope.run_id:
         return int(same[0]) if same else None
     withdraw(tx, scope, keep=KEPT_LISTS - 1)
     ((id_,),) = tx.execute(_LIST, {**vars(scope), "reason": reason, "keys": number, "checksum": checksum}).fetchall()

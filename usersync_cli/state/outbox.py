@@ -27,7 +27,7 @@ class StepScope:
 
     job: str
     step: str
-    run_id: int | None  # None in a dry run
+    run_id: int  # 0 in a dry run
     target: str = ""
     stream: str = ""  # of documents: which, for what is set aside
 

@@ -21,7 +21,7 @@ class Scope:
 
     job: str
     step: str
-    run_id: int | None  # None in a dry run
+    run_id: int  # 0 in a dry run
     target: str
     fingerprint: str
     account: str
@@ -69,7 +69,7 @@ def begin(tx: Connection, scope: Scope, *, instead: bool) -> Memory:
 
 def remember(tx: Connection, scope: Scope) -> Memory:
     """What is known of this step. Keys of another table or other key columns mean nothing any more and are forgotten."""
-    write = scope.run_id is not None
+    write = scope.run_id != 0
     if not write and ledger.current(tx) != ledger.VERSION:
         return Memory()
     found = recall(tx, scope)

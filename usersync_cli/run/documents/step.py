@@ -37,7 +37,17 @@ from usersync_cli.load.rejects import HALF_FROM, SAMPLE, Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Cursor, Documents, Page, Record, Step, Stream
 from usersync_cli.ports import HasDetails, LeavesOut, ReadsTogether, Session
-from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
+from usersync_cli.run.context import (
+    Options,
+    StepResult,
+    StreamResult,
+    World,
+    chosen_streams,
+    loading,
+    read_of,
+    refuse_other_account,
+    refuse_silence,
+)
 from usersync_cli.run.documents.batch import Batch
 from usersync_cli.run.documents.deletes import Leavers, had_row, listed_before
 from usersync_cli.run.documents.page import PagePlan, duplicates
@@ -127,7 +137,7 @@ class Reading:
 
     def _stream(self, name: str, account: str, *, numbered: bool) -> StreamLoad:
         """A stream on its way into its table, and what is remembered of it."""
-        run_id = self._lease.run_id if self._lease else None
+        run_id = self._lease.run_id if self._lease else 0
         scope = {"job": self._world.tools.job, "step": self._step.name, "run_id": run_id, "account": account}
         stream = StreamLoad(self._step, self._world.sources[self._extract.source], name, scope, numbered=numbered)
         stream.known.recall(self._tx)
@@ -472,11 +482,8 @@ class Reading:
             return
         stream = plan.stream
         before, now = stream.known.memory.previous or 0, listed_before(stream, page) + plan.counts.distinct
-        if before and not now and not self._options.allow_empty:
-            raise Drift(
-                f"stream {stream.name} is empty; the last complete reading had {before} records; nothing was removed",
-                hint="look at the source (emptied? rights?); if this is intentional, run once with --allow-empty",
-            )
+        had = f"the last complete reading had {before} records; nothing was removed"
+        refuse_silence(f"stream {stream.name}", before, now, self._options, had=had, causes="emptied? rights?")
         if now * 2 < before:
             log.once("stream shrank to less than half", step=self._step.name, stream=stream.name, records=now, before=before)
 

@@ -273,7 +273,7 @@ class Loading:
         return Scope(
             job=self._job,
             step=self._step.name,
-            run_id=self._checkpoint.run_id or None,
+            run_id=self._checkpoint.run_id,
             target=f"{load.table} ({', '.join(load.key)})",
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=", ".join(reader.session.account for reader in self._readers),

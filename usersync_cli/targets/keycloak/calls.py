@@ -301,7 +301,6 @@ class AccountCalls:
 
     def _file(self, intent: Intent, reason: str, detail: str, document: bytes = b"") -> rejects.Stored:
         scope, document = self._plan.scope, document or str(intent.wanted["document"]).encode()
-        assert scope.run_id is not None  # noqa: S101  calls are made by a run
         found = Reject(intent.key, reason, detail, document, part=reason)
         return rejects.store(self._tx, scope.job, scope.step, scope.stream, scope.run_id, [found])
 

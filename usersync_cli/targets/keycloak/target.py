@@ -84,7 +84,7 @@ class Target(OutboundTarget[AccountPlan]):
         if obstacle and not (held := differences.hold_back(tx)):
             obstacle = None
         counts = summary.count(tx, read - held, distinct - held)
-        if scope.run_id is not None:
+        if scope.run_id:
             known.note_accounts(tx, vars(scope))
             deletes.sign_out(tx, vars(scope))
             outbox.write(tx, scope)
@@ -164,7 +164,7 @@ class Target(OutboundTarget[AccountPlan]):
 
     def disable(self, tx: Connection, plan: AccountPlan, *, known: bool) -> None:
         deletes.disable(tx, vars(plan.scope), known=known)
-        if plan.scope.run_id is not None:
+        if plan.scope.run_id:
             outbox.write(tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:

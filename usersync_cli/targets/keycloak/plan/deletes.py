@@ -60,7 +60,7 @@ def leaving(tx: Connection, *, known: bool) -> tuple[int, int]:
 def disable(tx: Connection, values: Mapping[str, Any], *, known: bool) -> None:
     """Those of `usersync_gone` are to be disabled, by us."""
     tx.execute(_DISABLE.encode(), {"known": known})
-    if values["run_id"] is not None:
+    if values["run_id"]:
         tx.execute(_DISABLED.encode(), values)
         tx.execute(_MET_AGAIN.encode(), {**values, "still": STILL_ENABLED})
 
