@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import msgspec
 import requests
@@ -21,28 +20,18 @@ import tenacity
 from urllib3.exceptions import HTTPError
 
 from usersync_cli import log
+from usersync_cli.clients.http.bearer import Bearer
 from usersync_cli.clients.http.rate_limit import RateLimit
 from usersync_cli.clients.http.responses import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
 from usersync_cli.clients.http.transport import CONNECT_SECONDS, Call, Lines, Session, leave
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
+from usersync_cli.model import Access
 from usersync_cli.patience import Share
 from usersync_cli.signals import Stop
 
-__all__ = ["Access", "Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Unknown", "Untrusted"]
+__all__ = ["Client", "Forbidden", "Missing", "RateLimit", "Refused", "Reply", "Request", "Unknown", "Untrusted"]
 
 PIECE_BYTES = 65_536
-NEWER_TOKENS = 2  # for one request: more of those that are refused at once won't help
-
-
-class Access(Protocol):
-    """A bearer token; a newer one has a larger generation."""
-
-    @property
-    def token(self) -> str: ...
-    @property
-    def generation(self) -> int: ...
-    @property
-    def until(self) -> float: ...  # on the monotonic clock; from then on it is asked for again
 
 
 class Client:
@@ -74,7 +63,7 @@ class Client:
     ) -> None:
         self._server, self._stop, self._share = Server(name, base_url.rstrip("/")), stop, stop.patience.of(name)
         self._limit = limit or RateLimit()
-        self._login = _Login(access, login) if access else None
+        self._bearer = Bearer(access, hint=login) if access else None
         self._headers, self._auth, self._ca = dict(headers or {}), auth, _certificates(ca, name)
         self._deadline, self._timeout = deadline.total_seconds(), timeout.total_seconds()
         self._max_body, self._pause = max_body, pause.total_seconds()
@@ -136,8 +125,8 @@ class Client:
             yield
         finally:
             leave(calls)
-            if self._login and not all(call.future.done() for call in calls):
-                self._login.settle()
+            if self._bearer and not all(call.future.done() for call in calls):
+                self._bearer.settle()
 
     def _session(self) -> requests.Session:
         session = Session(self._ca)
@@ -185,18 +174,15 @@ class Client:
 
     def _ask(self, request: Request, call: Call[Reply], session: requests.Session) -> Reply:
         """Once; with a newer token again when that is what is wrong."""
-        if self._login is None:
+        if self._bearer is None:
             return self._server.judged(request, self._exchange(request, call, session))
-        access = self._login.access(call)
-        reply = self._exchange(request, call, session, access.token)
-        for _ in range(NEWER_TOKENS):
-            if reply.status != 401:
-                break
-            access = self._login.newer(access, call, f"{self._server.name} {said(reply)} to {request}")
-            reply = self._exchange(request, call, session, access.token)
+        reply = self._bearer.send(partial(self._exchange, request, call, session), call.check, partial(self._told, request))
         if reply.status == 401:
-            raise LoginRequired(f"{self._server.name} {said(reply)} to {request}, with a new token too", hint=self._login.hint)
+            raise LoginRequired(f"{self._told(request, reply)}, with a new token too", hint=self._bearer.hint)
         return self._server.judged(request, reply)
+
+    def _told(self, request: Request, reply: Reply) -> str:
+        return f"{self._server.name} {said(reply)} to {request}"
 
     def _tell(self, request: Request, state: tenacity.RetryCallState) -> None:
         """Before a repetition; of a 429 the rate limit tells."""
@@ -278,44 +264,6 @@ class _OutOfPatience(tenacity.stop.stop_base):
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         return self._share.give_up(retry_state.upcoming_sleep)
-
-
-class _Login:
-    """The token that all threads of a client use; one of them at a time asks for a newer one."""
-
-    def __init__(self, ask: Callable[[int], Access], hint: str) -> None:
-        self._ask, self.hint = ask, hint
-        self._lock = threading.Lock()
-        self._access: Access | None = None
-        self._refused = 0  # the newest generation that the API did not take
-
-    def access(self, call: Call[Any]) -> Access:
-        with self._lock:
-            call.check()
-            if self._access is None or time.monotonic() >= self._access.until:
-                self._access = self._ask(self._refused)
-            return self._access
-
-    def newer(self, refused: Access, call: Call[Any], what: str) -> Access:
-        """Another one than this. Raises LoginRequired when there is none that could help."""
-        with self._lock:
-            call.check()
-            if self._access and self._access.generation > refused.generation:
-                return self._access
-            again, self._refused = self._refused > 0, refused.generation
-            try:
-                self._access = self._ask(refused.generation)
-            except LoginRequired as error:
-                message = f"{what}, with a new token too: {error.message}" if again else error.message
-                raise LoginRequired(message, hint=error.hint) from error
-            if self._access.generation <= refused.generation:
-                raise LoginRequired(f"{what}, and there is no newer token", hint=self.hint)
-            return self._access
-
-    def settle(self) -> None:
-        """Wait for who is asking: a token that comes and is not kept would be lost."""
-        with self._lock:
-            pass
 
 
 def _certificates(ca: Path | None, name: str) -> Path | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import re
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -17,9 +16,11 @@ import msgspec
 import requests
 from keycloak import KeycloakOpenIDConnection
 
+from usersync_cli.clients.http.bearer import Bearer
 from usersync_cli.clients.http.client import Client, Missing, Reply, Request
 from usersync_cli.clients.http.responses import as_requests
 from usersync_cli.errors import ConfigError
+from usersync_cli.model import Access
 from usersync_cli.signals import Stop
 from usersync_cli.targets.keycloak.refusals import Account, no_keycloak, no_token, refusal
 
@@ -31,10 +32,11 @@ _TOKEN_LIFE_SECONDS = 60  # where Keycloak does not say
 class Connection(KeycloakOpenIDConnection):
     """What KeycloakAdmin asks through. Replies other than 2xx are raised here, in our words, so that it never sees one."""
 
-    def __init__(self, account: Account, client: Client, login: Login) -> None:
+    def __init__(self, account: Account, client: Client, stop: Stop) -> None:
         # Not the parent's, which opens sessions. Names of realms may hold spaces.
         self.realm_name = quote(account.realm, safe="")
-        self._account, self._client, self._login = account, client, login
+        self._account, self._client, self._stop = account, client, stop
+        self._bearer = Bearer(Login(account, client), renewals=1)
 
     def raw_get(self, path: str, **params: Any) -> requests.Response:
         return _response(self.send("GET", path, params=params))
@@ -60,7 +62,7 @@ class Connection(KeycloakOpenIDConnection):
 
     def rights(self) -> Collection[str] | None:
         """The client roles over the realm that our token lists; None where it lists none at all, as a light-weight one does."""
-        held = _claims(self._login.token()).get("resource_access")
+        held = _claims(self._bearer.access(self._stop.check).token).get("resource_access")
         if not isinstance(held, dict):
             return None
         found = held.get(self._account.management, {})
@@ -68,10 +70,7 @@ class Connection(KeycloakOpenIDConnection):
 
     def _authorised(self, request: Request) -> Reply:
         """With a token; with a newer one when it is refused, which says that nothing was done."""
-        token = self._login.token()
-        reply = self._client.send(_with(request, token))
-        if reply.status == 401:
-            reply = self._client.send(_with(request, self._login.token(instead_of=token)))
+        reply = self._bearer.send(lambda token: self._client.send(_with(request, token)), self._stop.check, str)
         if reply.status == 401:
             raise ConfigError(
                 f"{self._account.name} refuses a token that it gave a moment ago ({request})",
@@ -86,26 +85,14 @@ def _once(method: str, path: str) -> bool:
 
 
 class Login:
-    """The service account's token: in memory only, asked for again at 90 % of its life, or when it is refused."""
+    """The service account's log-in: each call asks for its next token, which is kept in memory only."""
 
-    def __init__(self, account: Account, client: Client, stop: Stop) -> None:
-        self._account, self._client, self._stop = account, client, stop
-        self._lock = threading.Lock()
-        self._token, self._until = "", 0.0
-        self.asked = 0
+    def __init__(self, account: Account, client: Client) -> None:
+        self._account, self._client = account, client
+        self._asked = 0
 
-    def token(self, *, instead_of: str = "") -> str:
-        """One that is valid as far as we know, and another one than `instead_of`."""
-        while not self._lock.acquire(timeout=0.1):
-            self._stop.check()
-        try:
-            if not self._token or self._token == instead_of or time.monotonic() >= self._until:
-                self._token, self._until = self._ask()
-            return self._token
-        finally:
-            self._lock.release()
-
-    def _ask(self) -> tuple[str, float]:
+    def __call__(self, _after: int) -> Access:
+        """A token to be used for 90 % of its life."""
         account, began = self._account, time.monotonic()
         form = {"grant_type": "client_credentials", "client_id": account.client_id, "client_secret": account.client_secret}
         path = f"/realms/{quote(account.login_realm, safe='')}/protocol/openid-connect/token"
@@ -113,11 +100,11 @@ class Login:
             reply = self._client.send(Request("POST", path, form=form, accept=OURS))
         except Missing as missing:  # in HTML
             raise no_keycloak(account) from missing
-        self.asked += 1
+        self._asked += 1
         if reply.status != 200:
             raise no_token(account, reply)
         granted = reply.decode(_Granted)
-        return granted.access_token, began + LIFE * granted.expires_in
+        return Access(granted.access_token, self._asked, began + LIFE * granted.expires_in)
 
 
 def _claims(token: str) -> Mapping[str, Any]:

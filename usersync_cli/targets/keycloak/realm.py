@@ -52,12 +52,12 @@ class Realm:
         # With python-keycloak, which takes half a second: only who talks to Keycloak pays that.
         from keycloak import KeycloakAdmin
 
-        from usersync_cli.targets.keycloak.admin import Connection, Login
+        from usersync_cli.targets.keycloak.admin import Connection
 
         self.name = name
         self._account = Account(name, realm, login_realm or realm, client_id, client_secret)
         self._client = Client(url, name=name, stop=stop, ca=ca, deadline=deadline)
-        self._connection = Connection(self._account, self._client, Login(self._account, self._client, stop))
+        self._connection = Connection(self._account, self._client, stop)
         self._admin = KeycloakAdmin(connection=self._connection)
         self._path = f"admin/realms/{self._connection.realm_name}"
 
