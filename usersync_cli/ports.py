@@ -160,6 +160,8 @@ class KeepsOut(ABC):
 class Source(ABC):
     """A system that is read: made from its name and its Settings, without contacting anything."""
 
+    name: str  # what the config file and messages call it
+
     @abstractmethod
     def open(self, tools: Tools) -> AbstractContextManager[Session]:
         """Connects, takes the snapshot, learns the account. Threads and connections live as long as the context."""

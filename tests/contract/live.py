@@ -1,24 +1,31 @@
 """What a sample gives the contract suites: a live instance of a source or target, with rows that are known.
 
-`tests/contract/sources/<name>.py` has `live(request) -> LiveSource`, `tests/contract/targets/<name>.py` has
+`tests/contract/sources/<name>.py` has `live(request) -> LiveSource` and `ABILITIES`, `tests/contract/targets/<name>.py` has
 `live(request) -> LiveOutbound`, where `<name>` is the file or folder in `usersync_cli/sources` or `targets`; `request` is pytest's, for
 the fixtures of tests/conftest.py. A new source or target is tested by adding that one file.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
+from tests.conftest import ROOT
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.config.registry import source_types
 from usersync_cli.model import Copy, Desired, Documents, Stream
 from usersync_cli.ports import Tokens
 
 SECRET = "a-secret-to-look-for"
 PERSON = "Test User"
+README = {"sources": "club", "targets": ""}  # what their READMEs show
+NAMES = [*source_types(), README["sources"]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class LiveSource:
     secret: bool = True  # False, with the reason: no setting is a password or token
     nowhere: Mapping[str, Any] | None = None  # settings that lead to nothing
     tokens: Tokens | None = None  # for a source that asks for some
+    unknown: str = ""  # TellsWhoIsGone, HasDetails: a key that no stream has, or had
+    change: Callable[[], object] | None = None  # OneMoment: takes the last record of the first stream away
+    left_out: Mapping[str, int] = field(default_factory=dict)  # LeavesOut: after a listing of all streams
+    kept_out: Mapping[str, Collection[str]] = field(default_factory=dict)  # KeepsOut: keys, by stream
+    edited: Mapping[str, Any] | None = None  # SaysWhatItReads: settings by which the first stream has other records
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,21 @@ class LiveOutbound(LiveTarget):
     enabled: Callable[[], Sequence[int]]  # ids of the accounts that their people can use
 
 
+@cache
 def sample(kind: str, name: str) -> Any:
-    """The sample of a source or target, by file name."""
-    return import_module(f"tests.contract.{kind}.{name}")
+    """The sample of a source or target, by file name; that of the one which the README shows is there too."""
+    if name != README[kind]:
+        return import_module(f"tests.contract.{kind}.{name}")
+    module = ModuleType(f"tests.contract.{kind}.{name}")
+    exec(compile(code_of(kind, f"tests/contract/{kind}/{name}.py"), f"{kind}/README.md", "exec"), vars(module))
+    return module
+
+
+def code_of(kind: str, file: str) -> str:
+    """A block of code in the README of `sources` or `targets`, by the file that its first line names."""
+    page = (ROOT / "usersync_cli" / kind / "README.md").read_text()
+    (found,) = re.findall(rf"^```python\n(# {re.escape(file)}\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return str(found)
 
 
 def keys(content: Copy | Documents) -> list[str]:
@@ -93,9 +117,9 @@ def first_column(data: bytes) -> list[str]:
         if fields == -1:
             assert at == len(data), "something stands behind the end of the rows"
             return found
-        for field in range(fields):
+        for number in range(fields):
             (size,) = struct.unpack_from("!i", data, at)
             at += 4
-            if field == 0:
+            if number == 0:
                 found.append(data[at : at + size].decode())
             at += max(size, 0)

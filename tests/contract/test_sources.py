@@ -18,52 +18,9 @@ from tests.contract.live import PERSON, SECRET, LiveSource, keys, sample
 from tests.servers import until
 from usersync_cli.config.registry import source_port, source_types
 from usersync_cli.errors import Drift, Stopped, Unavailable, UsersyncError
-from usersync_cli.model import Copy, Database, Documents, Page, Stream
-from usersync_cli.ports import Session, Tools
+from usersync_cli.model import Copy, Documents, Page, Stream
+from usersync_cli.ports import Session
 from usersync_cli.signals import Stop
-from usersync_cli.sources import TabularPort
-
-NAMES = source_types()
-
-
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def live(name: str, request: pytest.FixtureRequest) -> LiveSource:
-    found: LiveSource = sample("sources", name).live(request)
-    return found
-
-
-@pytest.fixture
-def tabular(name: str) -> bool:
-    return isinstance(source_port(name), TabularPort)
-
-
-@pytest.fixture
-def stop() -> Stop:
-    return Stop()
-
-
-@pytest.fixture
-def make(name: str, stop: Stop, live: LiveSource) -> Callable[[Any], AbstractContextManager[Any]]:
-    """Opens the source with these settings, once the result is entered."""
-
-    def made(settings: Any) -> AbstractContextManager[Any]:
-        port = source_port(name)
-        source = port.source("crm", port.settings(type=name, **settings))
-        context: AbstractContextManager[Any] = source.open(Tools("contract", stop, Database, live.tokens))
-        return context
-
-    return made
-
-
-@pytest.fixture
-def session(live: LiveSource, make: Callable[[Any], AbstractContextManager[Session]]) -> Iterator[Any]:
-    with make(live.settings) as session:
-        yield session
 
 
 def read(session: Session, streams: Sequence[Stream]) -> dict[str, list[str]]:
@@ -105,8 +62,8 @@ def test_every_source_can_be_tested() -> None:
     """
     Each file in sources/ has a PORT and a sample here; without one, nothing would hold it to the contract.
     """
-    assert NAMES
-    for name in NAMES:
+    assert source_types()
+    for name in source_types():
         assert name == get_args(source_port(name).settings.model_fields["type"].annotation)[0]
         assert callable(sample("sources", name).live), name
 

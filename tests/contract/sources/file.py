@@ -12,7 +12,9 @@ import pytest
 
 from tests.contract.live import PERSON, LiveSource
 from usersync_cli.model import Stream
+from usersync_cli.ports import CanLook, NumbersVersions, OneMoment, SaysWhatItReads
 
+ABILITIES = [OneMoment, NumbersVersions, CanLook, SaysWhatItReads]
 COUNT = 4500
 BLOCK = 5_000_000
 
@@ -21,7 +23,8 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     folder: Path = request.getfixturevalue("tmp_path")
 
     def lines(name: str) -> bytes:
-        people = ({"id": f"{name}-{i}", "name": f"{PERSON} {i}" + "." * 400} for i in range(1, COUNT + 1))
+        stamp = {"at": "2026-01-01T00:00:00Z", "more": "." * 400}
+        people = ({"id": f"{name}-{i}", "rev": i, "name": f"{PERSON} {i}", **stamp} for i in range(1, COUNT + 1))
         return b"".join(json.dumps(one).encode() + b"\n" for one in people)
 
     (folder / "people.jsonl").write_bytes(lines("people"))
@@ -39,6 +42,9 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
         }.items()
     }  # fmt: skip
 
+    streams["people"] |= {"version": "rev", "version_type": "number"}
+    streams["members"] |= {"version": "at"}
+
     def opened() -> int:
         """Files of this folder that this process holds open."""
         found = 0
@@ -48,6 +54,8 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
         return found
 
     return LiveSource(
+        change=lambda: (folder / "people.jsonl").write_bytes(lines("people").rstrip(b"\n").rpartition(b"\n")[0] + b"\n"),
+        edited={"streams": {**streams, "people": {**streams["people"], "key": "name"}}},
         settings={"streams": streams},
         streams=[Stream("people"), Stream("members")],
         keys={name: [f"{name}-{i}" for i in range(1, COUNT + 1)] for name in ("people", "members")},

@@ -9,9 +9,12 @@ import pytest
 from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from tests.fineract_server import Fineract, Trouble, made
 from usersync_cli.model import Stream
+from usersync_cli.ports import BringsAccounts, BringsTransform, CanLook, KeepsOut, LeavesOut, OneMoment, TellsWhoIsGone
 from usersync_cli.sources.fineract import session, source
 
+ABILITIES = [OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, BringsTransform, BringsAccounts]
 COUNT = 1100
+PATHS = ("/users", "/roles", "/users?broken", "/users?silent", "/users/999999")
 
 
 def live(request: pytest.FixtureRequest) -> LiveSource:
@@ -29,10 +32,15 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     running = server.running()
     running.__enter__()
     request.addfinalizer(lambda: running.__exit__(None, None, None))
+    (customer,) = server.add(isSelfServiceUser=True)
     return LiveSource(
+        unknown="999999",
+        change=lambda: server.delete(COUNT + 3),
+        left_out={"self-service users": 1},
+        kept_out={"users": {"1", "2", "3", str(customer)}, "roles": ()},
         settings={name: value for name, value in made(server.url, password=SECRET).items() if name != "type"},
         streams=[Stream("users"), Stream("roles")],
-        keys={"users": [str(id_) for id_ in server.users if id_ > 3], "roles": [str(id_) for id_ in server.roles]},
+        keys={"users": [str(id_) for id_ in server.users if 3 < id_ < customer], "roles": [str(id_) for id_ in server.roles]},
         missing=Stream("nobody"),
         broken=Stream("broken"),
         slow=None,  # a list is one answer: there is no middle of it
@@ -45,5 +53,5 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
 
 def _go(server: Fineract) -> None:
     """Away for good: whoever asks is hung up on."""
-    server.troubles = [Trouble("reset", path, 1_000_000, 0) for path in ("/users", "/roles", "/users?broken", "/users?silent")]
+    server.troubles = [Trouble("reset", path, 1_000_000, 0) for path in PATHS]
     server.cut()

@@ -8,7 +8,9 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from usersync_cli.model import Stream
+from usersync_cli.ports import HadOtherNames, RunsSql
 
+ABILITIES = [HadOtherNames, RunsSql]
 COUNT = 1500
 OURS = "application_name = 'usersync/contract' AND datname = current_database()"
 

@@ -10,8 +10,10 @@ from tests.contract.live import PERSON, SECRET, LiveServer, LiveSource
 from tests.teamleader_job import Granted, made
 from tests.teamleader_server import Asked, Fault, Teamleader
 from usersync_cli.model import Stream
+from usersync_cli.ports import BringsDefinition, BringsTransform, CanLook, HasDetails, TellsWhoIsGone
 from usersync_cli.sources.teamleader import limits
 
+ABILITIES = [HasDetails, TellsWhoIsGone, CanLook, BringsTransform, BringsDefinition]
 COUNT = 250
 
 
@@ -29,6 +31,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     server.add("users", COUNT)
     _slowly(server)
     return LiveSource(
+        unknown="00000000-0000-4000-8000-000000000000",
         settings={name: value for name, value in made(server.url, client_secret=SECRET).items() if name != "type"},
         streams=[Stream("contacts"), Stream("companies")],
         keys=keys,

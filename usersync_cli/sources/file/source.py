@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from usersync_cli.errors import Drift, Unavailable
 from usersync_cli.ports import CanLook, DocumentSession, DocumentSource, NumbersVersions, OneMoment, SaysWhatItReads
@@ -38,11 +38,8 @@ class Source(SaysWhatItReads, DocumentSource):
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
         """The file that is being read is closed with the session."""
-        session = Session(self.name, self._streams, tools.stop)
-        try:
+        with Session(self.name, self._streams, tools.stop) as session:
             yield session
-        finally:
-            session.close()
 
 
 class Session(OneMoment, NumbersVersions, CanLook, DocumentSession):
@@ -62,7 +59,10 @@ class Session(OneMoment, NumbersVersions, CanLook, DocumentSession):
         """The streams whose `version_type` is number."""
         return self._numbered
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Close the file that is half read."""
         self._closed = True
         for pages in self._reading:

@@ -1,0 +1,360 @@
+"""What each ability of ports.py promises, held against every source whose session claims it. A new source brings a sample, see live.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import NewDatabase
+from tests.contract.live import NAMES, PERSON, SECRET, LiveSource, keys, sample
+from tests.list_source import ListSource, people
+from usersync_cli import ports
+from usersync_cli.config.registry import source_port
+from usersync_cli.errors import ConfigError, Drift, Unavailable
+from usersync_cli.model import Database, Page, Record, Stream
+from usersync_cli.signals import Stop
+
+SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
+SOURCES = (ports.Source, ports.TabularSource, ports.DocumentSource)
+OF_SESSIONS = (
+    *(ports.RunsSql, ports.HadOtherNames, ports.OneMoment, ports.ReadsTogether, ports.NumbersVersions, ports.HasDetails),
+    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut),
+)
+OF_SOURCES = (ports.BringsTransform, ports.BringsDefinition, ports.BringsAccounts, ports.SaysWhatItReads)
+
+Make = Callable[[Any], AbstractContextManager[Any]]
+
+
+def names(port: type) -> set[str]:
+    """What a port or ability names, without what it inherits."""
+    return {name for name in (*vars(port), *vars(port).get("__annotations__", ())) if not name.startswith("_")}
+
+
+def public(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def documents(session: Any, stream: str) -> list[Record]:
+    """The records of a full listing."""
+    return [record for page in session.pages([Stream(stream)], {}) for record in page.content.records]
+
+
+def of_those_with(ability: type) -> pytest.MarkDecorator:
+    """For each source whose sample says that it, or its session, claims this ability."""
+    return pytest.mark.parametrize("name", [name for name in NAMES if ability in sample("sources", name).ABILITIES], indirect=True)
+
+
+# claims
+
+
+def test_every_ability_is_known_here() -> None:
+    """
+    A class of ports.py is a port, an ability that this suite holds, or one of targets.
+    """
+    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools}
+    found = {one for one in vars(ports).values() if isinstance(one, type) and one.__module__ == ports.__name__}
+
+    assert {*SESSIONS, *SOURCES, *OF_SESSIONS, *OF_SOURCES} == found - others
+
+
+def test_the_sample_says_what_is_claimed(name: str, source: object, session: object) -> None:
+    """
+    Source and session claim exactly the abilities that the sample has: one that is lost on the way is no accident.
+    """
+    found = {one for one in OF_SESSIONS if isinstance(session, one)} | {one for one in OF_SOURCES if isinstance(source, one)}
+
+    assert {*sample("sources", name).ABILITIES} == found
+
+
+def test_what_it_can_do_it_claims(source: object, session: object) -> None:
+    """
+    A method of an ability that is not claimed would never be called.
+    """
+    for thing, abilities in ((source, OF_SOURCES), (session, OF_SESSIONS)):
+        for ability in abilities:
+            assert isinstance(thing, ability) or not names(ability) & public(thing), ability.__name__
+
+
+def test_it_has_no_name_that_no_port_knows(source: object, session: object) -> None:
+    """
+    What is public is called by the engine, so a port has it; a name that is misspelt has none.
+    """
+    assert set() == public(session) - set().union(*map(names, (*SESSIONS, *OF_SESSIONS)))
+    assert set() == public(source) - set().union(*map(names, (*SOURCES, *OF_SOURCES)))
+
+
+def test_source_and_session_are_of_one_kind(source: object, session: object, *, tabular: bool) -> None:
+    """
+    A source of tables opens a session of tables, a source of documents one of documents.
+    """
+    assert [tabular, tabular] == [isinstance(source, ports.TabularSource), isinstance(session, ports.TabularSession)]
+    assert [not tabular] * 2 == [isinstance(source, ports.DocumentSource), isinstance(session, ports.DocumentSession)]
+
+
+# sessions
+
+
+def test_pages_can_be_closed(live: LiveSource, session: Any) -> None:
+    """
+    The engine closes the generator when it needs no more of it, also before the first page; then nothing more comes.
+    """
+    for begun in (False, True):
+        pages = session.pages(live.streams[:1], {})
+        if begun:
+            next(pages)
+        pages.close()
+        assert [] == list(pages)
+
+
+@of_those_with(ports.TellsWhoIsGone)
+def test_nobody_who_is_listed_is_gone(live: LiveSource, session: Any) -> None:
+    """
+    `gone` names none of those that the listing has, and one that nobody knows; of none it asks for none.
+    """
+    for stream in live.streams:
+        listed = [record.key for record in documents(session, stream.name)]
+        asked = [*listed[:2], *listed[-2:]]
+        assert [] == list(session.gone(stream.name, asked))
+        assert {live.unknown} == set(session.gone(stream.name, [asked[0], live.unknown, asked[1]]))
+        assert [] == list(session.gone(stream.name, []))
+
+
+@of_those_with(ports.TellsWhoIsGone)
+def test_an_error_is_never_read_as_gone(live: LiveSource, session: Any) -> None:
+    """
+    A server that went away has not said that anybody is gone.
+    """
+    listed = [record.key for record in documents(session, live.streams[0].name)]
+    live.cut()
+    with pytest.raises(Unavailable):
+        session.gone(live.streams[0].name, [listed[0], live.unknown])
+
+
+@of_those_with(ports.HasDetails)
+def test_each_key_has_one_document(live: LiveSource, session: Any) -> None:
+    """
+    `details` gives a document for each key that it was asked for, once; those it owes it does not give.
+    """
+    assert session.detailed
+    for stream in live.streams:
+        assert stream.name in session.detailed, "the sample needs streams whose listing is not the whole document"
+        asked = [record.key for record in documents(session, stream.name)][:30]
+        found = list(session.details(stream.name, asked))
+
+        assert sorted(asked) == sorted([*(record.key for record in found), *session.owed])
+        assert {stream.name} == {record.stream for record in found}
+        assert not any(record.deleted or record.problem for record in found)
+        assert all(isinstance(json.loads(record.data), dict) for record in found)
+
+
+@of_those_with(ports.HasDetails)
+def test_one_that_left_meanwhile_comes_as_deleted(live: LiveSource, session: Any) -> None:
+    """
+    A key that the vendor does not know any more, or shows and does not give: deleted or owed, never left out without a word.
+    """
+    (stream, *_) = live.streams
+    asked = [documents(session, stream.name)[0].key, live.unknown]
+    found = {record.key: record.deleted for record in session.details(stream.name, asked)}
+
+    assert {asked[0]: False} == {key: deleted for key, deleted in found.items() if key != live.unknown}
+    assert found.get(live.unknown) or live.unknown in session.owed
+
+
+@of_those_with(ports.OneMoment)
+def test_a_listing_of_one_moment_lacks_nobody_who_was_there(live: LiveSource, session: Any) -> None:
+    """
+    What changes while it is read does not show, or ends it: a record that it lacks was not there.
+    """
+    (stream, *_) = live.streams
+    assert live.change
+    pages = session.pages([stream], {})
+    found = keys(next(pages).content)
+    live.change()
+    with suppress(Unavailable):
+        for page in pages:
+            found += keys(page.content)
+        assert sorted(live.keys[stream.name]) == sorted(found)
+    with suppress(Unavailable):  # of a moment when it was not there any more
+        assert {live.keys[stream.name][-1]} == {*live.keys[stream.name]} - {record.key for record in documents(session, stream.name)}
+
+
+def refuse_mixed_pages(session: Any, pages: Iterator[Page], asked: Sequence[str]) -> None:
+    """Where streams are read together, each page speaks of all of them; otherwise of one."""
+    for page in pages:
+        assert [*page.streams] == [*asked] if isinstance(session, ports.ReadsTogether) else len(page.streams) == 1
+
+
+def test_streams_that_come_together_share_their_pages(live: LiveSource, session: Any, *, tabular: bool) -> None:
+    """
+    A page speaks of one stream, or of all that were asked for, as the session claims.
+    """
+    if not tabular:
+        refuse_mixed_pages(session, session.pages(live.streams, {}), [stream.name for stream in live.streams])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_check_of_pages_can_fail(*, together: bool) -> None:
+    """
+    It finds a page of the other kind.
+    """
+    streams = [Stream("people"), Stream("others")]
+
+    def pages(*, together: bool) -> tuple[Any, Iterator[Page]]:
+        made = ListSource({"people": people(1, 2), "others": people(3)}, together=together)
+        with made.open(ports.Tools("contract", Stop(), Database)) as session:
+            return session, session.pages(streams, {})
+
+    session, good = pages(together=together)
+    refuse_mixed_pages(session, good, ["people", "others"])
+    with pytest.raises(AssertionError):
+        refuse_mixed_pages(session, pages(together=not together)[1], ["people", "others"])
+
+
+def test_versions_are_numbers_or_times(live: LiveSource, session: Any, *, tabular: bool) -> None:
+    """
+    A version is a number in the streams of `numbered`, and a time stamp of ISO 8601 in all others.
+    """
+    if tabular:
+        return
+    numbered: Collection[str] = session.numbered if isinstance(session, ports.NumbersVersions) else ()
+    if isinstance(session, ports.NumbersVersions):
+        assert {*numbered} & {*live.keys}, "the sample needs a stream whose versions are numbers"
+        assert {*live.keys} - {*numbered}, "and one whose versions are not"
+    for stream in live.streams:
+        for record in documents(session, stream.name):
+            if record.version is not None:
+                assert re.fullmatch(r"-?[0-9.]+", record.version) if stream.name in numbered else datetime.fromisoformat(record.version)
+
+
+@of_those_with(ports.CanLook)
+def test_a_look_says_what_is_there(live: LiveSource, session: Any) -> None:
+    """
+    A few words, on one line, without anybody's data; Drift for a stream that is not there.
+    """
+    said = session.look(live.streams[0].name)
+
+    assert re.fullmatch(r"[^\n]{3,100}", said)
+    assert PERSON not in said
+    assert SECRET not in said
+    with pytest.raises(Drift):
+        session.look(live.missing.name)
+
+
+@of_those_with(ports.CanLook)
+def test_a_look_at_nothing_raises(live: LiveSource, make: Make, session: Any) -> None:
+    """
+    Where nobody answers, `open` or `look` raises, as reading would.
+    """
+    settings = live.nowhere or (live.server and live.server.at(9))
+    with pytest.raises(Unavailable), make(settings) as nowhere:
+        nowhere.look(live.streams[0].name)
+
+
+@of_those_with(ports.LeavesOut)
+def test_what_is_left_out_is_counted(live: LiveSource, session: Any) -> None:
+    """
+    How many records were listed and are not given, by what they are; nothing before anything was listed.
+    """
+    assert {} == dict(session.left_out)
+    for stream in live.streams:
+        documents(session, stream.name)
+    assert live.left_out
+    assert live.left_out == dict(session.left_out)
+
+
+@of_those_with(ports.KeepsOut)
+def test_who_is_kept_out_is_not_given(live: LiveSource, session: Any) -> None:
+    """
+    The keys that a listing has and `pages` does not give, each with the code of why.
+    """
+    for stream in live.streams:
+        given = {record.key for record in documents(session, stream.name)}
+        kept_out = session.kept_out(stream.name)
+        assert {*live.kept_out[stream.name]} == {*kept_out}
+        assert not given & {*kept_out}
+        assert all(re.fullmatch(r"[a-z_]+", one.reason) for one in kept_out.values())
+
+
+@of_those_with(ports.HadOtherNames)
+def test_other_names_are_other_names(session: Any) -> None:
+    """
+    What the account was called is text, and is not what it is called.
+    """
+    assert session.formerly
+    assert all(isinstance(one, str) and one for one in session.formerly)
+    assert session.account not in session.formerly
+
+
+@of_those_with(ports.RunsSql)
+def test_others_who_may_create_are_named(session: Any) -> None:
+    """
+    Schema, role and whether it owns it, as they are written in SQL.
+    """
+    for schema, role, owns in session.others_may_create():
+        assert schema
+        assert role
+        assert isinstance(owns, bool)
+
+
+# sources
+
+
+@pytest.fixture
+def records(new_database: NewDatabase) -> Iterator[psycopg.Connection[Any]]:
+    """A database with the table that transforms read, without a record."""
+    with psycopg.connect(new_database().url, autocommit=True) as connection:
+        connection.execute("CREATE TEMP TABLE records (key text, data jsonb, version timestamptz, deleted boolean, ord bigint)")
+        yield connection
+
+
+def columns(connection: psycopg.Connection[Any], select: str) -> list[str]:
+    found = connection.execute(sql.SQL("SELECT * FROM (\n{}\n) AS q LIMIT 0").format(sql.SQL(select)))  # type: ignore[arg-type]
+    return [column.name for column in found.description or ()]
+
+
+@of_those_with(ports.BringsTransform)
+def test_a_transform_is_one_select_over_records(live: LiveSource, source: Any, request: pytest.FixtureRequest) -> None:
+    """
+    PostgreSQL takes it as it is, and a new table of `definition` has all its columns.
+    """
+    connection = request.getfixturevalue("records")
+    for number, stream in enumerate(live.streams):
+        given = columns(connection, source.transform(stream.name))
+        assert given
+        if isinstance(source, ports.BringsDefinition):
+            connection.execute(f"CREATE TEMP TABLE made_{number} ({source.definition(stream.name)})")
+            assert {*given} <= {*columns(connection, f"SELECT * FROM made_{number}")}
+
+
+@of_those_with(ports.BringsAccounts)
+def test_accounts_are_a_select_over_records(live: LiveSource, source: Any, request: pytest.FixtureRequest) -> None:
+    """
+    The columns of accounts, id and username among them; ConfigError for a stream that has no people.
+    """
+    connection = request.getfixturevalue("records")
+    given = columns(connection, source.accounts(live.streams[0].name))
+
+    assert {"id", "username", "_key"} <= {*given} <= {"id", "username", "email", "first_name", "last_name", "roles", "_key"}
+    with pytest.raises(ConfigError):
+        source.accounts(live.streams[1].name)
+
+
+@of_those_with(ports.SaysWhatItReads)
+def test_what_is_read_is_said(name: str, live: LiveSource, source: Any) -> None:
+    """
+    The same words for the same settings, others where a stream has other records, and no secret.
+    """
+    port, (stream, *_) = source_port(name), live.streams
+    assert live.edited
+    same, edited = (port.source("other", port.settings(type=name, **given)) for given in (live.settings, live.edited))
+
+    assert source.reads(stream.name) == same.reads(stream.name) != edited.reads(stream.name)
+    assert SECRET not in source.reads(stream.name)
