@@ -30,7 +30,7 @@ ROOMS: dict[str, Collection[str]] = {
     "run/context": ("ports", "load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/tables": ("ports", "run/context", "run/checkpoint", "load", "state", "clients/postgres"),
-    "run/documents": ("ports", "run/context", "load", "auth", "state", "state/migrations", "clients/postgres"),
+    "run/documents": ("ports", "run/context", "run/checkpoint", "load", "auth", "state", "state/migrations", "clients/postgres"),
     "run/outbound": ("ports", "run/context", "run/checkpoint", "run/tables", "load", "state", "clients/postgres"),
     "run": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres", "clients/http"),

@@ -23,8 +23,8 @@ from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.ports import KeepsOut, Session
 from usersync_cli.report.compare import Comparison, Report
 from usersync_cli.report.shape import Shape
-from usersync_cli.run.documents.page import duplicates
-from usersync_cli.run.documents.record import PageRecord, read_record
+from usersync_cli.run.documents.page import PageRecord
+from usersync_cli.run.documents.record import duplicates, read_record
 from usersync_cli.run.documents.stream import StreamLoad, bound
 from usersync_cli.state.rejects import Reject
 

@@ -136,18 +136,7 @@ def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, C
         return outbound.run_step
     if not reads_streams(step):
         return tabular.run_step
-    return _leased(documents.run_step) if options.retry is None else _leased(retry.run_step)
-
-
-def _leased(
-    run_step: Callable[[Step, World, Options, Lease | None, StepResult], None],
-) -> Callable[[Step, World, Options, Checkpoint, StepResult], None]:
-    """Adapt a kind of step that still takes the lease itself; goes once none does."""
-
-    def adapted(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
-        run_step(step, world, options, checkpoint.lease if isinstance(checkpoint, Committed) else None, done)
-
-    return adapted
+    return documents.run_step if options.retry is None else retry.run_step
 
 
 def line(result: RunResult, step: StepResult) -> str:

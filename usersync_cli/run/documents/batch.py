@@ -5,8 +5,7 @@ What fails is taken back to a savepoint; then `load.bisect` finds the records th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -25,7 +24,8 @@ from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import HALF_FROM, NO_KEY, is_about_data, reason
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Change, Counts, Desired
-from usersync_cli.run.documents.record import PageRecord
+from usersync_cli.run.checkpoint import Checkpoint
+from usersync_cli.run.documents.page import PageRecord, Verdict
 from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state.rejects import Reject
 
@@ -48,24 +48,15 @@ class OddKeys(Refused):
 
 
 class Batch:
-    """Loads records of one stream in a transaction that has begun; without `write` only finds out, and tells `diff`.
+    """Loads records of one stream in a transaction that has begun; in a preview it only finds out what would change.
 
     That all of them have other keys is the transform's mistake where they are `sample` or more; with 0, it says nothing: they
     have failed before.
     """
 
-    def __init__(  # noqa: PLR0913  how, beside where
-        self,
-        tx: Connection,
-        step: str,
-        stream: StreamLoad,
-        *,
-        write: bool,
-        diff: Callable[[Change], bool] | None = None,
-        sample: int = HALF_FROM,
-    ) -> None:
-        self._tx, self._step, self._stream, self._write, self._diff = tx, step, stream, write, diff
-        self._sample = sample
+    def __init__(self, tx: Connection, checkpoint: Checkpoint, stream: StreamLoad, sample: int = HALF_FROM) -> None:
+        self._tx, self._checkpoint, self._stream, self._sample = tx, checkpoint, stream, sample
+        self._step = stream.known.scope.step
         self.counts = Counts()
         self.loaded: list[PageRecord] = []  # those that are left out too
         self.rejects: list[Reject] = []
@@ -89,10 +80,12 @@ class Batch:
         item.reject = Reject(item.record.key, *cause, item.record.data, item.version)
         self.rejects.append(item.reject)
         self.counts.rejected += 1
-        if self._diff:
-            (name, *_) = self._stream.target.load.key
-            told = f"{cause.reason} ({cause.detail})" if cause.detail else cause.reason
-            self._diff(Change(self._step, "reject", {name: item.record.key}, reason=told))
+        self._checkpoint.tell(self._told(item, cause))
+
+    def _told(self, item: PageRecord, cause: Cause) -> Iterator[Change]:
+        (name, *_) = self._stream.target.load.key
+        why = f"{cause.reason} ({cause.detail})" if cause.detail else cause.reason
+        yield Change(self._step, "reject", {name: item.record.key}, reason=why)
 
     # all of them, or none
 
@@ -107,24 +100,25 @@ class Batch:
 
     def _attempt(self, items: Sequence[PageRecord]) -> None:
         """Stage, compare and write, in a savepoint. Raises what PostgreSQL says of a record, or Refused."""
-        counts, normalised = Counts(), 0
+        counts = Counts()
         with self._tx.transaction():
             plan, left_out = self._plan(items)
             counts += plan.counts
-            if self._write:
-                self._apply(plan, items)
-                normalised = self._stream.target.normalised(plan, self._tx)
-            elif plan.outcome.inserted or plan.outcome.updated:
-                self._foresee(plan, items)
-            self._tell(plan)
-            rows = self._rows(items, left_out) if self._write else {}
+            self._checkpoint.foresee(self._foresee, plan, items)
+            self._apply(plan, items)
+            normalised = self._checkpoint.keep(self._stream.target.normalised, plan, self._tx)
+            rows = self._checkpoint.keep(self._rows, items, left_out)
             self._drop()
-        if self._write and plan.table:
-            self._stream.fitted = (plan.merge, plan.table)
-        self.rows |= rows
+        self._checkpoint.keep(self._fits, plan)
+        self.rows |= rows or {}
         self._count(counts, items, left_out)
-        self.normalised += normalised
+        self.normalised += normalised or 0
         self.loaded += items
+
+    def _fits(self, plan: TablePlan) -> None:
+        """From here on, the table is there."""
+        if plan.table:
+            self._stream.fitted = (plan.merge, plan.table)
 
     def _rows(self, items: Sequence[PageRecord], left_out: Collection[str]) -> dict[str, str]:
         """How the rows that were just written spell the keys of these."""
@@ -136,7 +130,7 @@ class Batch:
     def _apply(self, plan: TablePlan, items: Sequence[PageRecord]) -> None:
         """Write. Where the table refuses somebody, say whom, if that can be found by looking."""
         try:
-            self._stream.target.apply(plan, self._tx)
+            self._checkpoint.load(self._stream.target, plan, self._step, self._tx)
         except psycopg.Error as error:
             if is_about_data(error):
                 self._foresee(plan, items)
@@ -147,7 +141,7 @@ class Batch:
         for item in items:
             item.left_out = item.record.key in left_out
         counts.read -= len(items)
-        if items[0].again:  # the row would be there by then
+        if items[0].verdict is Verdict.LOAD_AGAIN:  # the row would be there by then
             counts.updated += counts.inserted + counts.unchanged
             counts.inserted = counts.unchanged = 0
         self.counts += counts
@@ -214,11 +208,6 @@ class Batch:
     def _drop(self) -> None:
         """A transaction may load several times."""
         self._tx.execute(_TEMPORARY)
-
-    def _tell(self, plan: TablePlan) -> None:
-        if self._diff:
-            with closing(self._stream.target.changes(plan, self._step, self._tx)) as changes:
-                all(self._diff(change) for change in changes)
 
     def _foresee(self, plan: TablePlan, items: Sequence[PageRecord]) -> None:
         """Look for those that the table would refuse, and raise Refused as if they had been written; a preview writes nothing."""

@@ -15,13 +15,13 @@ from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.load import guard
 from usersync_cli.load.create import MARK
 from usersync_cli.load.guard import Sweep
-from usersync_cli.load.known import CANDIDATES, LEFT_OUT, NO_ROW, REMOVED, Known, Met, OpenSweep
+from usersync_cli.load.known import CANDIDATES, Known, OpenSweep
 from usersync_cli.load.merge import Merge, Outcome, key_text
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
 from usersync_cli.ports import OneMoment, Session, TellsWhoIsGone
 from usersync_cli.run.context import Options
-from usersync_cli.run.documents.page import Leaving, PagePlan
+from usersync_cli.run.documents.page import Leaving, PagePlan, Verdict
 from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state import rejects
 from usersync_cli.state.lease import Lease
@@ -48,7 +48,7 @@ class Leavers:
         open_ = known.sweep if known.sweep and known.sweep.name == page.sweep else None
         if open_ and not open_.keyed:
             return Leaving()
-        met = [*plan.present, *(item.known_as or item.record.key for item in plan.told)]  # of these the source says it itself
+        met = [*plan.present, *(one.remembered_key for one in plan.of(Verdict.TOLD_GONE))]  # of these the source says it itself
         of_dry_run = None if self._lease else self._lacking(stream, met, open_)
         lacking = known.lacking(self._connection(), met, open_) if of_dry_run is None else len(of_dry_run)
         adopted = self._to_adopt(plan, open_) if load.adopt_existing and not known.memory.adopted else {}
@@ -74,7 +74,7 @@ class Leavers:
         if not stream.known.memory.id:
             return {}
         pages = stream.known.lacking_pages(self._connection(), met, open_)
-        return {key: times for page in pages for key, times in page if key not in stream.came and key not in stream.told}
+        return {key: times for page in pages for key, times in page if not stream.foreseen.has(key)}
 
     def _confirmed(self, stream: StreamLoad, lack: Mapping[str, int]) -> Leaving:
         """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
@@ -96,14 +96,14 @@ class Leavers:
              WHERE present.key IS NULL
         """).format(key=key_text(stream.load.key), table=table.name, there=_there(stream), swept=_swept(open_), rows=_rows(stream.known))
         found = self._connection().execute(query, (texts(met),))
-        return {key: times for key, times in found if self._lease or key not in stream.came}
+        return {key: times for key, times in found if self._lease or key not in stream.foreseen.came}
 
     def told(self, stream: StreamLoad) -> bool:
         """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing;
         or whom the guard has kept."""
-        if not stream.removes or (not stream.known.memory.id and not stream.told):
+        if not stream.removes or (not stream.known.memory.id and not stream.foreseen.departures):
             return False
-        return bool(stream.told) or stream.known.waits(self._connection())
+        return bool(stream.foreseen.departures) or stream.known.waits(self._connection())
 
     def end(self, plan: PagePlan, known: Known) -> Known:
         """Remove who left, if the guard agrees; close the sweep, if there is one."""
@@ -113,7 +113,7 @@ class Leavers:
         merge, table = self._fit(stream)
         found = Sweep(known.scope, stream.load, known.memory, 1)
         adopted = complete and stream.load.adopt_existing
-        if stream.removes and table is not None and (known.memory.id or adopted or stream.told):
+        if stream.removes and table is not None and (known.memory.id or adopted or stream.foreseen.departures):
             found = self._remove(plan, known, merge, table)
         if table is not None and lease and ends and (lost := known.check_rows(tx, merge)) and not stream.lost_rows:
             log.once("rows that we wrote are gone from the target; the next complete reading writes them again",
@@ -134,7 +134,7 @@ class Leavers:
         approved = self._options.approve_deletes
         found = Sweep(known.scope, stream.load, known.memory, 0, complete=complete, looked=True)
         free = stream.load.on_missing == "mark" and not found.edited
-        known.candidates(tx, leaving.keys, plan.present, approved, stream.told, free=free, complete=complete)
+        known.candidates(tx, leaving.keys, plan.present, approved, stream.foreseen.departures, free=free, complete=complete)
         if not self._lease:
             self._leave_out_who_came(stream)
         found.candidates, found.free = known.with_rows(tx, merge)
@@ -160,13 +160,13 @@ class Leavers:
     def _leave_out_who_came(self, stream: StreamLoad) -> None:
         """A run notes who is back, page by page, so that they are no candidates of an earlier one any more."""
         candidates = self._connection().execute(sql.SQL("SELECT key FROM {}").format(CANDIDATES)).fetchall()
-        back = [key for (key,) in candidates if key in stream.came and key not in stream.told]
+        back = [key for (key,) in candidates if stream.foreseen.stays(key)]
         self._connection().execute(sql.SQL("DELETE FROM {} WHERE key = ANY(%s)").format(CANDIDATES), (texts(back),))
 
     def _records(self, plan: PagePlan, known: Known) -> int:
         """Of the sweep that ends here."""
         before = known.sweep.records if known.sweep and known.sweep.name == plan.sweep else 0
-        return before if self._lease else before + plan.stream.records
+        return before if self._lease else before + plan.stream.foreseen.records
 
     def _resolve_unmet(self, known: Known, lease: Lease) -> None:
         """Rejects of records that the source does not have any more wait for nobody."""
@@ -181,11 +181,6 @@ class Leavers:
         if stream.fitted:
             return stream.fitted
         return fit(self._connection(), stream)
-
-
-def had_row(met: Met) -> bool:
-    """Its row is in the target, or waits to go because the transform has left it out since."""
-    return met.known and (met.status not in {NO_ROW, REMOVED} or met.departure == LEFT_OUT)
 
 
 def _there(stream: StreamLoad) -> sql.Composable:
@@ -212,4 +207,4 @@ def _rows(known: Known) -> sql.Composable:
 def listed_before(stream: StreamLoad, page: Page) -> int:
     """Records of the same sweep on earlier pages."""
     open_ = stream.known.sweep
-    return (open_.records if open_ and open_.name == page.sweep else 0) + stream.records
+    return (open_.records if open_ and open_.name == page.sweep else 0) + stream.foreseen.records

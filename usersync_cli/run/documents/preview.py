@@ -8,7 +8,26 @@ from __future__ import annotations
 import hashlib
 from array import array
 
+from usersync_cli.load.known import Departure
+
 _FULL = 2 / 3
+
+
+class Foreseen:
+    """What the pages of a dry run would have left of one stream. In a run it stays empty."""
+
+    def __init__(self) -> None:
+        self.came = Came()
+        self.departures: dict[str, Departure] = {}  # by the keys under which records are remembered
+        self.records = 0  # of the complete listing under way
+
+    def has(self, key: str) -> bool:
+        """Whether an earlier page had this record, or reported it as gone."""
+        return key in self.came or key in self.departures
+
+    def stays(self, key: str) -> bool:
+        """Whether an earlier page had this record, so that its row stays."""
+        return key in self.came and key not in self.departures
 
 
 class Came:

@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 from usersync_cli.load import rejects
-from usersync_cli.load.known import LOADED, NO_ROW, REJECTED, UNKNOWN, Known, Met, Status
+from usersync_cli.load.known import Known, Met
 from usersync_cli.model import Record
+from usersync_cli.run.documents.page import PageRecord
 from usersync_cli.state.rejects import Reject
 
 BAD_VERSION = "bad_version"
 KEY_TOO_LONG = "key_too_long"
 LONGEST_KEY = 2000  # bytes: an index entry has 2,704 at most, and that of a reject holds the names of job, step and stream too
 _NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{1,1000})?([eE][+-]?[0-9]{1,4})?")
-
-
-@dataclass(slots=True)
-class PageRecord:
-    """A record of a page: as PostgreSQL gets it, what is known of it, and how loading it ended."""
-
-    record: Record
-    document: bytes = field(repr=False)  # UTF-8
-    version: str | None
-    listed: bytes | None  # hash of what was listed; None: to be fetched again next time
-    hash: bytes  # of its document
-    before: Met = UNKNOWN
-    known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
-    again: bool = False  # of a dry run: an earlier page had it too
-    left_out: bool = False  # the transform gives no row for it
-    reject: Reject | None = None
-
-    @property
-    def status(self) -> Status:
-        """What the target has of it, once the page is stored."""
-        return REJECTED if self.reject else NO_ROW if self.left_out else LOADED
-
-    @property
-    def held(self) -> bytes | None:
-        """The hash of the document that its row will be of; None where it will have none."""
-        return self.hash if self.status == LOADED else None
 
 
 def read_record(record: Record, known: Known, codec: str | None) -> PageRecord | Reject:
@@ -109,3 +86,16 @@ def _version(given: str | None, *, numbered: bool) -> str | None:
     except ValueError:
         return ""
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def duplicates(items: Sequence[PageRecord], *, numbered: bool, same: Mapping[str, object] | None = None) -> dict[int, Met]:
+    """Records of which the page has a newer one, by version, then by place. `same` says which keys are one, where keys alone don't."""
+    best: dict[object, tuple[Any, int]] = {}
+    for position, item in enumerate(items):
+        version = item.version
+        order = (version is not None, (Decimal(version) if numbered else datetime.fromisoformat(version)) if version else 0)
+        who = (same or {}).get(item.record.key, item.record.key)
+        if who not in best or best[who][0] <= order:
+            best[who] = (order, position)
+    winners = {position for _, position in best.values()}
+    return {position: Met(duplicate=True) for position in range(len(items)) if position not in winners}

@@ -14,16 +14,17 @@ from itertools import groupby
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.errors import ConfigError, PartialError
-from usersync_cli.load.known import REMOVED, TOLD, UNCHANGED, Met
+from usersync_cli.load.known import UNCHANGED
 from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON
-from usersync_cli.model import Job, Record, Step
+from usersync_cli.model import Counts, Job, Record, Step
+from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, StepResult, World, loading, streams
-from usersync_cli.run.documents.page import PagePlan
-from usersync_cli.run.documents.record import BAD_VERSION, PageRecord, read_record
+from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, keys_of, verdict_again
+from usersync_cli.run.documents.record import BAD_VERSION, read_record
 from usersync_cli.run.documents.step import Reading
+from usersync_cli.run.documents.store import remember
 from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state import rejects
-from usersync_cli.state.lease import Lease
 from usersync_cli.state.migrations import permitted
 from usersync_cli.state.rejects import Kept, Reject, Waiting
 
@@ -59,14 +60,14 @@ def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
     return [StepResult(name, error=rejects.left(job.name, waiting[job.name, name])) for name in others]
 
 
-def run_step(step: Step, world: World, options: Options, lease: Lease | None, done: StepResult) -> None:
+def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Those of `options.retry` that are of this step of documents. What waits afterwards is in `done.error`."""
     with ExitStack() as stack, translated(world.target, loading(step)):
-        retrying = Retrying(step, world, options, lease, done)
+        retrying = Retrying(step, world, options, checkpoint, done)
         stack.callback(retrying.close)
         done.error = retrying.retry()
-        if lease and done.error is None:
-            lease.finish_step(step.name, "ok")
+        if done.error is None:
+            checkpoint.end(step.name)
 
 
 class Retrying(Reading):
@@ -103,49 +104,41 @@ class Retrying(Reading):
             self._check()
             plan = PagePlan(stream)
             plan.counts.read = plan.counts.rejected = left
-            outdated = self._sort_kept(plan, page)
-            with self._checkpoint():
-                self._store_again(plan, outdated)
+            self._decide(plan, page)
+            with self._transaction():
+                self._store_again(plan)
             self._committed([plan], [stream.known], None)
             after, left = (page[-1].id if page else after), 0
 
-    def _sort_kept(self, plan: PagePlan, page: Sequence[Kept]) -> list[str]:
-        """What is to be loaded goes into `plan`; gives the keys of those that newer news has overtaken."""
-        known, outdated = plan.stream.known, []
-        items = self._items(plan, page)
-        met = known.look_up(self._tx, [one.record.key for one in items], [one.hash for one in items], [one.version for one in items])
-        for position, item in enumerate(items):
-            plan.counts.read += 1
-            item.before = met.get(position, UNCHANGED)
-            if _overtaken(item.before):
-                plan.counts.stale += 1
-                outdated.append(item.record.key)
-            else:
-                plan.items.append(item)
-        return outdated
+    def _decide(self, plan: PagePlan, page: Sequence[Kept]) -> None:
+        """Find out what is to be loaded again, and what newer news has overtaken."""
+        plan.records = self._records(plan, page)
+        hashes, versions = [one.hash for one in plan.records], [one.version for one in plan.records]
+        met = plan.stream.known.look_up(self._tx, keys_of(plan.records), hashes, versions)
+        for position, one in enumerate(plan.records):
+            one.before = met.get(position, UNCHANGED)
+            one.verdict = verdict_again(one.before)
+        plan.count()
 
-    def _items(self, plan: PagePlan, page: Sequence[Kept]) -> list[PageRecord]:
+    def _records(self, plan: PagePlan, page: Sequence[Kept]) -> list[PageRecord]:
         listed = plan.stream.known.listed(self._tx, [one.key for one in page])
-        items = []
+        records = []
         for one in page:
             plan.size += len(one.document)
-            item = read_record(Record(plan.stream.name, one.key, one.document, one.version), plan.stream.known, plan.stream.codec)
-            if isinstance(item, Reject):
-                plan.counts.read += 1
-                plan.counts.rejected += 1
+            record = read_record(Record(plan.stream.name, one.key, one.document, one.version), plan.stream.known, plan.stream.codec)
+            if isinstance(record, Reject):
+                plan.counts += Counts(read=1, rejected=1)
             else:
-                item.listed = listed.get(one.key)  # what the source listed is not known better now
-                items.append(item)
-        return items
+                record.listed = listed.get(one.key)  # what the source listed is not known better now
+                records.append(record)
+        return records
 
-    def _store_again(self, plan: PagePlan, outdated: Sequence[str]) -> None:
-        known = plan.stream.known
-        batch = self._load(plan)
-        plan.counts += batch.counts
-        self._check_sums(plan.counts)
-        self._remember(known, plan, batch)
-        rejects.resolve(self._tx, known.scope.job, known.scope.step, known.scope.stream, outdated)
-        self._count(plan, batch.normalised)
+    def _store_again(self, plan: PagePlan) -> None:
+        known, scope = plan.stream.known, plan.stream.known.scope
+        batch = self._store.load(self._tx, plan, sample=0)
+        remember(self._tx, known, plan, batch)
+        rejects.resolve(self._tx, scope.job, scope.step, scope.stream, keys_of(plan.of(Verdict.STALE)))
+        self._store.count(self._tx, plan)
 
     def _left(self, untried: Sequence[Waiting]) -> PartialError | None:
         """What still waits in this step, and why some of them could not even be tried."""
@@ -169,8 +162,3 @@ class Retrying(Reading):
 def can_be_tried(one: Waiting) -> bool:
     """Whether its whole document is here."""
     return one.has_document and one.reason not in _NO_RECORD and not _NOBODYS.fullmatch(one.key)
-
-
-def _overtaken(met: Met) -> bool:
-    """A newer version was loaded, or the source has said since that it is gone."""
-    return met.stale or met.status == REMOVED or met.departure == TOLD

@@ -16,17 +16,20 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.known import Departure, Known
+from usersync_cli.load.known import Known
 from usersync_cli.load.merge import Merge
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
-from usersync_cli.load.table import TableLoad
+from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Desired, Step
 from usersync_cli.ports import BringsDefinition, BringsTransform, NumbersVersions, Session, Source
 from usersync_cli.run.context import reads
-from usersync_cli.run.documents.preview import Came
+from usersync_cli.run.documents.preview import Came, Foreseen
 from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.readings import Scope
+
+# A page is small, what it is joined with may be big, and often has no statistics yet: its rows are better looked up by index.
+PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,11 @@ class StreamLoad:
         self.cursor_version = 0
         self.limits = Limits(step.name)
         self.waiting = 0  # rejects that came in this run, without those that are dropped
-        self.came = Came()  # of a dry run: what came so far
-        self.told: dict[str, Departure] = {}  # of a dry run: who was told to be gone, or left out
+        self.foreseen = Foreseen()
         self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
         self.codec: str | None = None  # in which the target keeps text, where it does not hold any
         self.others: int | None = None  # rows of the table that are not ours, where that has changed
         self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
-        self.records = 0  # of a dry run: so many records of the sweep
 
     @property
     def removes(self) -> bool:

@@ -1,0 +1,171 @@
+"""Before the transaction of a page: what is known of its records, the whole documents of those that changed, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from usersync_cli import log
+from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.transactions import transaction
+from usersync_cli.errors import Unavailable
+from usersync_cli.load.known import UNCHANGED, UNKNOWN, Met
+from usersync_cli.model import Page, Record
+from usersync_cli.ports import HasDetails, Session
+from usersync_cli.run.checkpoint import Checkpoint
+from usersync_cli.run.context import Options, refuse_silence
+from usersync_cli.run.documents.deletes import listed_before
+from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, keys_of, verdict, verdict_of_details
+from usersync_cli.run.documents.record import duplicates, read_record
+from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad
+from usersync_cli.state.rejects import Reject
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the pages of one step in one run. No transaction is open while the source is asked."""
+
+    connection: Callable[[], Connection]
+    session: Session
+    source: str  # its name
+    options: Options
+    checkpoint: Checkpoint
+    check: Callable[[], None]  # raises when a signal, --max-runtime or a lost lease ends the reading
+
+    def plan(self, stream: StreamLoad, records: Sequence[Record], page: Page) -> PagePlan:
+        """Find out what is to be done with each of these records. Raises Unavailable where the source contradicts itself."""
+        plan = PagePlan(stream, page.sweep)
+        for record in records:
+            plan.size += len(record.data)
+            one = read_record(record, stream.known, stream.codec)
+            if isinstance(one, Reject):
+                plan.bad.append(one)
+            else:
+                plan.records.append(one)
+        self._meet(plan)
+        for one in plan.records:
+            one.verdict = self._verdict(stream, one)
+            _note_passed(stream, one)
+        if plan.to_load and isinstance(self.session, HasDetails) and stream.name in self.session.detailed:
+            self._fetch(plan, self.session)
+        plan.count()
+        self._refuse_empty(plan, page)
+        return plan
+
+    def _verdict(self, stream: StreamLoad, one: PageRecord) -> Verdict:
+        came = self.checkpoint.foresee(stream.foreseen.came.same, one.record.key, one.hash)
+        return verdict(one.record, one.before, removes=stream.removes, afresh=self._afresh(stream, one), came=came)
+
+    def _afresh(self, stream: StreamLoad, one: PageRecord) -> bool:
+        """Whether its row is compared whatever is known of it."""
+        return self.options.full or stream.has_lost(one.remembered_key)
+
+    # what is known
+
+    def _meet(self, plan: PagePlan) -> None:
+        """Look up what is known of each record."""
+        stream, records = plan.stream, plan.records
+        met: dict[int, Met] = {}
+        if records and stream.known.there:
+            met = self._look_up(plan, records, keys_of(records))
+        elif records:
+            met = duplicates(records, numbered=stream.known.numbered)
+        unmentioned = UNCHANGED if stream.known.there else UNKNOWN
+        strange = [one.record.key for position, one in enumerate(records) if not met.get(position, unmentioned).known]
+        strange += [one.key for one in plan.bad if one.key]
+        if strange and not self._are_plain(stream, strange):
+            self._respell(plan, met)
+        for position, one in enumerate(records):
+            one.before = met.get(position, unmentioned)
+
+    def _look_up(self, plan: PagePlan, records: Sequence[PageRecord], keys: Sequence[str]) -> dict[int, Met]:
+        """What is known of these records under these keys."""
+        hashes, versions = [one.hash for one in records], [one.version for one in records]
+        return plan.stream.known.look_up(self.connection(), keys, hashes, versions, listing=bool(plan.sweep))
+
+    def _are_plain(self, stream: StreamLoad, keys: Sequence[str]) -> bool:
+        """Whether none of these can be somebody whom we know under another spelling."""
+        if stream.known.respelt:
+            return False
+        with nullcontext() if stream.knows_spelling else self._reading():
+            return all(map(stream.spelling(self.connection()).as_written, keys))
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """A transaction in which values are written as text as in that of a page."""
+        return transaction(self.connection(), **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+
+    def _respell(self, plan: PagePlan, met: dict[int, Met]) -> None:
+        """Find whom the type of the key column calls the same: on this page, in the table, and among those who are remembered."""
+        stream, known = plan.stream, plan.stream.known
+        keys, tx = keys_of(plan.records), self.connection()
+        with self._reading():
+            spelt = stream.spelling(tx).read(tx, [*keys, *(one.key for one in plan.bad if one.key)])
+        plan.rows = {key: one.row for key, one in spelt.items()}
+        twice = duplicates(plan.records, numbered=known.numbered, same={key: one.first for key, one in spelt.items()})
+        met |= {position: replace(met.get(position, UNKNOWN), duplicate=True) for position in twice}
+        before = known.known_as(tx, list(set(plan.rows.values()))) if known.there else {}
+        others = {key: before[row] for key, row in plan.rows.items() if before.get(row, key) != key}
+        moved = [position for position, key in enumerate(keys) if key in others and position not in twice]
+        again = self._look_up(plan, [plan.records[i] for i in moved], [others[keys[i]] for i in moved]) if moved else {}
+        for number, position in enumerate(moved):
+            met[position] = again.get(number, UNCHANGED)
+            plan.records[position].known_as = others[keys[position]]
+            plan.respelt[others[keys[position]]] = keys[position]
+        for one in plan.bad:
+            if one.key in others and others[one.key] not in {*plan.respelt, *keys}:
+                plan.respelt[others[one.key]] = one.key
+
+    # whole documents
+
+    def _fetch(self, plan: PagePlan, session: HasDetails) -> None:
+        """Fetch the whole documents of those that are to be loaded, where the listing is only part of them."""
+        stream, asked = plan.stream, {one.record.key: one for one in plan.to_load}
+        plan.records = [one for one in plan.records if one.verdict not in {Verdict.LOAD, Verdict.LOAD_AGAIN}]
+        for record in session.details(stream.name, list(asked)):
+            self.check()
+            listed = asked.pop(record.key, None)
+            if listed is None:
+                raise Unavailable(f"source {self.source} gave a document of {stream.name} that was not asked for, or twice")
+            plan.size += len(record.data)
+            plan.records.append(self._whole(stream, listed, record))
+        for key in [key for key in asked if key in session.owed]:
+            plan.records.append(owed := asked.pop(key))
+            owed.verdict = Verdict.OWED
+        if asked:
+            raise Unavailable(f"source {self.source} gave no document for {len(asked)} of {stream.name} that it lists")
+
+    def _whole(self, stream: StreamLoad, listed: PageRecord, record: Record) -> PageRecord:
+        """The record of which the source gave the whole document; as it is listed, where that document can't be loaded or is gone."""
+        whole = read_record(replace(record, version=record.version or listed.record.version), stream.known, stream.codec)
+        if isinstance(whole, Reject):
+            listed.reject = whole
+            return listed
+        known = verdict_of_details(listed.verdict, record, listed.before, whole.hash, afresh=self._afresh(stream, listed))
+        if known is Verdict.LEFT:
+            listed.verdict = known
+            return listed
+        whole.before, whole.verdict, whole.known_as = listed.before, known, listed.known_as
+        whole.listed = listed.listed if record.settled else None
+        return whole
+
+    def _refuse_empty(self, plan: PagePlan, page: Page) -> None:
+        """A source that fell silent is not a source without people."""
+        if not page.complete or not page.sweep:
+            return
+        stream = plan.stream
+        before, now = stream.known.memory.previous or 0, listed_before(stream, page) + plan.counts.distinct
+        had = f"the last complete reading had {before} records; nothing was removed"
+        refuse_silence(f"stream {stream.name}", before, now, self.options, had=had, causes="emptied? rights?")
+        if now * 2 < before:
+            log.once(
+                "stream shrank to less than half", step=stream.known.scope.step, stream=stream.name, records=now, before=before
+            )  # fmt: skip
+
+
+def _note_passed(stream: StreamLoad, one: PageRecord) -> None:
+    """Keep apart the keys of which this listing had only records that it has passed over before."""
+    if one.verdict is Verdict.PASSED_OVER:
+        stream.passed.add(one.record.key)
+    else:
+        stream.passed -= {one.record.key, one.known_as}
