@@ -18,8 +18,7 @@ from benchmarks.report import Figure, Part, ratio
 from benchmarks.server import Server
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.jobs import Load
-from usersync_cli.load import merge as merging
-from usersync_cli.load import stage
+from usersync_cli.load import compare, stage
 from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Desired
 
@@ -305,7 +304,7 @@ def comparison_wal(people: People) -> int:
                 sink.write(row)
         desired = Desired(sql.SQL("SELECT * FROM {}").format(stage.table("records")), people.rows)
         merge, _ = TableLoad(Load(table="accounts", key=["id"])).fit(desired, tx)
-        explain = sql.SQL("EXPLAIN (ANALYZE, WAL, FORMAT JSON) ") + merging.whole_query(merge)
+        explain = sql.SQL("EXPLAIN (ANALYZE, WAL, FORMAT JSON) ") + compare.whole_query(merge)
         (plan,) = tx.execute(explain).fetchone() or ([],)
         tx.rollback()
         return int(plan[0]["Plan"].get("WAL Bytes", 0))

@@ -19,7 +19,8 @@ from usersync_cli.clients.postgres.sql import identifier, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import GuardRefused
 from usersync_cli.load import proof
-from usersync_cli.load.merge import Merge, Outcome, key_text
+from usersync_cli.load.compare import Outcome
+from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.proof import Guard
 from usersync_cli.model import Load
 from usersync_cli.state import approvals, readings

@@ -16,12 +16,13 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import Drift, VerificationFailed
-from usersync_cli.load import deletes, stage
-from usersync_cli.load import merge as merging
+from usersync_cli.load import compare, deletes, stage
+from usersync_cli.load import write as writing
+from usersync_cli.load.compare import Outcome
 from usersync_cli.load.create import NewTable
 from usersync_cli.load.fit import columns_of, fit, is_text
 from usersync_cli.load.guard import Sweep
-from usersync_cli.load.merge import Merge, Outcome
+from usersync_cli.load.merge import Merge
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
@@ -139,7 +140,7 @@ class TableLoad:
                 if table is None:
                     tx.execute(self._new.statement(merge, found.columns, with_key=False))
                 with as_user(tx):
-                    rows = tx.execute(merging.insert(merge, merge.wanted)).rowcount
+                    rows = tx.execute(writing.insert(merge, merge.wanted)).rowcount
                 if table is None:
                     tx.execute(self._new.add_key(merge))
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -173,7 +174,7 @@ class TableLoad:
             tx.execute(self._new.statement(found.merge, found.columns, with_key=True))
             found = self._look(desired, tx)  # not remembered: a savepoint may take the table back
         merge = replace(found.merge, without_rejects=without_rejects)
-        return TablePlan(merge, merging.compare(tx, merge, rows=desired.rows), found.table)
+        return TablePlan(merge, compare.compare(tx, merge, rows=desired.rows), found.table)
 
     def apply(self, plan: TablePlan, tx: Connection) -> Counts:
         """Write the plan, then remove who has left. People who pass on a unique value among themselves, or take one of
@@ -199,13 +200,13 @@ class TableLoad:
         if not merge.watched:
             yield
             return
-        inserted, deleted = merging.tally(tx, merge)
+        inserted, deleted = writing.tally(tx, merge)
         yield
-        now_inserted, now_deleted = merging.tally(tx, merge)
+        now_inserted, now_deleted = writing.tally(tx, merge)
         removed = plan.sweep.removable if plan.sweep and not merge.marks else 0
         lost = (now_deleted - deleted - removed) - (now_inserted - inserted - plan.outcome.inserted)
         if not merge.part and plan.outcome.read:
-            lost = merging.missing(tx, merge) if now_deleted - deleted > removed else 0
+            lost = writing.missing(tx, merge) if now_deleted - deleted > removed else 0
         if lost > 0:
             raise VerificationFailed(
                 f"writing to {merge.table.as_string(tx)} took {lost:,} other {'row' if lost == 1 else 'rows'} of it away",
@@ -214,7 +215,7 @@ class TableLoad:
 
     def _write(self, plan: TablePlan, tx: Connection, *, vacated: bool = False) -> None:
         if plan.outcome.inserted or plan.outcome.updated:
-            merging.write(tx, plan.merge, plan.outcome, vacated=vacated)
+            writing.write(tx, plan.merge, plan.outcome, vacated=vacated)
 
     def _remove(self, plan: TablePlan, tx: Connection) -> None:
         if plan.sweep and plan.sweep.removable:
@@ -249,7 +250,7 @@ class TableLoad:
     def _written(self, plan: TablePlan, step: str, tx: Connection) -> Generator[Change, None, None]:
         key, names = plan.merge.key, [f.name for f in plan.merge.fields]
         compared = [*names, *(plan.merge.marks or ())[:1]]
-        for is_new, keys, before, after in _rows(merging.changed(plan.merge), tx):
+        for is_new, keys, before, after in _rows(compare.changed(plan.merge), tx):
             row = dict(zip(key, keys, strict=True))
             old, new = (dict(zip(compared, values, strict=True)) for values in (before, after))
             if is_new:
@@ -264,7 +265,7 @@ class TableLoad:
         """How many rows a trigger of the table changed while we wrote them: they differ again in the next run."""
         if plan.table is None or not plan.table.has_triggers or not (plan.outcome.inserted or plan.outcome.updated):
             return 0
-        return merging.normalised(tx, plan.merge)
+        return writing.normalised(tx, plan.merge)
 
     def _vacate(self, plan: TablePlan, tx: Connection) -> None:
         if not plan.outcome.inserted and not plan.outcome.updated:
@@ -273,12 +274,12 @@ class TableLoad:
         for name in unique_values(tx, plan.table, [f.name for f in plan.merge.values]):
             column = plan.table.columns[name]
             if not column.not_null:
-                merging.vacate(tx, plan.merge, name, "NULL")
+                writing.vacate(tx, plan.merge, name, "NULL")
             elif is_text(column.bare):
                 own = "pg_catalog.md5(pg_catalog.concat(t.ctid, pg_catalog.random()))"
-                merging.vacate(tx, plan.merge, name, f"{own}::{type_name(column.type)}")
+                writing.vacate(tx, plan.merge, name, f"{own}::{type_name(column.type)}")
             elif column.bare == "uuid":
-                merging.vacate(tx, plan.merge, name, "pg_catalog.gen_random_uuid()")
+                writing.vacate(tx, plan.merge, name, "pg_catalog.gen_random_uuid()")
 
 
 def _rows(query: sql.Composed, tx: Connection) -> Iterator[tuple[Any, ...]]:

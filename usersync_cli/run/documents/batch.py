@@ -15,8 +15,7 @@ from usersync_cli.clients.postgres.arrays import Texts, texts
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift
-from usersync_cli.load import merge as merging
-from usersync_cli.load import stage
+from usersync_cli.load import compare, stage
 from usersync_cli.load.bisect import constraints, page
 from usersync_cli.load.bisect.attempts import Attempts, Cause, Refused
 from usersync_cli.load.bisect.page import KEY_DIFFERS
@@ -162,7 +161,7 @@ class Batch:
         if table is None:
             plan = stream.target.plan(Desired(_FROM_PAGE, len(items), part=True), tx)
             return replace(plan, merge=replace(plan.merge, sums=False)), left_out
-        return TablePlan(merge, merging.compare(tx, merge, rows=len(items)), table), left_out
+        return TablePlan(merge, compare.compare(tx, merge, rows=len(items)), table), left_out
 
     def _fit(self) -> tuple[Merge, Table | None]:
         """How the stream goes into its table. Until a page was written, looked at over an empty stage."""

@@ -13,10 +13,11 @@ from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.load import guard
+from usersync_cli.load.compare import Outcome
 from usersync_cli.load.create import MARK
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.known import CANDIDATES, Known, OpenSweep
-from usersync_cli.load.merge import Merge, Outcome, key_text
+from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
 from usersync_cli.ports import OneMoment, Session, TellsWhoIsGone

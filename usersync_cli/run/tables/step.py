@@ -18,7 +18,7 @@ from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
 from usersync_cli.load import deletes, guard, stage, writers
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.merge import WithoutKey
+from usersync_cli.load.compare import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
 from usersync_cli.model import Copy, Cursor, Desired, Step, Stream
