@@ -37,12 +37,12 @@ ROOMS: dict[str, Collection[str]] = {
     ),
     "report": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
-        *("clients/postgres", "ports", "sources", "config"),
+        *("clients/postgres", "ports"),
     ),
-    "config": ("sources", "targets", "auth"),
+    "config": ("sources", "targets", "auth", "ports"),
     "cli": (
         *("config", "report", "run", "run/context", "run/documents", "run/outbound", "load", "auth", "state"),
-        *("state/migrations", "clients/postgres", "ports", "sources", "targets"),
+        *("state/migrations", "clients/postgres", "ports", "targets"),
     ),
     "__main__": ("cli",),
 }

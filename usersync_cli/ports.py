@@ -18,6 +18,8 @@ from usersync_cli.model import Access, Change, Column, Counts, Cursor, Database,
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.state.outbox import StepScope
 
@@ -217,6 +219,27 @@ class SaysWhatItReads(ABC):
 
         When that is edited, records that are missing then are removed only after a person has agreed.
         """
+
+
+# what a source brings for `usersync export`
+
+
+@dataclass(frozen=True)
+class ExportShape:
+    """Documents of one stream as a table of named columns, for `usersync export STREAM`."""
+
+    stream: str  # such as "contacts"
+    noun: str  # one of them: "contact"
+    vendor: str  # what people call the source: "Teamleader"
+    table: str  # where the documents are when no step of the config file reads the stream
+    document: str  # the column of that table that holds them
+    columns: Sequence[str]  # in the order in which they are written
+    select: Callable[[sql.Composable, Mapping[str, str]], sql.Composed]
+    """A SELECT of all columns, as text, over a table that it calls t; without a WHERE. The mapping: column -> custom field instead."""
+    lacks: Callable[[sql.Composable, str], sql.Composed]
+    """A SELECT of one boolean: the table has documents, and none has this custom field."""
+    field: Callable[[str], tuple[str, str]]
+    """`COLUMN=ID` as column and custom field. Raises ConfigError for anything else."""
 
 
 # a target

@@ -8,7 +8,7 @@ import select
 import string
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
+    from usersync_cli.ports import ExportShape
     from usersync_cli.report.export import Export
 
 Write = Callable[[bytes], object]
@@ -93,10 +94,9 @@ def export(  # noqa: PLR0913  each option is one
       usersync export app.users --delimiter , --raw         for a program
     """
     from usersync_cli import log
-    from usersync_cli.config import loader
+    from usersync_cli.config import loader, registry
     from usersync_cli.report.export import Options
     from usersync_cli.report.export import export as exported
-    from usersync_cli.sources.teamleader.contacts_csv import field
 
     if format_ != "csv" and (bom or raw or delimiter != ";"):
         raise click.UsageError("--delimiter, --bom and --raw are for --format csv.")
@@ -105,13 +105,21 @@ def export(  # noqa: PLR0913  each option is one
     jobs = settings.jobs if job_name is None else {name: job for name, job in settings.jobs.items() if name == job_name}
     if not jobs and job_name:
         settings.job(job_name)  # which says so; the variables of a job that is there are not needed
-    options = Options(format_, delimiter, bom=bom, raw=raw, everything=everything, fields=dict(map(field, columns)))
+    shapes = registry.export_shapes()
+    fields = _fields(shapes, what, columns)
+    options = Options(format_, delimiter, bom=bom, raw=raw, everything=everything, shapes=shapes, fields=fields)
     file = None if out in {None, Path("-")} else out
     with exported(settings.target_database(), stop, jobs, what, options) as made, _writing(file, stop) as write:
         for block in made.blocks:
             write(block)
     if not quiet:
         click.echo(_told(made, what, file), err=True)
+
+
+def _fields(shapes: Mapping[str, ExportShape], what: str, columns: Sequence[str]) -> Mapping[str, str]:
+    """What --column says, by column; of a table without such columns too, which is refused when it is known to be one."""
+    shape = shapes.get(what) or next(iter(shapes.values()))
+    return dict(map(shape.field, columns))
 
 
 def _told(made: Export, what: str, file: Path | None) -> str:

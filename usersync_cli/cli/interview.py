@@ -17,6 +17,7 @@ from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
 if TYPE_CHECKING:
     from usersync_cli.config.template import Answers
     from usersync_cli.model import Database
+    from usersync_cli.ports import TabularSource
     from usersync_cli.signals import Stop
 
 T = TypeVar("T")
@@ -221,11 +222,10 @@ class Interview:
         """The names of the columns; None when an embedded database does not have them yet."""
         from usersync_cli.model import Stream
         from usersync_cli.ports import Tools
-        from usersync_cli.sources.postgres import Settings, Source
 
         self.to_fill = False
         tools = Tools("init", self.stop, _database)
-        with Source("origin", Settings(type="postgres", url=url)).open(tools) as session:
+        with _postgres(url).open(tools) as session:
             try:
                 columns = [column.name for column in session.columns(Stream("records", table, query))]
             except Drift as error:
@@ -255,6 +255,14 @@ class Interview:
         if unknown:
             raise ConfigError(f"key: what is read has no column {unknown[0]}", hint=f"its columns: {', '.join(self.columns or ())}")
         return names
+
+
+def _postgres(url: str) -> TabularSource:
+    """The source `origin`, as the config file will have it."""
+    from usersync_cli.config.registry import tabular_port
+
+    port = tabular_port("postgres")
+    return port.source("origin", port.settings(type="postgres", url=url))
 
 
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:

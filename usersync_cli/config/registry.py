@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
 from usersync_cli import sources, targets
+from usersync_cli.ports import ExportShape
 from usersync_cli.sources import DocumentPort, Port, TabularPort
 from usersync_cli.targets import TargetPort
 
@@ -24,6 +26,14 @@ def source_port(type_: str) -> Port:
     return port
 
 
+def tabular_port(type_: str) -> TabularPort[Any]:
+    """What a type of source is made of that is known to have tables."""
+    port = source_port(type_)
+    if not isinstance(port, TabularPort):
+        raise TypeError(f"source {type_} has no tables")
+    return port
+
+
 def target_types() -> list[str]:
     """The types of target outside Postgres that the config file can speak of."""
     return _names(targets.__path__)
@@ -35,6 +45,12 @@ def target_port(type_: str) -> TargetPort[Any]:
     if not isinstance(port, TargetPort):
         raise TypeError(f"PORT of target {type_} is no TargetPort")
     return port
+
+
+def export_shapes() -> Mapping[str, ExportShape]:
+    """What `usersync export` writes in columns of their own, by stream, whether the config file has such a source or not."""
+    ports = map(source_port, source_types())
+    return {shape.stream: shape for port in ports if isinstance(port, DocumentPort) for shape in port.exports}
 
 
 def _names(path: list[str]) -> list[str]:

@@ -24,9 +24,9 @@ from usersync_cli.clients.postgres.sql import listed, relation, scalar
 from usersync_cli.clients.postgres.transactions import as_ours, as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.model import Database, Job
+from usersync_cli.ports import ExportShape
 from usersync_cli.settings import closest
 from usersync_cli.signals import Stop
-from usersync_cli.sources.teamleader import contacts_csv as contacts
 
 BLOCK_BYTES = 128 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -45,7 +45,8 @@ class Options:
     bom: bool = False
     raw: bool = False  # formulas as they are
     everything: bool = False  # marked rows too
-    fields: Mapping[str, str] = field(default_factory=dict)  # of contacts: column -> id of a custom field
+    shapes: Mapping[str, ExportShape] = field(default_factory=dict)  # streams that have columns of their own
+    fields: Mapping[str, str] = field(default_factory=dict)  # of such a stream: column -> id of a custom field
 
 
 @dataclass
@@ -60,9 +61,9 @@ class Export:
 
 @contextmanager
 def export(database: Database, stop: Stop, jobs: Mapping[str, Job], what: str, options: Options) -> Iterator[Export]:
-    """A table by its name, or `contacts`. The snapshot is held until the end of the block.
+    """A table by its name, or a stream that has a shape, such as `contacts`. The snapshot is held until the end of the block.
 
-    `jobs` say which table holds the contacts, and who makes a table that is not there. Raises NotFound for a table that
+    `jobs` say which table holds the stream, and who makes a table that is not there. Raises NotFound for a table that
     is not there, ConfigError with the GRANT where a right is missing, Drift where documents are expected and not there.
     """
     connection = connect(database, job="export", stop=stop)
@@ -121,14 +122,17 @@ class _View:
 
 
 def _view(tx: Connection, jobs: Mapping[str, Job], what: str, options: Options) -> _View:
-    if what == contacts.STREAM and (found := _contacts(tx, jobs)):
+    shape = options.shapes.get(what)
+    if shape and (found := _documents(tx, jobs, shape)):
         name, table = found
         for column, id_ in options.fields.items():
-            if tx.execute(contacts.lacks(table.name, id_)).fetchone() == (True,):
-                raise NotFound(f"--column {column}: no contact in {name} has the custom field {id_}", hint="is it a field of contacts?")
-        return _View(name, table, contacts.select(table.name, options.fields), dict.fromkeys(contacts.columns(), False))
+            if tx.execute(shape.lacks(table.name, id_)).fetchone() == (True,):
+                no_such = f"--column {column}: no {shape.noun} in {name} has the custom field {id_}"
+                raise NotFound(no_such, hint=f"is it a field of {shape.stream}?")
+        return _View(name, table, shape.select(table.name, options.fields), dict.fromkeys(shape.columns, False))
     if options.fields:
-        raise ConfigError(f"--column is for contacts of Teamleader, and {what} is a table that is written as it is")
+        shaped = " or ".join(f"{one.stream} of {one.vendor}" for one in options.shapes.values())
+        raise ConfigError(f"--column is for {shaped}, and {what} is a table that is written as it is")
     plain = describe(tx, what)
     if plain is None:
         raise _missing(tx, jobs, what)
@@ -138,20 +142,20 @@ def _view(tx: Connection, jobs: Mapping[str, Job], what: str, options: Options) 
     return _View(what, plain, sql.SQL("SELECT t.* FROM {} AS t").format(plain.name), numbers, plain=True)
 
 
-def _contacts(tx: Connection, jobs: Mapping[str, Job]) -> tuple[str, Table] | None:
-    """The one table with Teamleader's contacts; None where there is none, but a table that is itself called contacts."""
-    names = sorted({table for _, table in _loaded(jobs, contacts.STREAM)}) or [contacts.TABLE]
+def _documents(tx: Connection, jobs: Mapping[str, Job], shape: ExportShape) -> tuple[str, Table] | None:
+    """The one table with the documents of a stream; None where there is none, but a table that is itself called like the stream."""
+    names = sorted({table for _, table in _loaded(jobs, shape.stream)}) or [shape.table]
     there = {name: table for name in names if (table := describe(tx, name))}
-    found = [(name, table) for name, table in there.items() if contacts.DOCUMENT in table.columns]
+    found = [(name, table) for name, table in there.items() if shape.document in table.columns]
     if len(found) > 1:
-        raise ConfigError(f"there are contacts in {' and '.join(name for name, _ in found)}", hint="say whose with --job")
+        raise ConfigError(f"there are {shape.stream} in {' and '.join(name for name, _ in found)}", hint="say whose with --job")
     if found:
         return found[0]
-    if describe(tx, contacts.STREAM):
+    if describe(tx, shape.stream):
         return None
     if there:
         name = next(iter(there))
-        said = f"table {name} holds no documents of Teamleader: it has no column {contacts.DOCUMENT}"
+        said = f"table {name} holds no documents of {shape.vendor}: it has no column {shape.document}"
         raise Drift(said, hint=f"`usersync export {name}` writes it as it is")
     raise _missing(tx, jobs, names[0])
 

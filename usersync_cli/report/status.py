@@ -6,19 +6,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from usersync_cli.model import Job
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.clients.postgres.connections import Connection
-    from usersync_cli.config.loader import Config
-    from usersync_cli.model import Database, Job
+    from usersync_cli.model import Database
     from usersync_cli.report.streams import StreamStatus
     from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
 _RECENT = 20  # runs of a job to look at first
 _KEPT = 1000  # as many as the ledger keeps of a job
+
+
+class ScheduledJob(Job, Protocol):
+    """A job with the times at which cron starts it; None: a person does."""
+
+    @property
+    def schedule(self) -> str | None: ...
+
+
+class Configured(Protocol):
+    """The config file, as far as it is compared with the ledger."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def jobs(self) -> Mapping[str, ScheduledJob]: ...
+    def target_database(self) -> Database:
+        """The database that has the ledger."""
+        ...
+
+    def sources_of(self, job: str) -> Sequence[str]:
+        """The names of the sources that a job reads."""
+        ...
+
+    def oauth_sources(self) -> Sequence[str]:
+        """The names of the sources that a person authorises."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +100,7 @@ class Report:
     jobs: Sequence[JobStatus]
 
 
-def read(config: Config, only: str | None = None, *, tables: bool = False) -> Report:
+def read(config: Configured, only: str | None = None, *, tables: bool = False) -> Report:
     """Every job of the config file, and those that the ledger alone still knows; or the one that was asked for.
 
     `tables` looks at the tables of streams of documents too.
@@ -89,7 +118,7 @@ def read(config: Config, only: str | None = None, *, tables: bool = False) -> Re
         return _read(config, connection, only, tables=tables)
 
 
-def _read(config: Config, connection: Connection, only: str | None, *, tables: bool) -> Report:
+def _read(config: Configured, connection: Connection, only: str | None, *, tables: bool) -> Report:
     from usersync_cli.auth import store
     from usersync_cli.report import streams
     from usersync_cli.state import approvals, ledger, migrations, rejects
@@ -124,7 +153,7 @@ def _read(config: Config, connection: Connection, only: str | None, *, tables: b
     return Report(at, jobs)
 
 
-def token_states(config: Config) -> Mapping[str, State]:
+def token_states(config: Configured) -> Mapping[str, State]:
     """What is known of each source's tokens, by its name."""
     from usersync_cli.auth import store
     from usersync_cli.clients.postgres import connections
@@ -134,7 +163,7 @@ def token_states(config: Config) -> Mapping[str, State]:
         return {one.source: one for one in store.states(connection)}
 
 
-def _names(config: Config, ran: Sequence[str], only: str | None) -> list[str]:
+def _names(config: Configured, ran: Sequence[str], only: str | None) -> list[str]:
     every = list(dict.fromkeys([*config.jobs, *ran]))
     if only is None:
         return every

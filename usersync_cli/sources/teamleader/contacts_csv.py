@@ -13,11 +13,10 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.sql import listed
 from usersync_cli.errors import ConfigError
+from usersync_cli.ports import ExportShape
 from usersync_cli.settings import suggestion
 
-STREAM = "contacts"
-TABLE = "tl_contacts"  # where no step of the config file reads the stream
-DOCUMENT = "tl_content"
+_DOCUMENT = "tl_content"
 
 _FIELD = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # not all of Teamleader's ids are of RFC 4122's version 4
 
@@ -35,7 +34,7 @@ _PATHS = {
 }
 
 
-def select(table: sql.Composable, fields: Mapping[str, str]) -> sql.Composed:
+def _select(table: sql.Composable, fields: Mapping[str, str]) -> sql.Composed:
     """The SELECT of all columns, as text, over a table with documents; it has no WHERE yet, and calls the table t.
 
     `fields`: column -> id of the custom field that it shall come from instead.
@@ -43,30 +42,25 @@ def select(table: sql.Composable, fields: Mapping[str, str]) -> sql.Composed:
     paths = _PATHS | {column: _custom(field) for column, field in fields.items()}
     columns = [
         sql.SQL("jsonb_path_query_first(t.{}::jsonb, {}) #>> '{{}}' AS {}").format(
-            sql.Identifier(DOCUMENT), sql.Literal(path), sql.Identifier(column)
+            sql.Identifier(_DOCUMENT), sql.Literal(path), sql.Identifier(column)
         )
         for column, path in paths.items()
     ]
     return sql.SQL("SELECT {} FROM {} AS t").format(listed(columns), table)
 
 
-def columns() -> list[str]:
-    """Their names, in order."""
-    return list(_PATHS)
-
-
-def lacks(table: sql.Composable, field: str) -> sql.Composed:
+def _lacks(table: sql.Composable, field: str) -> sql.Composed:
     """A SELECT of one boolean: there are documents, and none has this custom field."""
     return sql.SQL("SELECT EXISTS (SELECT FROM {0}) AND NOT EXISTS (SELECT FROM {0} AS t WHERE t.{1}::jsonb @? {2})").format(
-        table, sql.Identifier(DOCUMENT), sql.Literal(_custom(field))
+        table, sql.Identifier(_DOCUMENT), sql.Literal(_custom(field))
     )
 
 
-def field(given: str) -> tuple[str, str]:
+def _field(given: str) -> tuple[str, str]:
     """`or_id=581bc693-...` as column and id of a custom field. Raises ConfigError for anything else."""
     column, _, id_ = given.partition("=")
     if column not in _PATHS:
-        raise ConfigError(f'--column: contacts have no column "{column}"{suggestion(column, columns())}')
+        raise ConfigError(f'--column: contacts have no column "{column}"{suggestion(column, list(_PATHS))}')
     if not _FIELD.fullmatch(id_.lower()):
         raise ConfigError(
             f"--column {column}: the id of a custom field is expected behind =",
@@ -77,3 +71,16 @@ def field(given: str) -> tuple[str, str]:
 
 def _custom(id_: str) -> str:
     return f'$.custom_fields[*] ? (@.definition.id == "{id_}").value'
+
+
+CONTACTS = ExportShape(
+    stream="contacts",
+    noun="contact",
+    vendor="Teamleader",
+    table="tl_contacts",
+    document=_DOCUMENT,
+    columns=tuple(_PATHS),
+    select=_select,
+    lacks=_lacks,
+    field=_field,
+)
