@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usersync_cli.clients.postgres.connections import Connection
+from usersync_cli.clients.postgres.sql import statements
 from usersync_cli.targets.keycloak.rules import ATTRIBUTE, Rules
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak.realm import Realm
     from usersync_cli.targets.keycloak.settings import Settings
+
+_SQL = statements(__name__)
 
 
 def read(tx: Connection, realm: Realm, own: Settings, rules: Rules) -> None:
@@ -18,7 +21,7 @@ def read(tx: Connection, realm: Realm, own: Settings, rules: Rules) -> None:
 
     `rules.groups` then also has those groups that only earlier maps named. An account that came on two pages is one.
     """
-    tx.execute(_STAGES.encode())
+    tx.execute(_SQL["stages"])
     given, paths = _given(tx)
     rules.groups = {**rules.groups, **realm.group_ids([path for path in paths if path not in rules.groups])}
     with tx.cursor().copy("COPY pg_temp.usersync_read FROM STDIN") as copy:
@@ -29,7 +32,7 @@ def read(tx: Connection, realm: Realm, own: Settings, rules: Rules) -> None:
         for kind, name, managed, accounts in _members(realm, own, rules, given):
             for account in accounts:
                 copy.write_row((kind, name, managed, account))
-    tx.execute(_STAGED.encode())
+    tx.execute(_SQL["staged"])
 
 
 def _members(realm: Realm, own: Settings, rules: Rules, given: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
@@ -57,30 +60,3 @@ def _given(tx: Connection) -> tuple[list[str], list[str]]:
     query = "SELECT DISTINCT unnest({}) FROM pg_temp.usersync_accounts ORDER BY 1"
     roles, groups = ([str(name) for (name,) in tx.execute(query.format(kind).encode()).fetchall()] for kind in ("roles", "groups"))
     return roles, groups
-
-
-_STAGES = """
-CREATE TEMP TABLE usersync_read (
-    id text, username text, email text, first_name text, last_name text, enabled boolean, email_verified boolean, usersync_id text,
-    fresh boolean, pending boolean
-) ON COMMIT DROP;
-CREATE TEMP TABLE usersync_held_read (kind text, name text, managed boolean, account text) ON COMMIT DROP
-"""
-_STAGED = """
-CREATE TEMP TABLE usersync_there ON COMMIT DROP AS
-SELECT *, count(*) OVER (PARTITION BY usersync_id) AS same_id FROM (SELECT DISTINCT ON (id) * FROM pg_temp.usersync_read ORDER BY id) AS r;
-CREATE UNIQUE INDEX ON pg_temp.usersync_there (id);
-CREATE INDEX ON pg_temp.usersync_there (username);
-CREATE INDEX ON pg_temp.usersync_there (email);
-CREATE INDEX ON pg_temp.usersync_there (usersync_id);
--- Of what the maps no longer name, only what we gave is ours to take.
-DELETE FROM pg_temp.usersync_held_read AS h WHERE NOT h.managed AND NOT EXISTS (
-    SELECT FROM pg_temp.usersync_accounts AS a
-     WHERE a.account = h.account AND h.name = ANY(CASE h.kind WHEN 'role' THEN a.roles ELSE a.groups END));
-CREATE TEMP TABLE usersync_held ON COMMIT DROP AS
-SELECT account, COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'role'), '{}') AS roles,
-       COALESCE(array_agg(DISTINCT name) FILTER (WHERE kind = 'group'), '{}') AS groups
-  FROM pg_temp.usersync_held_read GROUP BY account;
-CREATE UNIQUE INDEX ON pg_temp.usersync_held (account);
-ANALYZE pg_temp.usersync_there, pg_temp.usersync_held
-"""
