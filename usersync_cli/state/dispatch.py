@@ -32,7 +32,7 @@ class Caller(Protocol):
 
 
 def run(caller: Caller, waiting: Iterator[Intent], *, workers: int, stop: Stop, check: Callable[[], None]) -> None:
-    """Make the calls of all who wait. At a signal, calls in flight still end and are written down; no other starts, and it raises.
+    """Make the calls of all who wait. At a signal, calls in flight still end and are written down, nobody else's are begun, and it raises.
 
     `check` is asked before each round and raises when the job is no longer ours. At most `workers` calls are in flight.
     """
