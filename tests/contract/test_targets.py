@@ -250,7 +250,7 @@ def test_opening_it_contacts_nothing(request: pytest.FixtureRequest, name: str) 
     """
     live: LiveOutbound = sample("targets", name).live(request)
     before = live.fingerprint(), live.written(live.begin())
-    context = StepContext(StepScope("contract", "people", None), Stop())
+    context = StepContext(StepScope("contract", "people", 0), Stop())
     tools = Tools("contract", Stop(), lambda *_: pytest.fail("no database is asked for"))
 
     with target_port(name).opened(name, live.settings, context, tools) as target:

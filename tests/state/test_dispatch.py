@@ -26,12 +26,14 @@ class Recorder:
         self.written: dict[str, list[Any]] = defaultdict(list)
         self.refused: dict[str, UsersyncError] = {}
         self.threads: set[threading.Thread] = set()
+        self.wrote = threading.Event()
 
     def calls(self, intent: Intent) -> Calls:
         for number in (1, 2, 3):
             outcome = yield partial(self._call, intent.key, number)
             self.threads.add(threading.current_thread())
             self.written[intent.key].append(outcome)
+            self.wrote.set()
 
     def failed(self, intent: Intent, error: UsersyncError) -> None:
         self.threads.add(threading.current_thread())
@@ -101,20 +103,25 @@ def test_a_signal_lets_calls_end_and_begins_nobody() -> None:
     """
     At a signal, what is in flight ends and is written down, the person's other calls are not made, nobody else's are begun.
     """
-    stop = Stop()
-    made: list[tuple[str, int]] = []
+    stop, both = Stop(), threading.Barrier(2, timeout=5)
+    made: dict[str, list[int]] = defaultdict(list)
 
-    def call(name: str, number: int) -> tuple[str, int]:
-        made.append((name, number))
-        stop.signum = signal.SIGTERM
-        return name, number
+    def call(name: str, number: int) -> int:
+        made[name].append(number)
+        if number == 1:
+            both.wait()
+            stop.signum = signal.SIGTERM
+        if name == "bob":
+            calls.wrote.wait(5)  # so that it is in flight when the signal is looked at
+        return number
 
     calls = Recorder(call)
     with pytest.raises(Stopped):
-        run(calls, ["ann", "bob"], workers=1, stop=stop)
+        run(calls, ["ann", "bob", "cleo"], workers=2, stop=stop)
 
-    assert {"ann": made} == calls.written
-    assert ("ann", 3) not in made
+    assert {"ann", "bob"} == made.keys()
+    assert made == calls.written
+    assert 3 not in (*made["ann"], *made["bob"])
 
 
 def test_a_job_that_is_not_ours_any_more_stops() -> None:
