@@ -1,4 +1,4 @@
-"""Each source with its sample, and the one that sources/README.md shows, for the suites of this folder."""
+"""Each source with its sample, also what the READMEs of sources/ and targets/ show, for the suites of this folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contract.live import NAMES, README, LiveSource, code_of, sample
-from usersync_cli import sources
+from usersync_cli import sources, targets
 from usersync_cli.config.registry import source_port
 from usersync_cli.model import Database
 from usersync_cli.ports import Session, Source, Tools
@@ -19,18 +19,26 @@ from usersync_cli.sources import TabularPort
 
 
 @pytest.fixture(scope="session")
-def of_readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source that sources/README.md shows."""
+def of_readmes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source that sources/README.md shows, and one with the target that targets/README.md shows."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / f"{README['sources']}.py").write_text(code_of("sources", f"usersync_cli/sources/{README['sources']}.py"))
+    for kind, name in README.items():
+        (folder / kind).mkdir()
+        (folder / kind / f"{name}.py").write_text(code_of(kind, f"usersync_cli/{kind}/{name}.py"))
     return folder
+
+
+@pytest.fixture
+def readme(of_readmes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the READMEs show is there as if it were one of ours."""
+    for package, kind in ((sources, "sources"), (targets, "targets")):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(of_readmes / kind)])
 
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     if request.param == README["sources"]:
-        folder = request.getfixturevalue("of_readme")
-        request.getfixturevalue("monkeypatch").setattr(sources, "__path__", [*sources.__path__, str(folder)])
+        request.getfixturevalue("readme")
     return str(request.param)
 
 

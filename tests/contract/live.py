@@ -24,7 +24,7 @@ from usersync_cli.ports import Tokens
 
 SECRET = "a-secret-to-look-for"
 PERSON = "Test User"
-README = {"sources": "club", "targets": ""}  # what their READMEs show
+README = {"sources": "club", "targets": "directory"}  # what their READMEs show
 NAMES = [*source_types(), README["sources"]]
 
 

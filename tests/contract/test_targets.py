@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.contract.live import LiveOutbound, LiveTarget, sample
+from tests.contract.live import README, LiveOutbound, LiveTarget, sample
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.registry import target_port, target_types
 from usersync_cli.errors import Drift
@@ -22,14 +22,15 @@ from usersync_cli.state.outbox import StepContext, StepScope
 
 Rows = Sequence[tuple[int, str]]
 
-NAMES = [*target_types(), "postgres"]
+OUTBOUND = [*target_types(), README["targets"]]
+NAMES = [*OUTBOUND, "postgres"]
 BEFORE = [(1, "one"), (2, "two"), (3, "three")]
 # One changed, one new, one the same, one that the source no longer has, and one twice.
 AFTER = [(1, "one"), (2, "TWO"), (4, "four"), (4, "four")]
 
 
 @pytest.fixture(params=NAMES)
-def live(request: pytest.FixtureRequest) -> LiveTarget:
+def live(request: pytest.FixtureRequest, readme: None) -> LiveTarget:
     found: LiveTarget = sample("targets", request.param).live(request)
     found.fill(BEFORE)
     return found
@@ -206,8 +207,8 @@ def test_a_rolled_back_apply_left_nothing(live: LiveTarget, planned: Planned) ->
 # what a target outside PostgreSQL promises in addition
 
 
-@pytest.fixture(params=target_types())
-def outbound(request: pytest.FixtureRequest) -> LiveOutbound:
+@pytest.fixture(params=OUTBOUND)
+def outbound(request: pytest.FixtureRequest, readme: None) -> LiveOutbound:
     found: LiveOutbound = sample("targets", request.param).live(request)
     found.fill(BEFORE)
     return found
@@ -243,7 +244,8 @@ def test_it_has_no_public_name_that_the_port_does_not_know(outbound: LiveOutboun
     assert set() == {name for name in vars(type(target)) if not name.startswith("_")} - set(dir(OutboundTarget))
 
 
-@pytest.mark.parametrize("name", target_types())
+@pytest.mark.usefixtures("readme")
+@pytest.mark.parametrize("name", OUTBOUND)
 def test_opening_it_contacts_nothing(request: pytest.FixtureRequest, name: str) -> None:
     """
     `opened` gives an OutboundTarget, and `place` names what is written to without a secret; neither asks it anything.
