@@ -11,8 +11,8 @@ import pytest
 
 from tests import servers
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
+from usersync_cli.clients.postgres.sql import statements
 from usersync_cli.errors import Unavailable, UsersyncError
-from usersync_cli.load import known
 from usersync_cli.model import Database, Record
 from usersync_cli.ports import BringsDefinition
 from usersync_cli.report import verify
@@ -836,8 +836,8 @@ def test_a_big_listing_is_not_compared_key_by_key(sync: Sync) -> None:
     sync.ok()
     plans: list[str] = []
     with psycopg.connect(sync.target.url) as tx:
-        values = {"stream": 1, "after": "", "sweep": 1, "met": []}
-        plans += [line for (line,) in tx.execute(f"EXPLAIN {known._LACKING}", values).fetchall()]
+        values = {"stream_id": 1, "after": "", "sweep": 1, "met": []}
+        plans += [line for (line,) in tx.execute("EXPLAIN " + statements("usersync_cli.load.candidates")["lacking"], values).fetchall()]
 
     assert any("Full Join" in line for line in plans), plans
     assert not any("Nested Loop" in line for line in plans), plans

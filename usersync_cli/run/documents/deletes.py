@@ -12,11 +12,12 @@ from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
-from usersync_cli.load import guard
+from usersync_cli.load import candidates, guard
+from usersync_cli.load.candidates import CANDIDATES
 from usersync_cli.load.compare import Outcome
 from usersync_cli.load.create import MARK
 from usersync_cli.load.guard import Sweep
-from usersync_cli.load.known import CANDIDATES, Known, OpenSweep
+from usersync_cli.load.known import Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
@@ -51,7 +52,7 @@ class Leavers:
             return Leaving()
         met = [*plan.present, *(one.remembered_key for one in plan.of(Verdict.TOLD_GONE))]  # of these the source says it itself
         of_dry_run = None if self._lease else self._lacking(stream, met, open_)
-        lacking = known.lacking(self._connection(), met, open_) if of_dry_run is None else len(of_dry_run)
+        lacking = candidates.count_lacking(self._connection(), known, met, open_) if of_dry_run is None else len(of_dry_run)
         adopted = self._to_adopt(plan, open_) if load.adopt_existing and not known.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
@@ -59,22 +60,22 @@ class Leavers:
         found = Sweep(known.scope, load, known.memory, total, candidates=max(lacking, len(adopted)))
         reason = guard.judge(found, known.known_at(page.sweep)) or self._kept(stream, met, open_, found, adopted | (of_dry_run or {}))
         approved = self._options.approve_deletes
-        listed = known.listed_keys(self._connection(), approved) if approved is not None else set()
+        listed = candidates.listed_keys(self._connection(), known, approved) if approved is not None else set()
         if reason and not listed:
             return Leaving(list(adopted | (of_dry_run or {})) or None, reason)
-        lack = adopted | (known.lacking_keys(self._connection(), met, open_) if of_dry_run is None else of_dry_run)
+        lack = adopted | (candidates.lacking_keys(self._connection(), known, met, open_) if of_dry_run is None else of_dry_run)
         return self._confirmed(stream, {key: times for key, times in lack.items() if not listed or key in listed})
 
     def _kept(self, stream: StreamLoad, met: Collection[str], open_: OpenSweep | None, found: Sweep, keys: Collection[str]) -> str:
         """Why an earlier refusal still holds: then nobody is asked who is gone."""
         reason = guard.kept(self._connection(), found, sql.SQL("SELECT unnest(%(keys)s::text[])"), {"keys": texts(keys)}) if keys else ""
-        return reason or (stream.known.kept(self._connection(), found, met, open_) if self._lease else "")
+        return reason or (candidates.kept(self._connection(), stream.known, found, met, open_) if self._lease else "")
 
     def _lacking(self, stream: StreamLoad, met: Collection[str], open_: OpenSweep | None) -> dict[str, int]:
         """The same in a dry run, whose earlier pages are written down nowhere."""
         if not stream.known.memory.id:
             return {}
-        pages = stream.known.lacking_pages(self._connection(), met, open_)
+        pages = candidates.lacking_pages(self._connection(), stream.known, met, open_)
         return {key: times for page in pages for key, times in page if not stream.foreseen.has(key)}
 
     def _confirmed(self, stream: StreamLoad, lack: Mapping[str, int]) -> Leaving:
@@ -104,7 +105,7 @@ class Leavers:
         or whom the guard has kept."""
         if not stream.removes or (not stream.known.memory.id and not stream.foreseen.departures):
             return False
-        return bool(stream.foreseen.departures) or stream.known.waits(self._connection())
+        return bool(stream.foreseen.departures) or candidates.waits(self._connection(), stream.known)
 
     def end(self, plan: PagePlan, known: Known) -> Known:
         """Remove who left, if the guard agrees; close the sweep, if there is one."""
@@ -135,23 +136,24 @@ class Leavers:
         approved = self._options.approve_deletes
         found = Sweep(known.scope, stream.load, known.memory, 0, complete=complete, looked=True)
         free = stream.load.on_missing == "mark" and not found.edited
-        known.candidates(tx, leaving.keys, plan.present, approved, stream.foreseen.departures, free=free, complete=complete)
+        candidates.collect(tx, known, leaving.keys, plan.present, approved, stream.foreseen.departures, free=free, complete=complete)
         if not self._lease:
             self._leave_out_who_came(stream)
-        found.candidates, found.free = known.with_rows(tx, merge)
+        found.candidates, found.free = candidates.with_rows(tx, merge)
         found.records = self._records(plan, known) if complete else 0
         guarded = found.candidates > found.free  # rejects may have no row
         found.reason = (leaving.reason or guard.judge(found, known.known_at(plan.sweep))) if guarded else ""
-        if not found.reason and guarded and complete and not isinstance(self._session, TellsWhoIsGone) and known.without_key(tx):
+        unproven = guarded and complete and not isinstance(self._session, TellsWhoIsGone)
+        if not found.reason and unproven and candidates.without_key(tx, known):
             number = found.candidates - found.free
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         guard.decide(tx, found, approved)
         removal = TablePlan(merge, Outcome(0, 0, 0, 0), table, found)
         if self._lease:
             stream.target.apply(removal, tx)
-            known.forget(tx, found.goes, complete=complete)
+            candidates.forget(tx, known, found.goes, complete=complete)
             if leaving.first and not found.refusal:
-                known.missed(tx, leaving.first)
+                candidates.missed(tx, known, leaving.first)
             guard.settle(tx, found)
         elif self._options.diff:
             with closing(stream.target.changes(removal, self._step, tx)) as changes:

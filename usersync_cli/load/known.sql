@@ -1,0 +1,122 @@
+-- What is remembered of a stream's records, in usersync.seen, and of the complete listing under way, in usersync.sweeps. `rank` and
+-- `is_known` are parts of other statements; {...} is filled in by known.py: column and type of the stream's versions above all.
+
+-- name: open
+SELECT id, name, keyed, records, run_id, known FROM usersync.sweeps WHERE stream_id = %s AND outcome = 'open' ORDER BY id DESC LIMIT 1
+
+-- name: abandon
+WITH old AS (
+    UPDATE usersync.sweeps SET outcome = 'abandoned', finished_at = clock_timestamp()
+     WHERE stream_id = %(stream)s AND outcome = 'open' RETURNING id
+)
+DELETE FROM usersync.sweep_keys WHERE sweep_id IN (SELECT id FROM old)
+
+-- name: open_sweep
+INSERT INTO usersync.sweeps (stream_id, run_id, outcome, account, name, keyed, known)
+VALUES (%(stream)s, %(run)s, 'open', %(account)s, %(name)s, %(keyed)s, %(known)s) RETURNING id
+
+-- name: sweep_keys
+INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, %(keys)s::text[])
+
+-- name: rank
+-- For `look_up`, where a page has a key twice.
+row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)
+
+-- name: look_up
+-- A record that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key
+-- is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
+SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.status, s.held, s.departure,
+       COALESCE(s.missing, 0), r.status, %(listing)s AND (p.hash = ANY(s.passed)) IS TRUE AND (p.version > s.{version}) IS NOT TRUE
+  FROM (SELECT ord, key, hash, version, {rank} AS rank
+          FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
+  LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
+  LEFT JOIN LATERAL (
+       SELECT r.status FROM usersync.rejects AS r
+        WHERE s.status = 'rejected' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key LIMIT 1
+  ) AS r ON true
+ WHERE (p.rank = 1 AND s.listed = p.hash AND s.held IS NOT NULL AND s.missing = 0 AND s.departure IS NULL
+        AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
+
+-- name: note
+-- What a listing had before of the same key, it has passed over when something else comes later.
+INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, sweep_id)
+SELECT %(stream)s, g.*, %(sweep)s
+  FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(statuses)s::text[], %(held)s::bytea[], %(versions)s::{type}[])
+       AS g(key, listed, status, held, version) ORDER BY key COLLATE "C"
+ON CONFLICT (stream_id, key) DO UPDATE
+   SET listed = excluded.listed, status = excluded.status, held = excluded.held, missing = 0, departure = NULL,
+       {version} = COALESCE(excluded.{version}, s.{version}), sweep_id = excluded.sweep_id,
+       passed = CASE WHEN s.sweep_id = excluded.sweep_id AND s.listed <> excluded.listed
+                     THEN (s.listed || array_remove(s.passed, excluded.listed))[:%(most)s]
+                     ELSE array_remove(s.passed, excluded.listed) END
+
+-- name: back
+UPDATE usersync.seen SET missing = 0, departure = NULL WHERE stream_id = %s AND key = ANY(%s)
+
+-- name: look_again
+-- As if there were a row, of which nothing is known.
+UPDATE usersync.seen SET listed = NULL, status = 'loaded', held = NULL, passed = NULL WHERE stream_id = %s AND key = ANY(%s)
+
+-- name: respelt
+SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %s AND row_key IS NOT NULL)
+
+-- name: known_as
+SELECT row_key, key FROM usersync.seen WHERE stream_id = %(stream)s AND row_key = ANY(%(rows)s)
+UNION ALL SELECT key, key FROM usersync.seen WHERE stream_id = %(stream)s AND key = ANY(%(rows)s) AND row_key IS NULL
+
+-- name: respell_replaced
+DELETE FROM usersync.seen WHERE stream_id = %(id)s AND key = ANY(%(after)s)
+
+-- name: respell
+UPDATE usersync.seen AS s SET key = g.after, row_key = NULLIF(COALESCE(s.row_key, s.key), g.after)
+  FROM unnest(%(before)s::text[], %(after)s::text[]) AS g(before, after)
+ WHERE s.stream_id = %(id)s AND s.key = g.before COLLATE "C"
+
+-- name: respell_replaced_rejects
+DELETE FROM usersync.rejects WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND key = ANY(%(after)s)
+
+-- name: respell_rejects
+UPDATE usersync.rejects AS r SET key = g.after FROM unnest(%(before)s::text[], %(after)s::text[]) AS g(before, after)
+ WHERE r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = g.before
+
+-- name: spell
+UPDATE usersync.seen AS s SET row_key = NULLIF(g.row, s.key) FROM unnest(%(keys)s::text[], %(rows)s::text[]) AS g(key, row)
+ WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C" AND s.row_key IS DISTINCT FROM NULLIF(g.row, s.key)
+
+-- name: told
+UPDATE usersync.seen AS s SET missing = 0, departure = %(told)s, {version} = COALESCE(g.version, s.{version})
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+ WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
+
+-- name: bury
+-- Reported again, nothing is written, but for a sign of life from time to time.
+INSERT INTO usersync.seen AS s (stream_id, key, status, removed_at, {version})
+SELECT %(stream)s, g.key, 'removed', clock_timestamp(), g.version
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+  LEFT JOIN usersync.seen AS b ON b.stream_id = %(stream)s AND b.key = g.key COLLATE "C"
+ WHERE b.key IS NULL OR b.{version} < g.version OR b.removed_at < clock_timestamp() - %(long)s / 2
+ ORDER BY g.key COLLATE "C"
+ON CONFLICT (stream_id, key) DO UPDATE SET {version} = GREATEST(s.{version}, excluded.{version}), removed_at = excluded.removed_at
+
+-- name: is_known
+status <> 'removed' AND (status <> 'no_row' OR missing <> 0 OR departure IS NOT NULL)
+
+-- name: known_and_held
+SELECT count(*) FILTER (WHERE {is_known}), count(held) FROM usersync.seen WHERE stream_id = %s
+
+-- name: lost
+-- The remembered keys of rows that the table does not have. OFFSET 0 keeps it one join where its result is joined once more.
+SELECT h.key
+  FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND held IS NOT NULL) AS h
+  FULL JOIN (SELECT {key} AS key FROM {table} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0
+
+-- name: close_sweep
+UPDATE usersync.sweeps SET outcome = %(outcome)s, candidates = %(candidates)s, removed = %(removed)s, run_id = %(run)s,
+       finished_at = clock_timestamp() WHERE id = %(id)s
+
+-- name: drop_sweep_keys
+DELETE FROM usersync.sweep_keys WHERE sweep_id = %(id)s
+
+-- name: count_known
+UPDATE usersync.seen_streams SET adopted = adopted OR %(adopted)s,
+       keys = (SELECT count(*) FROM usersync.seen WHERE stream_id = %(stream)s) WHERE id = %(stream)s
