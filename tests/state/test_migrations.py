@@ -20,10 +20,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests import servers
-from tests.conftest import NewDatabase
+from tests.conftest import Command, NewDatabase
+from tests.simple_job import Job
 from tests.state.versions import move
 from usersync_cli.clients.postgres import connections, embedded
-from usersync_cli.errors import ConfigError, Drift, Stopped, UsersyncError
+from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Database
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
@@ -307,9 +308,7 @@ def upgrading(connection: psycopg.Connection, stop: Stop) -> Iterator[tuple[int,
         thread.start()
         waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         servers.until(lambda: connection.execute(waits).fetchone() == (1,))
-        (pid,) = [
-            int(one) for file in Path("/proc/self/task").glob("*/children") for one in file.read_text().split() if is_upgrade(int(one))
-        ]
+        (pid,) = upgrades()
         yield pid, raised
         thread.join(5)
     assert not thread.is_alive()
@@ -318,6 +317,12 @@ def upgrading(connection: psycopg.Connection, stop: Stop) -> Iterator[tuple[int,
 
 def parse(dsn: str) -> dict[str, str]:
     return {name: str(value) for name, value in conninfo_to_dict(dsn).items() if name in {"host", "port", "user"}}
+
+
+def upgrades() -> list[int]:
+    """The processes of ours that upgrade."""
+    children = [int(one) for file in Path("/proc/self/task").glob("*/children") for one in file.read_text().split()]
+    return [one for one in children if is_upgrade(one)]
 
 
 def is_upgrade(pid: int) -> bool:
@@ -358,3 +363,94 @@ def test_errors_of_the_upgrade_arrive_as_they_are(database: Database, connection
     apart.upgrade(database, "test", None)
     apart.upgrade(database, "test", None)
     assert migrations.VERSION == migrations.current(connection)
+
+
+# an upgrade that was killed, and tables that no run can go on from
+
+
+def test_an_upgrade_that_is_killed_between_two_migrations(database: Database, connection: psycopg.Connection) -> None:
+    """
+    The tables are as they were, version and rows included, and the next upgrade brings them up.
+    """
+    upgraded_to(database, "0004")
+    connection.execute("INSERT INTO usersync.runs (job, status, epoch, owner, usersync_version) VALUES ('j', 'ok', 1, '', '0')")
+    before, raised = columns(connection), list[UsersyncError]()
+
+    def work() -> None:
+        try:
+            apart.upgrade(database, "test", None)
+        except UsersyncError as error:
+            raised.append(error)
+
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE usersync.seen")  # 0006 wants to change it; by then 0005 is done
+        thread = threading.Thread(target=work)
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'usersync.seen'::regclass"
+        servers.until(lambda: connection.execute(waits).fetchone() == (1,))
+        (pid,) = upgrades()
+        os.kill(pid, signal.SIGKILL)
+        thread.join(10)
+    assert ["ended with -9"] == [error.message[-13:] for error in raised]
+    assert Unavailable.status == raised[0].status
+    servers.until(lambda: connection.execute(waits.replace("NOT granted AND ", "")).fetchone() == (0,))
+    assert ("0004", before) == (migrations.current(connection), columns(connection))
+
+    apart.upgrade(database, "test", None)
+    assert migrations.VERSION == migrations.current(connection)
+    assert [("j", "ok")] == connection.execute("SELECT job, status FROM usersync.runs").fetchall()
+
+
+def upgraded_to(database: Database, version: str) -> None:
+    """The tables as an older usersync left them."""
+    from alembic import command
+
+    migrations._migrate(database, "test", lambda config: command.upgrade(config, version))
+
+
+def columns(connection: psycopg.Connection) -> list[tuple[object, ...]]:
+    """Every column that there is, and how it is."""
+    query = (
+        "SELECT table_schema, table_name, column_name, data_type, column_default FROM information_schema.columns"
+        " WHERE table_schema IN ('usersync', 'public') ORDER BY 1, 2, 3"
+    )
+    return connection.execute(query).fetchall()
+
+
+NEWER = ("UPDATE usersync.alembic_version SET version_num = '9999'", "use the newer usersync that upgraded them")
+NO_VERSION = ("DROP TABLE usersync.alembic_version, usersync.rejects", "the schema usersync has tables of no version")
+EMPTY = ("DELETE FROM usersync.alembic_version", "the schema usersync has tables of no version")
+UNKNOWN = ("UPDATE usersync.alembic_version SET version_num = '0000'", "tables of version 0000, which no usersync gives")
+RUN, DRY_RUN = ("run", "--job", "copy", "-q"), ("run", "--job", "copy", "-q", "--dry-run")
+READ = [("status",), ("rejects", "list"), ("approvals", "list"), ("intents",)]
+UPGRADE, DOWNGRADE = ("db", "upgrade"), ("db", "downgrade", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("made", "commands"),
+    [
+        (NEWER, [RUN, DRY_RUN, *READ, UPGRADE, DOWNGRADE]),
+        (NO_VERSION, [RUN, DRY_RUN, *READ, UPGRADE, DOWNGRADE, ("db", "current")]),
+        (EMPTY, [RUN, UPGRADE]),
+        (UNKNOWN, [RUN, DRY_RUN, UPGRADE, DOWNGRADE]),
+    ],
+    ids=["newer", "without a version", "with an empty version", "with an unknown version"],
+)
+def test_tables_that_no_run_can_go_on_from(
+    usersync: Command, new_database: NewDatabase, made: tuple[str, str], commands: list[tuple[str, ...]]
+) -> None:
+    """
+    A newer program's, or a part of a schema: each command says so with exit 7, and changes nothing.
+    """
+    job, (statement, message) = Job(usersync, new_database("source crm"), new_database()), made
+    job.people("One")
+    with psycopg.connect(job.target.url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+        before = columns(connection)
+        said = {words: usersync(*words) for words in commands}
+        after = columns(connection)
+        runs = connection.execute("SELECT count(*) FROM usersync.runs").fetchone()
+
+    assert dict.fromkeys(commands, 7) == {words: result.status for words, result in said.items()}
+    assert [] == [words for words, result in said.items() if message not in result.stderr]
+    assert (before, (0,)) == (after, runs)

@@ -97,9 +97,11 @@ def _reading(config_path: Path | None) -> Iterator[Connection]:
     from usersync_cli import log
     from usersync_cli.clients.postgres import connections
     from usersync_cli.config.loader import load
+    from usersync_cli.state import ledger
     from usersync_cli.state.migrations import permitted
 
     log.configure(quiet=True)
     database = load(config_path).target_database()
     with connections.connect(database, job="approvals") as connection, permitted(connection, database, "reading the lists"):
+        ledger.refuse_newer(connection)
         yield connection

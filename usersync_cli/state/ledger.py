@@ -60,8 +60,12 @@ def may_read(connection: Connection, table: str) -> bool:
 
 
 def refuse_newer(connection: Connection) -> None:
-    """Raises Drift where a newer program has upgraded our tables: what it noted down means something else."""
-    if may_read(connection, "alembic_version") and (found := current(connection)) is not None and found > VERSION:
+    """Raises Drift where a newer program has upgraded our tables, or only some are there: what is noted down means something else.
+
+    Says nothing where this role may not read them.
+    """
+    readable = may_read(connection, "alembic_version") or may_read(connection, "job_locks")
+    if readable and (found := current(connection)) is not None and found > VERSION:
         raise newer(found)
 
 

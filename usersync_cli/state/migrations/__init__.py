@@ -7,6 +7,7 @@ leaves that to a process of its own (`apart`, whose `ready` each run begins with
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,6 @@ from psycopg import errors
 
 from usersync_cli.clients.postgres import connections, settings
 from usersync_cli.clients.postgres.errors import translated
-from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Database
 
@@ -27,18 +27,29 @@ if TYPE_CHECKING:
 VERSION = "0012"
 """The newest migration; tests hold it together with the files in `versions/`. Revisions are numbers, so they compare as text."""
 
+_A_VERSION = re.compile(r"(?!0000)\d{4}")
 _LOCK = 0x7573657273796E63  # "usersync"; which migration runs, of whatever database
 
 GRANTS = "GRANT USAGE ON SCHEMA usersync TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role};"
 
 
 def current(connection: psycopg.Connection[Any]) -> str | None:
-    """The version of the tables in this database, None when there are none. Needs SELECT rights only."""
-    table = scalar(connection, "SELECT to_regclass('usersync.alembic_version')")
-    if table is None:
+    """The version of the tables in this database, None when there are none. Needs SELECT rights only.
+
+    Raises Drift where there are tables without a version that any usersync gave them: part of a schema, which nobody can go on from.
+    """
+    query = "SELECT to_regclass('usersync.alembic_version'), to_regclass('usersync.job_locks')"
+    table, locks = connection.execute(query).fetchone() or (None, None)
+    row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone() if table else None
+    if row is None and locks is None:
         return None
-    row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone()
-    return str(row[0]) if row else None
+    if row is None or not _A_VERSION.fullmatch(row[0]):
+        raise Drift(
+            f"the schema usersync has tables of {f'version {row[0]}, which no usersync gives' if row else 'no version'}",
+            hint="nothing was changed. Was it made, or restored, in part? Bring it back whole from a backup, or begin anew:\n"
+            "DROP SCHEMA usersync CASCADE; then the next run of each job reads everything, and people authorise again",
+        )
+    return str(row[0])
 
 
 def newer(found: str) -> Drift:
