@@ -27,7 +27,7 @@ BAD = "data_exception OR integrity_constraint_violation OR cardinality_violation
 
 
 class Limits:
-    """How many records of one run of a step may be bad. Told as they come; those that were set aside before are not among them."""
+    """The limit on bad records in one run of a step, checked as they come. Records that were set aside before do not count."""
 
     def __init__(self, step: str, *, expected: int = 0, job: str = "") -> None:
         """`expected` is about how many records will come, where that is known before."""
@@ -36,11 +36,11 @@ class Limits:
         self._step, self._expected, self._job = step, expected, job
 
     def add(self, records: int, rejects: Iterable[Reject] = ()) -> None:
-        """So many more records, and which of them are rejects. Raises Drift when it is too many."""
+        """Count so many more records, and the rejects among them. Raises Drift when these are too many."""
         self.count(records, Counter((one.reason, one.detail) for one in rejects))
 
     def count(self, records: int, reasons: Mapping[tuple[str, str], int], *, whole: bool = True) -> None:
-        """The same with the rejects as numbers, by reason and detail. Without `whole` there may be more than came so far."""
+        """Count so many more records, with the rejects as numbers by reason and detail. Without `whole`, more records may come."""
         self.records += records
         self.rejected.update(reasons)
         bad, of = self.rejected.total(), self.records

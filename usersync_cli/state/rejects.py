@@ -46,7 +46,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of the rejects of a page: new ones (also a known record whose document changed), known ones, dropped ones."""
+    """How many rejects of a page were new (also a known record whose document changed), known, or dropped before."""
 
     new: int = 0
     known: int = 0
@@ -86,7 +86,7 @@ class Kept:
 
 
 def store(tx: Connection, job: str, step: str, stream: str, run_id: int, rejects: Sequence[Reject]) -> Stored:  # noqa: PLR0913, PLR0917  a reject has a long name
-    """Set these aside, in the transaction of the page that they came with; twice is once. Of one key and part, the last counts.
+    """Set rejects aside, in the transaction of the page that they came with; twice is once. Of one key and part, the last counts.
 
     A document that was met before only moves `last_at`; a dropped one stays dropped. A changed document waits again.
     """
@@ -133,7 +133,7 @@ def resolve_unmet(tx: Connection, job: str, step: str, stream: str, run_id: int)
 
 
 def touch(tx: Connection, job: str, step: str, stream: str, run_id: int, keys: Collection[str]) -> None:  # noqa: PLR0913, PLR0917  a reject has a long name
-    """These came again, unchanged."""
+    """Note that the rejects with these keys came again, unchanged."""
     statement = (
         "UPDATE usersync.rejects SET last_at = clock_timestamp(), run_id = %s"
         " WHERE job = %s AND step = %s AND stream = %s AND key = ANY(%s)"
@@ -173,7 +173,7 @@ def waiting(
 
 
 def count_waiting(connection: Connection, job: str | None = None, *, step: str | None = None) -> dict[tuple[str, str], int]:
-    """How many wait, by job and step. Empty where the table is not there yet."""
+    """How many rejects wait, by job and step. Empty where the table is not there yet."""
     if not readable(connection):
         return {}
     rows = connection.execute(_COUNT_WAITING.encode(), {"job": job, "step": step}).fetchall()
@@ -187,20 +187,20 @@ def document(connection: Connection, id_: int) -> bytes | None:
 
 
 def kept(connection: Connection, ids: Sequence[int], after: int) -> list[Kept]:
-    """Of these rejects, by number, the first behind `after` whose documents are still there: at most PAGE_RECORDS and PAGE_BYTES."""
+    """The documents of these rejects that are still there, in pages behind `after`, by number: at most PAGE_RECORDS and PAGE_BYTES."""
     values = {"ids": list(ids), "after": after, "records": PAGE_RECORDS, "bytes": PAGE_BYTES}
     with connection.cursor(row_factory=class_row(Kept)) as cursor:
         return cursor.execute(_KEPT.encode(), values).fetchall()
 
 
 def left(job: str, number: int) -> PartialError:
-    """What the end of a step says while so many wait."""
+    """The error at the end of a step while so many records wait."""
     records = "record" if number == 1 else "records"
     return PartialError(f"{number:,} {records} set aside, waiting for somebody to look", hint=looking(job))
 
 
 def looking(job: str) -> str:
-    """What to type where rejects wait."""
+    """The hint where rejects wait: what to type."""
     return (
         f"usersync rejects list --job {job} says why; then `usersync rejects retry --all --job {job}`, or `usersync rejects drop ID`"
         " for one that may stay out"
@@ -220,7 +220,7 @@ def chosen(connection: Connection, ids: Sequence[int], job: str | None = None) -
 
 
 def stored(connection: Connection, job: str, step: str, stream: str, rejects: Collection[Reject]) -> dict[str, bool]:
-    """Which of these were set aside before, and whether somebody dropped them as they are now."""
+    """The rejects that were set aside before, and whether somebody dropped them as they are now."""
     if not rejects or not readable(connection):
         return {}
     given = {one.filed_as: hashlib.sha256(one.document).digest() for one in rejects}
@@ -230,7 +230,7 @@ def stored(connection: Connection, job: str, step: str, stream: str, rejects: Co
 
 
 def met_since(connection: Connection, job: str, step: str, stream: str, sweep_id: int) -> Counter[tuple[str, str]]:
-    """Those that wait and were met for the first time while this sweep was under way, as numbers by reason and detail."""
+    """How many rejects wait that were met for the first time while this sweep was under way, by reason and detail."""
     query = (
         "SELECT reason, detail, count(*) FROM usersync.rejects WHERE job = %s AND step = %s AND stream = %s AND status = 'waiting'"
         " AND first_at >= (SELECT started_at FROM usersync.sweeps WHERE id = %s) GROUP BY 1, 2"
@@ -240,13 +240,13 @@ def met_since(connection: Connection, job: str, step: str, stream: str, sweep_id
 
 
 def drop(tx: Connection, ids: Sequence[int]) -> int:
-    """A person has looked: these count no more, until their document changes. Gives how many waited before."""
+    """Drop rejects: somebody has looked, and they no longer count until their document changes. Returns how many waited."""
     statement = "UPDATE usersync.rejects SET status = 'dropped' WHERE id = ANY(%s) AND status = 'waiting'"
     return tx.execute(statement, (list(ids),)).rowcount
 
 
 def readable(connection: Connection) -> bool:
-    """Whether the table is there."""
+    """Whether the table of rejects exists."""
     return (current(connection) or "") >= "0002"
 
 

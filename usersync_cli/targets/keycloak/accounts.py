@@ -40,7 +40,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Who is to have an account. `role` is the source's; `key`, if known, is whose account the job takes it for."""
+    """A person who is to get an account. `role` is the source's; `key`, if known, names the person whose account the job takes it for."""
 
     username: str = field(repr=False)
     email: str = field(repr=False)
@@ -52,14 +52,14 @@ class Newcomer:
 
 @dataclass(frozen=True)
 class Made:
-    """A new account, and the password for its first login; None where nobody is to know one."""
+    """A new account, and the password for its first login; `password` is None where nobody is to know one."""
 
     person: Person
     password: str | None = field(repr=False)
 
 
 class Exists(Conflict):
-    """There is an account of this user name; `account` is its id."""
+    """An account with this user name exists; `account` is its id."""
 
     def __init__(self, account: str) -> None:
         super().__init__("an account of this user name exists; nothing was changed", hint=f"usersync keycloak status {account}")
@@ -67,7 +67,7 @@ class Exists(Conflict):
 
 
 def look_up(realm: Realm, who: str) -> Mapping[str, Any]:
-    """The account with this id, or else exactly this user name. Raises NotFound."""
+    """Find the account with this id, or else with exactly this user name. Raises NotFound."""
     found = realm.get(who.lower()) if _ID.fullmatch(who) else None
     found = found or next(iter(realm.find(username=who)), None)
     if found is None:
@@ -77,7 +77,7 @@ def look_up(realm: Realm, who: str) -> Mapping[str, Any]:
 
 
 def person(realm: Realm, user: Mapping[str, Any]) -> Person:
-    """With the roles and groups of the account, which take a request each."""
+    """The account as people look at it. Its roles and its groups take a request each."""
     account = str(user["id"])
     roles = [str(role["name"]) for role in realm.user_roles(account)]
     return Person(
@@ -95,7 +95,7 @@ def person(realm: Realm, user: Mapping[str, Any]) -> Person:
 
 
 def switch(realm: Realm, account: str, *, enabled: bool) -> None:
-    """Enable or disable. Whoever is to be disabled is signed out everywhere, which Keycloak does not do by itself, also when it refuses."""
+    """Enable or disable an account. Disabling also signs it out everywhere, even when Keycloak refuses: it does not do so by itself."""
     try:
         realm.update(account, {"enabled": enabled})
     except Rejected as rejected:
@@ -119,8 +119,10 @@ class StillEnabled(PartialError):
 
 
 def set_id(realm: Realm, user: Mapping[str, Any], key: str) -> bool:
-    """Say whose account it is; False when that was so already. Raises Conflict when another account is this person's, Drift or
-    VerificationFailed where Keycloak would drop it, or does."""
+    """Mark an account as this person's; False when it was marked so already.
+
+    Raises Conflict when another account is this person's, Drift or VerificationFailed where Keycloak would drop the mark, or does.
+    """
     account = str(user["id"])
     if problem := attribute_problem(realm.profile()):
         raise Drift(f"{realm.name}: {problem}", hint=ATTRIBUTE_HINT)
@@ -136,7 +138,7 @@ def set_id(realm: Realm, user: Mapping[str, Any], key: str) -> bool:
 
 
 def force_password_change(realm: Realm, user: Mapping[str, Any]) -> bool:
-    """At the next login, beside whatever else is asked then; False when it was asked for already."""
+    """Ask for a new password at the next login, in addition to whatever else is asked then; False when it was asked for already."""
     account, asked = str(user["id"]), list(user.get("requiredActions", ()))
     if UPDATE_PASSWORD in asked:
         return False
@@ -148,7 +150,7 @@ def force_password_change(realm: Realm, user: Mapping[str, Any]) -> bool:
 
 
 def mail_password_link(realm: Realm, user: Mapping[str, Any]) -> None:
-    """A link that is good for 24 hours. Raises ConfigError where there is no address, or nobody may log in."""
+    """Mail a link that is valid for 24 hours. Raises ConfigError for an account without an address, and for a disabled one."""
     if not user.get("email"):
         raise ConfigError(f"{realm.name}: this account has no e-mail address; no mail was sent", hint=_NO_ADDRESS)
     if not user.get("enabled"):
@@ -161,7 +163,7 @@ _NO_ADDRESS = "give it one at its source, or in Keycloak; or set a temporary pas
 
 
 def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], None] | None) -> Made:
-    """An account as the job makes them: with its first password, group and required actions in one request, then its role.
+    """Make an account as the job does: with its first password, group and required actions in one request, then its role.
 
     `tell` gets user name and password as soon as the account is there; without it there is none. Raises Exists, Conflict,
     ConfigError for what can't be, before anything is written; PartialError when the account is there and something of it is not.
@@ -237,7 +239,7 @@ def _refuse_unknown_actions(realm: Realm, actions: Sequence[str]) -> None:
 
 
 def _needed(realm: Realm, own: Settings, name: str, path: str) -> Mapping[str, Any]:
-    """The role, once role and group are there: made where the setting says so."""
+    """Find the role, and make role and group where they are missing and `create_missing` is set. Raises Drift where it is not."""
     roles = {str(role["name"]): role for role in realm.roles()}
     lacks_group = bool(path) and realm.group(path) is None
     lacking = [f"role {name}"] * (name not in roles) + [f"group {path}"] * lacks_group
@@ -273,7 +275,7 @@ def _create(realm: Realm, user: Mapping[str, Any], key: str) -> str:
 
 
 def _verified(realm: Realm, account: str, actions: Sequence[str], role: str, path: str) -> Person:
-    """As it stands there: Keycloak drops some things without a word."""
+    """Read the account back. Keycloak drops some things without a word: raises VerificationFailed when it did."""
     found = person(realm, look_up(realm, account))
     wanted = {*actions, role, *([path.strip("/")] if path else [])}
     if lacking := wanted - {*found.required_actions, *found.roles, *found.groups}:

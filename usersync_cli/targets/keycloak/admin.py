@@ -30,7 +30,7 @@ _TOKEN_LIFE_SECONDS = 60  # where Keycloak does not say
 
 
 class Connection(KeycloakOpenIDConnection):
-    """What KeycloakAdmin asks through. Replies other than 2xx are raised here, in our words, so that it never sees one."""
+    """The connection that KeycloakAdmin sends its requests through. Raises replies other than 2xx as our errors, so it never sees one."""
 
     def __init__(self, account: Account, client: Client, stop: Stop) -> None:
         # Not the parent's, which opens sessions. Names of realms may hold spaces.
@@ -69,7 +69,7 @@ class Connection(KeycloakOpenIDConnection):
         return [str(role) for role in found.get("roles", ())]
 
     def _authorised(self, request: Request) -> Reply:
-        """With a token; with a newer one when it is refused, which says that nothing was done."""
+        """Send with a token, and with a newer one when that is refused: a refusal says that nothing was done."""
         reply = self._bearer.send(lambda token: self._client.send(_with(request, token)), self._stop.check, str)
         if reply.status == 401:
             raise ConfigError(
@@ -80,7 +80,7 @@ class Connection(KeycloakOpenIDConnection):
 
 
 def _once(method: str, path: str) -> bool:
-    """Done twice it is two accounts, two mails, or a password that the realm remembers."""
+    """Whether a request must not be repeated: that would make two accounts, two mails, or a password that the realm remembers."""
     return bool(re.fullmatch(r"POST .*/users|PUT .*/(execute-actions-email|reset-password)", f"{method} {path}"))
 
 

@@ -31,7 +31,7 @@ _TAKEN = {"same_username": "username_taken", "same_email": "email_taken", "same_
 
 
 class AccountCalls:
-    """Knows the calls of each person, and counts."""
+    """The calls that make each person's account as it is wanted. Counts what was refused, mailed and left to the next run."""
 
     def __init__(self, realm: Realm, own: Settings, plan: AccountPlan, tx: Connection, context: StepContext) -> None:
         self._realm, self._own, self._plan, self._tx = realm, own, plan, tx
@@ -51,7 +51,7 @@ class AccountCalls:
             self._credentials.close()
 
     def complain(self) -> None:
-        """What is left to the next run, and who can't log in yet."""
+        """Report what is left to the next run, and people who can't log in yet. Raises Unavailable, or ConfigError for passwords."""
         if self._without_password:
             log.get().warning(
                 "new accounts have no password yet: `usersync keycloak reset-password` mails a link;"
@@ -73,7 +73,7 @@ class AccountCalls:
     # each person
 
     def calls(self, intent: Intent) -> Calls:
-        """All of a person's calls."""
+        """The calls for one person, in their order."""
         if intent.action == "disable":
             yield from self._disable(intent)
         else:
@@ -83,7 +83,7 @@ class AccountCalls:
         self._judge(1, {})
 
     def _disable(self, intent: Intent) -> Calls:
-        """Where Keycloak refuses, they are signed out all the same, and lose what we gave them."""
+        """Disable the account of a person who left. Where Keycloak refuses, it is signed out all the same, and loses what we gave."""
         account, refused = str(intent.account), None
         try:
             yield partial(self._realm.update, account, {"enabled": False})
@@ -100,7 +100,7 @@ class AccountCalls:
         self._forget_reject(intent)
 
     def _keep_equal(self, intent: Intent) -> Calls:
-        """What is taken comes first, and does not depend on what else Keycloak thinks of the account."""
+        """Make the account equal. Roles and groups are taken first, so that this does not depend on what Keycloak refuses later."""
         refused = None
         if intent.account:
             yield from self._take(intent)
@@ -117,12 +117,12 @@ class AccountCalls:
         yield from self._mail(intent, account)
 
     def park(self, intent: Intent) -> Calls:
-        """Another person takes this one's user name or address: until it has the new one, the account has neither."""
+        """Give the account a placeholder name or address, because another person takes its own, until it gets its new one."""
         yield partial(self._realm.update, str(intent.account), intent.wanted["park"])
         self._did(intent, "park")
 
     def _back(self, intent: Intent) -> Calls:
-        """The new name was refused: have the old one again, unless somebody has it by now."""
+        """Give the account its old name again after the new one was refused, unless somebody else has it by now."""
         if "back" in intent.wanted:
             try:
                 yield partial(self._realm.update, str(intent.account), intent.wanted["back"])
@@ -178,7 +178,7 @@ class AccountCalls:
         return next((str(user["id"]) for user in found if key in _ours(user)), None)
 
     def _password(self, intent: Intent, account: str) -> Calls:
-        """Of an account that we made without hearing of it: nobody knows its first password, so it gets another."""
+        """Set another first password on an account that was made without an answer: nobody knows the one that it has."""
         user = intent.wanted.get("user") or intent.wanted
         first = FirstPassword(self._plan.passwords, user["username"], user.get("email") or "")
         yield partial(first.give, lambda password: self._realm.reset_password(account, password) if password else None)
@@ -210,7 +210,7 @@ class AccountCalls:
             self._did(intent, "join")
 
     def _mail(self, intent: Intent, account: str) -> Calls:
-        """At most once: it counts as being sent before it is, and as owed again only when the realm says that it was not."""
+        """Send the mail at most once: it counts as being sent before it is, and as owed again only when the realm says it was not sent."""
         if not intent.wanted.get("mail"):
             return
         if self._unmailed >= IN_A_ROW:
@@ -232,13 +232,13 @@ class AccountCalls:
             self._sent(intent)
 
     def _owed(self, intent: Intent, why: str) -> None:
-        """Somebody hears of it; the account is made all the same."""
+        """Set the unsent mail aside for somebody to look at; the account is made all the same."""
         self._not_sent += 1
         if intent.wanted["mail"] == "first":
             self._file(intent, MAIL_FAILED, why)
 
     def _sent(self, intent: Intent) -> None:
-        """What waited for that waits no more."""
+        """Resolve the reject that waited for this mail."""
         wanted, scope = intent.wanted, self._plan.scope
         if wanted["mail"] == "again":
             rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key], part=MAIL_FAILED)
@@ -251,14 +251,14 @@ class AccountCalls:
         outbox.did(self._tx, intent, what)
 
     def _forget_reject(self, intent: Intent) -> None:
-        """It may be that an earlier run could not disable this account."""
+        """Resolve the reject of an earlier run that could not disable this account."""
         scope = self._plan.scope
         rejects.resolve(self._tx, scope.job, scope.step, scope.stream, [intent.key], part=STILL_ENABLED)
 
     # what went wrong
 
     def failed(self, intent: Intent, error: UsersyncError) -> None:
-        """Refused: set aside for a person. No answer, no password, or the account is gone: left to the next run. All else ends the step."""
+        """Set aside a person whom Keycloak refuses; leave to the next run one without an answer, password or account. Raises all else."""
         counts = self._plan.counts
         if isinstance(error, Rejected):
             self._refused_by_keycloak(intent, error)
@@ -279,7 +279,7 @@ class AccountCalls:
             raise error
 
     def _refused_by_keycloak(self, intent: Intent, error: Rejected) -> None:
-        """Who left and can't be disabled does not keep the others from being looked at."""
+        """Set the person aside. People who left and can't be disabled do not count towards the limit of refusals."""
         said = f"{error.code or 'refused'}{f' of {error.field}' if error.field else ''}"
         outbox.end(self._tx, intent, "refused", said)
         if intent.action == "disable":
@@ -306,7 +306,7 @@ class AccountCalls:
 
 
 class ParkingCalls:
-    """The desk, while people whose names others take give them up. Whoever is not heard of, or refused, keeps the name for this run."""
+    """The calls by which accounts give up names that others take. An account whose call fails keeps its name for this run."""
 
     def __init__(self, calls: AccountCalls) -> None:
         self._calls = calls
@@ -321,7 +321,7 @@ class ParkingCalls:
 
 
 def still_enabled(target: str, job: str, accounts: int, why: str, helps: str) -> PartialError:
-    """What a run says of people who left, and whose accounts Keycloak refuses to disable."""
+    """The error for accounts of people who left that Keycloak refuses to disable."""
     who, them = ("1 account of somebody who left is", "it") if accounts == 1 else (f"{accounts:,} accounts of people who left are", "them")
     return PartialError(
         f"target {target}: {who} still enabled, because Keycloak refuses to disable {them} ({why}); signed out, and without the roles"
@@ -331,11 +331,11 @@ def still_enabled(target: str, job: str, accounts: int, why: str, helps: str) ->
 
 
 def _ours(user: Mapping[str, Any]) -> Sequence[str]:
-    """Whose account it says that it is."""
+    """The keys that an account carries in our attribute."""
     return (user.get("attributes") or {}).get(ATTRIBUTE) or ()
 
 
 def _less(intent: Intent, counts: Any) -> None:
-    """What was planned has not happened."""
+    """Take a planned change that did not happen off the counts."""
     name = intent.wanted.get("counted", "gone")  # of a person who left nothing else is wanted
     setattr(counts, name, max(0, getattr(counts, name) - 1))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def look(name: str, own: Settings, realm: Realm) -> Iterator[tuple[str, UsersyncError | None]]:
-    """For `usersync check`: what was looked at, and what is wrong with it; nothing is written. Raises what keeps from looking on."""
+    """What was looked at, and what is wrong with it. Writes nothing; raises what keeps it from looking on."""
     yield f"realm {own.realm}, {realm.count():,} accounts", None
     realm.refuse_blindness()
     problem = attribute_problem(realm.profile())

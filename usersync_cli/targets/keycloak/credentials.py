@@ -13,7 +13,7 @@ from usersync_cli.errors import ConfigError
 
 
 class Credentials:
-    """First passwords, in a file of mode 0600: CSV with the columns username and password. Each line is on disk at once.
+    """A file of first passwords, mode 0600: CSV with the columns username and password. Each line is flushed to disk at once.
 
     Of two lines for one person the last is good: the line is written before the outcome of the call, so that a run which is
     killed between the two leaves a line more, never a line less.

@@ -37,7 +37,7 @@ _USUAL = {"length": 8, "maxLength": 64, **dict.fromkeys(_CLASSES, 1)}  # where t
 
 
 def policy(about: Mapping[str, Any]) -> Policy:
-    """That of a realm, by its representation."""
+    """The password policy of a realm, from its representation."""
     rules = list(_rules(str(about.get("passwordPolicy") or "")))
     numbers = {name: int(value) if value.isascii() and value.isdecimal() else _USUAL[name] for name, value in rules if name in _USUAL}
     return Policy(
@@ -54,23 +54,23 @@ def is_possible(wanted: Policy) -> bool:
 
 
 def refuses_password(rejected: Rejected) -> bool:
-    """Whether it was refused for its password, and would be taken with another one."""
+    """Whether a call was refused because of its password, and would be accepted with another one."""
     return rejected.http_status == 400 and "password" in rejected.code.lower()
 
 
 class NoPassword(ConfigError):
-    """The realm refuses whatever password is made; so it would for everybody else."""
+    """The realm refuses every password that is made; it would do so for everybody else."""
 
 
 class FirstPassword:
-    """Of one person. `value` is the one that was tried last; None where nobody is to know one, so that none is made."""
+    """The first password of one person. `value` is the one that was tried last; None where nobody is to know one, so none is made."""
 
     def __init__(self, wanted: Policy | None, *names: str) -> None:
         self._wanted = wanted and wanted.without(*names)
         self.value: str | None = None
 
     def give(self, call: Callable[[str | None], T]) -> T:
-        """What `call` gives with the first password that is not refused for its content. Raises NoPassword, and whatever `call` does."""
+        """Call with one password after the other until one is not refused for its content. Raises NoPassword and what `call` raises."""
         from usersync_cli.targets.keycloak.refusals import Rejected
 
         if self._wanted is None:
@@ -88,7 +88,7 @@ class FirstPassword:
 
 
 def credentials(password: str | None) -> dict[str, Any]:
-    """What a new account's representation says of its password, which is good for one login."""
+    """The part of a new account's representation that sets its password, which is valid for one login."""
     return {"credentials": [{"type": "password", "value": password, "temporary": True}]} if password else {}
 
 
@@ -136,13 +136,13 @@ def mail_problem(own: Settings, about: Mapping[str, Any]) -> tuple[str, str] | N
 
 
 def no_account(name: str, number: int, why: str, hint: str) -> ConfigError:
-    """What the end of a step says that made no account for so many new people, and did all else."""
+    """The error of a step that made no account for so many new people, and did everything else."""
     people = "1 new person gets no account" if number == 1 else f"{number:,} new people get no account"
     return ConfigError(f"target {name}: {people}: {why}", hint=hint)
 
 
 def not_mailed(name: str, job: str, number: int) -> PartialError:
-    """What the end of a step says that could not mail so many."""
+    """The error of a step that could not mail so many people."""
     mails = "1 mail to a new person was" if number == 1 else f"{number:,} mails to new people were"
     return PartialError(
         f"target {name}: {mails} not sent; the accounts are there, and the next run sends what the realm did not take",

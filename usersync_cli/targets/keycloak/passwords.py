@@ -33,12 +33,12 @@ class Policy:
     fits: Callable[[str], bool] = lambda _password: True  # as far as we can tell
 
     def without(self, *words: str) -> Policy:
-        """The same for a person: their own names make no password."""
+        """The policy for one person: their own names must not be in the password."""
         return replace(self, words=[word.casefold() for word in words if word])
 
     @property
     def length(self) -> int:
-        """How long ours are; more than `longest` where no password can be what the policy asks for."""
+        """How many characters our passwords have; more than `longest` where no password can meet the policy."""
         return max(min(USUAL, self.longest), self.shortest, sum(self.least.values()))
 
 

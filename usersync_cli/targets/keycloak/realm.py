@@ -29,7 +29,7 @@ Document = Mapping[str, Any]
 
 
 class Realm:
-    """Thread-safe. Each request is over within `deadline`, its repetitions included; `stop` ends it at once.
+    """The client of one realm; thread-safe. Each request is over within `deadline`, its repetitions included; `stop` ends it at once.
 
     Every method raises ConfigError for what a person has to fix: the address, the realm, the client, its secret, and, as
     Denied, a right of its service account. Unavailable: Keycloak does not answer. Unknown, which is an Unavailable too: it
@@ -80,11 +80,11 @@ class Realm:
         return dict(found)
 
     def count(self) -> int:
-        """Of accounts, without those of services."""
+        """How many accounts there are, without those of services."""
         return int(self._get("/users/count"))
 
     def users(self, size: int = PAGE) -> Iterator[Sequence[Document]]:
-        """Everybody's whole representation but roles and groups, each account once, page by page in order of user names.
+        """The whole representations of all accounts, without roles and groups, each once, page by page in order of user names.
 
         Nobody who is there all the time is left out, whatever changes meanwhile: pages overlap by one account, and a walk
         whose pages do not meet, or which found fewer than Keycloak counts, is done again for those who are missing.
@@ -103,7 +103,7 @@ class Realm:
         raise self._changing()
 
     def refuse_blindness(self) -> None:
-        """Raise Denied when nobody is shown although somebody is there: to Keycloak too few rights are an empty list, with 200."""
+        """Raise Denied when no account is shown although there are some: with too few rights, Keycloak answers 200 with an empty list."""
         if not self._get("/users", first=0, max=1) and (counted := self.count()):
             raise self._blind(0, counted)
 
@@ -167,7 +167,7 @@ class Realm:
             return None
 
     def find(self, *, username: str = "", email: str = "", attribute: tuple[str, str] | None = None) -> Sequence[Document]:
-        """Those who have exactly this, in any case for names and addresses; an attribute's value to the letter."""
+        """The accounts that have exactly this, in any case for names and addresses; an attribute's value to the letter."""
         if attribute:
             name, value = attribute
             if '"' in name + value:
@@ -189,7 +189,7 @@ class Realm:
         return [group for page in self._all(f"/users/{quote(id, safe='')}/groups", PAGE) for group in page]
 
     def create(self, user: Document) -> str:
-        """A new account; its id. Sent once: Unknown means that it may be there.
+        """Make an account; returns its id. Sent once: Unknown means that it may be there.
 
         Without `enabled` it is disabled. Roles of the body are ignored by Keycloak, and refused here. A group that does not
         exist is Rejected (unknown_error). Raises Taken, Rejected.
@@ -214,19 +214,19 @@ class Realm:
         return dict(self._get(path))
 
     def add_roles(self, id: str, roles: Sequence[Document]) -> None:  # noqa: A002
-        """Give these roles of `roles()`; who has one keeps it. Raises Gone, Rejected (no_role)."""
+        """Give these roles of `roles()`; one that the account has stays. Raises Gone, Rejected (no_role)."""
         self._admin.assign_realm_roles(quote(id, safe=""), [_role(role) for role in _some(roles)])
 
     def remove_roles(self, id: str, roles: Sequence[Document]) -> None:  # noqa: A002
-        """Take these roles away; who has one not is left alone. Raises Gone, Rejected (no_role)."""
+        """Take these roles away; one that the account does not have is ignored. Raises Gone, Rejected (no_role)."""
         self._admin.delete_realm_roles_of_user(quote(id, safe=""), [_role(role) for role in _some(roles)])
 
     def join(self, id: str, group_id: str) -> None:  # noqa: A002
-        """Raises Gone, Rejected (no_group)."""
+        """Add the account to a group. Raises Gone, Rejected (no_group)."""
         self._admin.group_user_add(quote(id, safe=""), quote(group_id, safe=""))
 
     def leave(self, id: str, group_id: str) -> None:  # noqa: A002
-        """Raises Gone, Rejected (no_group)."""
+        """Take the account out of a group. Raises Gone, Rejected (no_group)."""
         self._admin.group_user_remove(quote(id, safe=""), quote(group_id, safe=""))
 
     def logout(self, id: str) -> None:  # noqa: A002
@@ -234,11 +234,11 @@ class Realm:
         self._admin.user_logout(quote(id, safe=""))
 
     def reset_password(self, id: str, value: str, *, temporary: bool = True) -> None:  # noqa: A002
-        """Sent once: a realm may remember passwords. Raises Gone, Rejected."""
+        """Set a password. Sent once: a realm may remember passwords. Raises Gone, Rejected."""
         self._admin.set_user_password(quote(id, safe=""), value, temporary=temporary)
 
     def send_actions(self, id: str, actions: Sequence[str], lifespan: timedelta = LINK_LIFE) -> None:  # noqa: A002
-        """Mail a link to do these. Sent once: Unknown means that there may be a mail. Unavailable: the mail server took none.
+        """Mail a link to do these actions. Sent once: Unknown means that there may be a mail. Unavailable: the mail server took none.
 
         Raises Gone, Rejected (no_email, disabled, unknown_action).
         """
@@ -247,11 +247,11 @@ class Realm:
     # what a realm needs; the service account needs manage-realm, for groups manage-users
 
     def create_role(self, name: str) -> None:
-        """What is there already is fine."""
+        """Make a role; one that exists already is fine."""
         self._made("role_exists", lambda: self._admin.create_realm_role({"name": name}))
 
     def create_group(self, path: str) -> Document:
-        """The group with this path, and those above it; what is there already is fine."""
+        """Make the group with this path, and those above it; what exists already is fine."""
         found, above = self.group(path), path.strip("/").rpartition("/")[0]
         if found is None:
             parent = str(self.create_group(above)["id"]) if above else None
@@ -263,7 +263,7 @@ class Realm:
         return found
 
     def declare(self, attribute: str) -> None:
-        """Add it to the user profile, for admins alone. Attributes that this does not list are dropped without a word."""
+        """Add an attribute to the user profile, for admins alone. Keycloak drops attributes that the profile lacks without a word."""
         profile = dict(self.profile())
         attributes = profile.get("attributes", [])
         if attribute not in {known["name"] for known in attributes}:
@@ -318,7 +318,7 @@ class Realm:
 
 
 class _Walk:
-    """Through the overlapping pages of a list. `met` afterwards: each page began where the one before ended."""
+    """A walk through the overlapping pages of a list. `met` is true afterwards if each page began where the one before ended."""
 
     def __init__(self, pages: Iterator[Sequence[Document]], size: int) -> None:
         if size < 2:
@@ -328,7 +328,7 @@ class _Walk:
         self.seen = 0
 
     def new(self, known: set[str]) -> Iterator[Sequence[Document]]:
-        """Those that are not in `known` yet, page by page; they are afterwards."""
+        """The records that are not in `known` yet, page by page; they are afterwards."""
         seen: set[str] = set()
         last = None
         for page in self._pages:
@@ -351,5 +351,5 @@ def _some(roles: Sequence[Document]) -> Sequence[Document]:
 
 
 def _role(role: Document) -> dict[str, Any]:
-    """Both have to fit, or Keycloak knows no such role."""
+    """The role as Keycloak wants it in a request: id and name have to fit, or it knows no such role."""
     return {"id": role["id"], "name": role["name"]}

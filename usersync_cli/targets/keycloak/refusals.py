@@ -13,7 +13,7 @@ from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 
 
 class Rejected(UsersyncError):
-    """Keycloak will not have this of this account; others are not concerned.
+    """Keycloak refuses this for one account; others are not concerned.
 
     `code` is "same_username", "same_email", "no_email", ... of `_CODES`, or Keycloak's own, such as error-invalid-email;
     empty for one that we don't know. `field` is the one that is meant, if any.
@@ -35,7 +35,7 @@ class Taken(Rejected):
 
 
 class Gone(UsersyncError):
-    """There is no such account, or no longer."""
+    """The account does not exist, or no longer."""
 
     status = 9
 
@@ -50,7 +50,7 @@ class Denied(ConfigError):
 
 @dataclass(frozen=True)
 class Account:
-    """Who we are to Keycloak."""
+    """The service account that we are to Keycloak, and the realm that it looks after."""
 
     name: str  # how messages call the target
     realm: str
@@ -73,7 +73,7 @@ class Account:
 
 
 def refusal(account: Account, request: Request, reply: Reply) -> UsersyncError:
-    """What an answer of the admin API that is not 2xx means."""
+    """The error that a reply of the admin API other than 2xx means."""
     said = _Said.of(reply)
     below = "/".join(request.path.split("/")[4:])  # of /admin/realms/REALM
     what = f"{account.name} answered {reply.status} to {request.method} /{below}"
@@ -97,7 +97,7 @@ def refusal(account: Account, request: Request, reply: Reply) -> UsersyncError:
 
 @dataclass(frozen=True)
 class _Said:
-    """What is fit to be repeated of a refusal's body: codes, never its values."""
+    """The parts of a refusal's body that may be repeated: codes, never its values."""
 
     text: str  # to compare with, not to show
     code: str = ""
@@ -147,14 +147,14 @@ _HINTS = {
 
 
 def what_helps(rejected: Rejected) -> str:
-    """To make an account such that it can be changed."""
+    """What to do so that an account can be changed: the hint of a refusal."""
     if rejected.field:
         return f"give the account a {rejected.field} that the realm's user profile takes, or change the profile"
     return rejected.hint or "look at the account in Keycloak"
 
 
 def _right(method: str, path: str) -> str:
-    """The client role whose lack is a 403 here; seen on Keycloak 26."""
+    """The client role whose absence makes this request a 403; seen on Keycloak 26."""
     kind = path.partition("/")[0]
     reads = method == "GET"
     if kind == "roles" and path.endswith("/users"):
@@ -169,7 +169,7 @@ def _no_realm(account: Account, realm: str) -> ConfigError:
 
 
 def no_token(account: Account, reply: Reply) -> ConfigError:
-    """What it means that there is no token for us."""
+    """The error that a refused request for a token means."""
     body = reply.json()
     said = [str(body.get(name, "")) for name in ("error_description", "error")] if isinstance(body, dict) else []
     if "Realm does not exist" in said:
@@ -180,7 +180,7 @@ def no_token(account: Account, reply: Reply) -> ConfigError:
 
 
 def no_keycloak(account: Account) -> ConfigError:
-    """At this address is something else."""
+    """The error for an address at which there is no Keycloak."""
     return ConfigError(f"{account.name}: {_NO_KEYCLOAK[0]}", hint=_NO_KEYCLOAK[1])
 
 

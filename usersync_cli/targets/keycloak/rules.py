@@ -41,7 +41,7 @@ REFUSED_SIGNS = {
 
 @dataclass
 class Rules:
-    """What was read of the realm beside its accounts."""
+    """What a realm has and allows, apart from its accounts."""
 
     id: str
     duplicate_emails: bool
@@ -82,7 +82,7 @@ def read(name: str, own: Settings, realm: Realm) -> Rules:
 
 
 def _fields(profile: Mapping[str, Any]) -> Sequence[str]:
-    """What the user profile has, and lets admins change: anything else Keycloak drops without a word, or refuses."""
+    """The fields that the user profile has and lets admins change. Keycloak drops any other without a word, or refuses it."""
     open_ = {str(one["name"]) for one in profile.get("attributes", ()) if "admin" in one.get("permissions", {}).get("edit", ("admin",))}
     for name in _FIELDS:
         if name not in open_:

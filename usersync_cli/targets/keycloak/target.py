@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def realm(name: str, settings: Settings, stop: Stop, deadline: timedelta = timedelta(seconds=60)) -> Realm:
-    """The realm, to be closed; a token is asked for with the first call. `deadline` is each request's."""
+    """Open the realm, to be closed by the caller. A token is asked for with the first call; `deadline` holds for each request."""
     from usersync_cli.targets.keycloak.realm import Realm
 
     ca, own = Path(settings.ca) if settings.ca else None, (settings.client_id, settings.client_secret)
@@ -59,7 +59,7 @@ class Target(OutboundTarget[AccountPlan]):
     # plan
 
     def plan(self, desired: Desired, tx: Connection) -> AccountPlan:
-        """Stage, compare, write the calls down.
+        """Stage people and accounts, compare them, write the calls to the outbox.
 
         The transaction then has the temp tables of `plan`: people, conflicts, planned, leaving. Raises Drift for
         columns that no account has, for roles and groups that the realm lacks, and where our attribute would be dropped.
@@ -107,7 +107,7 @@ class Target(OutboundTarget[AccountPlan]):
         return found.mail_problem
 
     def _columns(self, desired: Desired, tx: Connection) -> Sequence[str]:
-        """The transform's columns, if they are those of an account."""
+        """The columns of the transform. Raises Drift when they are not those of an account."""
         with tx.cursor() as cursor:
             cursor.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(desired.transform))
             given = [column.name for column in cursor.description or ()]
@@ -141,7 +141,7 @@ class Target(OutboundTarget[AccountPlan]):
         }
 
     def _lacking(self, tx: Connection, found: Rules) -> tuple[Sequence[str], Sequence[str]]:
-        """Roles and groups that somebody needs and the realm has not. Raises Drift unless they may be made."""
+        """The roles and groups that somebody needs and the realm does not have. Raises Drift unless they may be made."""
         needed = people.needed(tx)
         roles = [name for kind, name in needed if kind == "role" and name not in found.roles]
         groups = [name for kind, name in needed if kind == "group" and name not in found.groups]
@@ -195,7 +195,7 @@ class Target(OutboundTarget[AccountPlan]):
         dispatch.run(caller, waiting, workers=self.settings.workers, stop=self.context.stop, check=self.context.check)
 
     def _prepare(self, plan: AccountPlan) -> None:
-        """Before the first person: what the realm lacks. Raises ConfigError without the right to."""
+        """Make what the realm lacks, before the first person's calls. Raises ConfigError without the right to do so."""
         if not self.settings.create_missing:
             return
         if attribute_problem(self.realm.profile()) is UNDECLARED:

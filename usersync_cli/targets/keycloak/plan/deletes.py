@@ -38,13 +38,13 @@ SELECT t.usersync_id, CASE WHEN s.recorded THEN substr(t.usersync_id, length(s.s
 
 
 def kept_out(tx: Connection, reasons: Mapping[str, str]) -> int:
-    """They do not leave, and they may have an account only as long as somebody says so. `reasons` by the source's key."""
+    """Take people whom the source keeps out off `usersync_leaving`; they become conflicts. `reasons` by the source's key."""
     values = {"records": texts(reasons), "reasons": texts(reasons.values())}
     return tx.execute(_SQL["kept_out"], values).rowcount
 
 
 def leaving(tx: Connection, *, known: bool) -> tuple[int, int]:
-    """How many of our accounts are of nobody that is desired; and how many of them are enabled at all.
+    """How many of our accounts belong to nobody who is desired, and how many are enabled at all.
 
     With `known` those that this job remembers, else those that carry our attribute alone.
     """
@@ -53,7 +53,7 @@ def leaving(tx: Connection, *, known: bool) -> tuple[int, int]:
 
 
 def disable(tx: Connection, values: Mapping[str, Any], *, known: bool) -> None:
-    """Those of `usersync_gone` are to be disabled, by us."""
+    """Plan that the accounts on `usersync_gone` are disabled, and remember that we disable them."""
     tx.execute(_SQL["disable"], {"known": known})
     if values["run_id"]:
         tx.execute(_SQL["note_disabled"], values)
@@ -61,5 +61,5 @@ def disable(tx: Connection, values: Mapping[str, Any], *, known: bool) -> None:
 
 
 def sign_out(tx: Connection, values: Mapping[str, Any]) -> None:
-    """Whom an earlier run disabled without hearing whether their sessions ended: that is done again."""
+    """Plan to sign out accounts again that an earlier run disabled without an answer on whether their sessions ended."""
     tx.execute(_SQL["sign_out"], values)

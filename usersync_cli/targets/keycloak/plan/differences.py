@@ -14,7 +14,7 @@ PARKED_MAIL = "@usersync.invalid"  # ends such an e-mail address; no mail server
 
 
 def differ(tx: Connection, values: dict[str, Any]) -> None:
-    """The conflicts that concern a part of a person, and the calls.
+    """Find the conflicts that concern only a part of a person, and the calls.
 
     `values`: those of the realm and the settings that decide, and `fields`: of email, first_name, last_name those that can be written.
     """
@@ -88,5 +88,5 @@ _PIECES = {
 
 
 def hold_back(tx: Connection) -> int:
-    """Take back that anybody is created; gives how many were to be."""
+    """Take all new accounts out of the plan; returns how many there were."""
     return tx.execute("DELETE FROM pg_temp.usersync_planned WHERE action = 'create'").rowcount

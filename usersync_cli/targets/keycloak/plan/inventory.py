@@ -45,7 +45,7 @@ def _members(realm: Realm, own: Settings, rules: Rules, given: Sequence[str]) ->
 
 
 def _account_row(user: Mapping[str, Any], actions: Sequence[str]) -> tuple[Any, ...]:
-    """With whether its person has still to choose a password, or to do any of the `actions` that a mail asks for."""
+    """A row of `usersync_read`: `fresh` if its person has yet to choose a password, `pending` if any of `actions` is yet to be done."""
     asked = user.get("requiredActions") or ()
     ours = [one for one in (user.get("attributes") or {}).get(ATTRIBUTE) or () if one]
     return (
@@ -56,7 +56,7 @@ def _account_row(user: Mapping[str, Any], actions: Sequence[str]) -> tuple[Any, 
 
 
 def _given(tx: Connection) -> tuple[list[str], list[str]]:
-    """Roles and groups that we gave to somebody, whatever the maps say now."""
+    """The roles and the groups that we gave to somebody, whatever the maps say now."""
     query = "SELECT DISTINCT unnest({}) FROM pg_temp.usersync_accounts ORDER BY 1"
     roles, groups = ([str(name) for (name,) in tx.execute(query.format(kind).encode()).fetchall()] for kind in ("roles", "groups"))
     return roles, groups

@@ -13,12 +13,12 @@ _SQL = statements(__name__)
 
 
 def recall_refused(tx: Connection, values: Mapping[str, Any]) -> None:
-    """Mark whom the server has refused; the same is not asked again."""
+    """Mark people whom the server has refused as they are now; it is not asked again."""
     tx.execute(_REFUSED.encode(), {**values, "refused": REFUSED})
 
 
 def remember(tx: Connection, values: Mapping[str, Any]) -> None:
-    """Say again what was refused."""
+    """Make conflicts of what the server refused in an earlier run."""
     tx.execute(_REFUSED_BEFORE.encode(), {**values, "refused": REFUSED})
     tx.execute(WHOLE.encode())
 
@@ -39,6 +39,6 @@ SELECT r.id, r.reason, r.detail, p.rule IS DISTINCT FROM 'ours', r.document FROM
 
 
 def note_accounts(tx: Connection, values: Mapping[str, Any]) -> None:
-    """Whose account is whose, and what we give: before it is given."""
+    """Write down which account is whose, and what we give to it, before it is given."""
     tx.execute(_SQL["note_accounts"], values)
     tx.execute(_SQL["forget_accounts"], values)

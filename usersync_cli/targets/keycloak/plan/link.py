@@ -11,7 +11,7 @@ _SQL = statements(__name__)
 
 
 def link(tx: Connection, *, adopt: str, notify: bool, realm: Rules) -> None:
-    """By our attribute, else by the rule; whom neither finds is to be created, unless something is in the way."""
+    """Link each person to an account by our attribute, else by the rule; the others are to be created, unless something is in the way."""
     shortest, longest = realm.username_length
     values = {"adopt": adopt, "notify": notify, "duplicates": realm.duplicate_emails, "shortest": shortest, "longest": longest}
     values["refused"] = f"[{realm.username_refused}]" if realm.username_refused else None

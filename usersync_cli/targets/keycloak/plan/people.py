@@ -17,7 +17,7 @@ COLUMNS = ("id", "username", "email", "first_name", "last_name", "roles")
 
 
 def stage_people(tx: Connection, transform: sql.Composable, given: Sequence[str], order_by: str | None) -> tuple[int, int]:
-    """The transform's rows, each id once, the first of `order_by`; gives how many there are, and how many ids."""
+    """Stage the rows of the transform, for each id the first by `order_by`; returns how many rows and how many ids there are."""
     cells = []
     for name in (*_TEXTS, "roles"):
         type_ = sql.SQL("pg_catalog.text[]" if name == "roles" else "pg_catalog.text")
@@ -41,12 +41,12 @@ SELECT {cells}, CASE WHEN q.id IS NULL THEN 1 ELSE pg_catalog.row_number() OVER 
 
 
 def want(tx: Connection, values: dict[str, Any]) -> None:
-    """Each person's realm roles and group. `values`: names, roles, default, of, paths."""
+    """Stage each person's realm roles and group, as `usersync_wanted`. `values`: names, roles, default, of, paths."""
     for name in ("role_map", "group_map", "mapped"):
         tx.execute(_SQL[name], values)
     tx.execute(_SQL["wanted"])
 
 
 def needed(tx: Connection) -> list[tuple[str, str]]:
-    """(role or group, its name) of all that somebody is to have."""
+    """The roles and groups that somebody is to have, as (role or group, name)."""
     return [(str(kind), str(name)) for kind, name in tx.execute(_SQL["needed"]).fetchall()]

@@ -29,7 +29,7 @@ class AccountPlan:
 
 
 def count(tx: Connection, read: int, distinct: int) -> Counts:
-    """Each person is one of: new, changed, the same, or with something that a person has to decide."""
+    """Count people: each is new, changed, the same, or has something for somebody to decide."""
     ((created, changed, rejected),) = tx.execute(_COUNT.encode()).fetchall()
     return Counts(
         read=read,
@@ -58,7 +58,7 @@ SELECT 'conflict', filed, NULL, NULL,
 
 
 def changes(tx: Connection) -> Iterator[tuple[str, str, dict[str, str], dict[str, str], str | None]]:
-    """(action or conflict, id, before, after, rule or reason) of everybody for whom something is to be done or decided."""
+    """The people for whom something is to be done or decided, as (action or conflict, id, before, after, rule or reason)."""
     with tx.cursor() as cursor:
         for action, key, before, after, reason in cursor.execute(_CHANGES.encode()):
             yield action, key, _ordered(before), _ordered(after), reason
