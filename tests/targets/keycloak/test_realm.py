@@ -21,7 +21,7 @@ from tests.servers import free_port, until
 from usersync_cli.clients.http.client import Unknown
 from usersync_cli.errors import ConfigError, Drift, Stopped, Unavailable, UsersyncError, status_of
 from usersync_cli.signals import Stop
-from usersync_cli.targets.keycloak.realm import Denied, Gone, Realm, Rejected, Taken
+from usersync_cli.targets.keycloak.realm import Denied, Gone, NameTaken, Realm, Rejected
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 HANGS = Trouble(Answer(fault="hang"))
@@ -348,7 +348,7 @@ def test_a_name_or_address_that_another_has(bank: Bank, realm: Realm, field: str
     name = fresh()
     bank.add(name)
 
-    with pytest.raises(Taken) as caught:
+    with pytest.raises(NameTaken) as caught:
         realm.create(somebody(**{field: value.format(name.upper())}))
 
     assert (code, 409, 10) == (caught.value.code, caught.value.http_status, status_of(caught.value))
@@ -363,7 +363,7 @@ def test_an_address_that_another_has_is_not_given(bank: Bank, realm: Realm) -> N
     bank.add(name)
     id_ = bank.add(other)
 
-    with pytest.raises(Taken) as caught:
+    with pytest.raises(NameTaken) as caught:
         realm.update(id_, {"email": f"{name}@example.org"})
 
     assert "same_email" == caught.value.code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialError, Unavailable, UsersyncError, VerificationFailed
 from usersync_cli.targets.keycloak.logins import FirstPassword, credentials, mail_problem, policy, refuses_password
-from usersync_cli.targets.keycloak.realm import Realm, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak.realm import NameTaken, Realm, Rejected, Unknown
 from usersync_cli.targets.keycloak.refusals import what_helps
 from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
 
@@ -257,7 +257,7 @@ def _needed(realm: Realm, own: Settings, name: str, path: str) -> Mapping[str, A
 def _create(realm: Realm, user: Mapping[str, Any], key: str) -> str:
     try:
         return realm.create(user)
-    except Taken as taken:
+    except NameTaken as taken:
         what = "e-mail address" if taken.code == "same_email" else "user name"
         raise Conflict(f"another account has this {what}; nothing was changed", hint="is it the same person?") from taken
     except Rejected as rejected:

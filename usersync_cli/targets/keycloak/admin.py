@@ -22,21 +22,21 @@ from usersync_cli.clients.http.responses import as_requests
 from usersync_cli.errors import ConfigError
 from usersync_cli.model import Access
 from usersync_cli.signals import Stop
-from usersync_cli.targets.keycloak.refusals import Account, no_keycloak, no_token, refusal
+from usersync_cli.targets.keycloak.refusals import ServiceAccount, no_keycloak, no_token, refusal
 
 OURS = (400, 401, 403, 404, 409)  # what these mean is said here, not in rest
 LIFE = 0.9  # of a token's life: then the next one is asked for
 _TOKEN_LIFE_SECONDS = 60  # where Keycloak does not say
 
 
-class Connection(KeycloakOpenIDConnection):
+class AdminConnection(KeycloakOpenIDConnection):
     """The connection that KeycloakAdmin sends its requests through. Raises replies other than 2xx as our errors, so it never sees one."""
 
-    def __init__(self, account: Account, client: Client, stop: Stop) -> None:
+    def __init__(self, account: ServiceAccount, client: Client, stop: Stop) -> None:
         # Not the parent's, which opens sessions. Names of realms may hold spaces.
         self.realm_name = quote(account.realm, safe="")
         self._account, self._client, self._stop = account, client, stop
-        self._bearer = Bearer(Login(account, client), renewals=1)
+        self._bearer = Bearer(ServiceLogin(account, client), renewals=1)
 
     def raw_get(self, path: str, **params: Any) -> requests.Response:
         return _response(self.send("GET", path, params=params))
@@ -84,10 +84,10 @@ def _once(method: str, path: str) -> bool:
     return bool(re.fullmatch(r"POST .*/users|PUT .*/(execute-actions-email|reset-password)", f"{method} {path}"))
 
 
-class Login:
+class ServiceLogin:
     """The service account's log-in: each call asks for its next token, which is kept in memory only."""
 
-    def __init__(self, account: Account, client: Client) -> None:
+    def __init__(self, account: ServiceAccount, client: Client) -> None:
         self._account, self._client = account, client
         self._asked = 0
 

@@ -18,7 +18,7 @@ from usersync_cli.targets.keycloak.credentials import Credentials
 from usersync_cli.targets.keycloak.logins import FirstPassword, NoPassword, credentials, no_account, not_mailed
 from usersync_cli.targets.keycloak.plan.conflicts import MAIL_FAILED, REFUSED, STILL_ENABLED
 from usersync_cli.targets.keycloak.plan.summary import AccountPlan
-from usersync_cli.targets.keycloak.realm import Gone, Rejected, Taken, Unknown
+from usersync_cli.targets.keycloak.realm import Gone, NameTaken, Rejected, Unknown
 from usersync_cli.targets.keycloak.refusals import what_helps
 from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT
 
@@ -160,7 +160,7 @@ class AccountCalls:
         ours = True
         try:
             account = yield partial(first.give, lambda password: self._realm.create({**user, **credentials(password)}))
-        except (Unknown, Taken) as error:  # perhaps it was made all the same, by this call or by one before
+        except (Unknown, NameTaken) as error:  # perhaps it was made all the same, by this call or by one before
             account = yield partial(self._look_up, user["username"], intent.key)
             if account is None:
                 raise

@@ -16,9 +16,9 @@ import msgspec
 from usersync_cli.clients.http.client import Client, Unknown
 from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.signals import Stop
-from usersync_cli.targets.keycloak.refusals import Account, Denied, Gone, Rejected, Taken
+from usersync_cli.targets.keycloak.refusals import Denied, Gone, NameTaken, Rejected, ServiceAccount
 
-__all__ = ["PAGE", "WALKS", "Denied", "Gone", "Realm", "Rejected", "Taken", "Unknown"]
+__all__ = ["PAGE", "WALKS", "Denied", "Gone", "NameTaken", "Realm", "Rejected", "Unknown"]
 
 PAGE = 1000  # Keycloak has no upper limit; 3,805 accounts took 0.4 s so, and 2.8 s in pages of 100
 WALKS = 3  # through a list that changes meanwhile
@@ -52,12 +52,12 @@ class Realm:
         # With python-keycloak, which takes half a second: only who talks to Keycloak pays that.
         from keycloak import KeycloakAdmin
 
-        from usersync_cli.targets.keycloak.admin import Connection
+        from usersync_cli.targets.keycloak.admin import AdminConnection
 
         self.name = name
-        self._account = Account(name, realm, login_realm or realm, client_id, client_secret)
+        self._account = ServiceAccount(name, realm, login_realm or realm, client_id, client_secret)
         self._client = Client(url, name=name, stop=stop, ca=ca, deadline=deadline)
-        self._connection = Connection(self._account, self._client, stop)
+        self._connection = AdminConnection(self._account, self._client, stop)
         self._admin = KeycloakAdmin(connection=self._connection)
         self._path = f"admin/realms/{self._connection.realm_name}"
 
@@ -93,7 +93,7 @@ class Realm:
         known: set[str] = set()
         counted = -1
         for _ in range(WALKS):
-            walk = _Walk(self._pages("/users", size, briefRepresentation="false"), size)
+            walk = _OverlappingPages(self._pages("/users", size, briefRepresentation="false"), size)
             yield from walk.new(known)
             before, counted = counted, self.count()
             if walk.met and walk.seen >= counted:
@@ -192,14 +192,14 @@ class Realm:
         """Make an account; returns its id. Sent once: Unknown means that it may be there.
 
         Without `enabled` it is disabled. Roles of the body are ignored by Keycloak, and refused here. A group that does not
-        exist is Rejected (unknown_error). Raises Taken, Rejected.
+        exist is Rejected (unknown_error). Raises NameTaken, Rejected.
         """
         if {"realmRoles", "clientRoles"} & user.keys():
             raise AssertionError("Keycloak ignores the roles of a new account: add_roles gives them")
         return self._admin.create_user(dict(user))
 
     def update(self, id: str, changes: Document) -> None:  # noqa: A002
-        """Change these fields and no others. Raises Gone, Taken, Rejected."""
+        """Change these fields and no others. Raises Gone, NameTaken, Rejected."""
         if "attributes" in changes:
             raise AssertionError("a body with attributes clears what it lacks: replace() changes them")
         self._admin.update_user(quote(id, safe=""), dict(changes))
@@ -207,7 +207,7 @@ class Realm:
     def replace(self, id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Document:  # noqa: A002
         """What `change` makes of the whole representation, and how it stands there afterwards: Keycloak drops what it does not know.
 
-        Three requests. Whatever somebody else changed between the first two is lost. Raises Gone, Taken, Rejected.
+        Three requests. Whatever somebody else changed between the first two is lost. Raises Gone, NameTaken, Rejected.
         """
         path = f"/users/{quote(id, safe='')}"
         self._admin.update_user(quote(id, safe=""), change(dict(self._get(path))))
@@ -290,7 +290,7 @@ class Realm:
         """Every record of a list that nobody counts, once; again when it changed meanwhile, for those that are missing."""
         known: set[str] = set()
         for _ in range(WALKS):
-            walk = _Walk(self._pages(path, size, **params), size)
+            walk = _OverlappingPages(self._pages(path, size, **params), size)
             yield from walk.new(known)
             if walk.met:
                 return
@@ -317,7 +317,7 @@ class Realm:
                 raise
 
 
-class _Walk:
+class _OverlappingPages:
     """A walk through the overlapping pages of a list. `met` is true afterwards if each page began where the one before ended."""
 
     def __init__(self, pages: Iterator[Sequence[Document]], size: int) -> None:

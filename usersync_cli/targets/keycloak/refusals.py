@@ -28,7 +28,7 @@ class Rejected(UsersyncError):
         self.field = field
 
 
-class Taken(Rejected):
+class NameTaken(Rejected):
     """Another account has this user name or e-mail address."""
 
     status = 10
@@ -49,7 +49,7 @@ class Denied(ConfigError):
 
 
 @dataclass(frozen=True)
-class Account:
+class ServiceAccount:
     """The service account that we are to Keycloak, and the realm that it looks after."""
 
     name: str  # how messages call the target
@@ -72,7 +72,7 @@ class Account:
         )
 
 
-def refusal(account: Account, request: Request, reply: Reply) -> UsersyncError:
+def refusal(account: ServiceAccount, request: Request, reply: Reply) -> UsersyncError:
     """The error that a reply of the admin API other than 2xx means."""
     said = _Said.of(reply)
     below = "/".join(request.path.split("/")[4:])  # of /admin/realms/REALM
@@ -88,7 +88,7 @@ def refusal(account: Account, request: Request, reply: Reply) -> UsersyncError:
         return Unavailable(f"{account.name}: the realm's mail server did not take the mail", hint=hint)
     if reply.status == 404 and not said.code:
         return Drift(what, hint="usersync needs Keycloak 24 or newer")
-    kind = Taken if reply.status == 409 and said.code in _TAKEN else Rejected
+    kind = NameTaken if reply.status == 409 and said.code in _TAKEN else Rejected
     why = said.code + (f" of {said.field}" if said.field else "")
     return kind(
         f"{what}{f': {why}' if why else ''}", http_status=reply.status, code=said.code, field=said.field, hint=_HINTS.get(said.code, "")
@@ -164,11 +164,11 @@ def _right(method: str, path: str) -> str:
     return "view-users" if reads else "manage-users"
 
 
-def _no_realm(account: Account, realm: str) -> ConfigError:
+def _no_realm(account: ServiceAccount, realm: str) -> ConfigError:
     return ConfigError(f"{account.name}: there is no realm {realm}", hint="fix realm in the config file; upper and lower case differ")
 
 
-def no_token(account: Account, reply: Reply) -> ConfigError:
+def no_token(account: ServiceAccount, reply: Reply) -> ConfigError:
     """The error that a refused request for a token means."""
     body = reply.json()
     said = [str(body.get(name, "")) for name in ("error_description", "error")] if isinstance(body, dict) else []
@@ -179,7 +179,7 @@ def no_token(account: Account, reply: Reply) -> ConfigError:
     return ConfigError(f"{account.name}: {found[0].format(**names)}", hint=found[1].format(**names))
 
 
-def no_keycloak(account: Account) -> ConfigError:
+def no_keycloak(account: ServiceAccount) -> ConfigError:
     """The error for an address at which there is no Keycloak."""
     return ConfigError(f"{account.name}: {_NO_KEYCLOAK[0]}", hint=_NO_KEYCLOAK[1])
 
