@@ -1,9 +1,8 @@
-"""Who has left a stream: candidates from a complete listing or from what the source says, proof, and the guard."""
+"""Deletes of a stream: candidates from a complete listing or from what the source reports, their proof, and the guard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
 
 from psycopg import sql
 
@@ -12,7 +11,7 @@ from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
-from usersync_cli.load import candidates, guard
+from usersync_cli.load import candidates, guard, proof
 from usersync_cli.load.candidates import CANDIDATES
 from usersync_cli.load.compare import Outcome
 from usersync_cli.load.create import MARK
@@ -21,19 +20,19 @@ from usersync_cli.load.known import Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
-from usersync_cli.ports import OneMoment, Session, TellsWhoIsGone
+from usersync_cli.ports import Session, TellsWhoIsGone
+from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options
 from usersync_cli.run.documents.page import Leaving, PagePlan, Verdict
 from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state import rejects
-from usersync_cli.state.lease import Lease
 
 
-class Leavers:
-    """Finds and removes them, for the streams of one step in one run. Without a lease it only finds out, and tells the preview."""
+class Deletes:
+    """Finds the records that left, and removes their rows, for the streams of one step in one run."""
 
-    def __init__(self, connection: Callable[[], Connection], session: Session, step: str, options: Options, lease: Lease | None) -> None:
-        self._connection, self._session, self._step, self._options, self._lease = connection, session, step, options, lease
+    def __init__(self, connection: Callable[[], Connection], session: Session, step: str, options: Options, checkpoint: Checkpoint) -> None:
+        self._connection, self._session, self._step, self._options, self._checkpoint = connection, session, step, options, checkpoint
 
     def measure(self, stream: StreamLoad) -> None:
         """Every row of a table that is taken over counts as known before, and those that come with the reading do not."""
@@ -44,47 +43,47 @@ class Leavers:
             known.known_before = max(known.known_before, rows)
 
     def look(self, plan: PagePlan, page: Page) -> Leaving:
-        """Whom the listing that ends with this page lacks, and who of them is surely gone."""
+        """The records that the listing which ends with this page lacks, and which of them are gone for sure."""
         stream = plan.stream
         known, load = stream.known, stream.load
         open_ = known.sweep if known.sweep and known.sweep.name == page.sweep else None
         if open_ and not open_.keyed:
             return Leaving()
         met = [*plan.present, *(one.remembered_key for one in plan.of(Verdict.TOLD_GONE))]  # of these the source says it itself
-        of_dry_run = None if self._lease else self._lacking(stream, met, open_)
-        lacking = candidates.count_lacking(self._connection(), known, met, open_) if of_dry_run is None else len(of_dry_run)
+        foreseen = self._checkpoint.foresee(self._lacking, stream, met, open_)  # else tables have it
+        lacking = candidates.count_lacking(self._connection(), known, met, open_) if foreseen is None else len(foreseen)
         adopted = self._to_adopt(plan, open_) if load.adopt_existing and not known.memory.adopted else {}
         if not lacking and not adopted:
             return Leaving()
         total = listed_before(plan.stream, page) + plan.counts.distinct
         found = Sweep(known.scope, load, known.memory, total, candidates=max(lacking, len(adopted)))
-        reason = guard.judge(found, known.known_at(page.sweep)) or self._kept(stream, met, open_, found, adopted | (of_dry_run or {}))
+        at_hand = adopted | (foreseen or {})
+        reason = guard.judge(found, known.known_at(page.sweep)) or self._kept(found, at_hand)
+        if not reason and foreseen is None:
+            reason = candidates.kept(self._connection(), known, found, met, open_)
         approved = self._options.approve_deletes
         listed = candidates.listed_keys(self._connection(), known, approved) if approved is not None else set()
         if reason and not listed:
-            return Leaving(list(adopted | (of_dry_run or {})) or None, reason)
-        lack = adopted | (candidates.lacking_keys(self._connection(), known, met, open_) if of_dry_run is None else of_dry_run)
-        return self._confirmed(stream, {key: times for key, times in lack.items() if not listed or key in listed})
+            return Leaving(list(at_hand) or None, reason)
+        lack = adopted | (candidates.lacking_keys(self._connection(), known, met, open_) if foreseen is None else foreseen)
+        return self._proved(stream, {key: bool(times) for key, times in lack.items() if not listed or key in listed})
 
-    def _kept(self, stream: StreamLoad, met: Collection[str], open_: OpenSweep | None, found: Sweep, keys: Collection[str]) -> str:
-        """Why an earlier refusal still holds: then nobody is asked who is gone."""
-        reason = guard.kept(self._connection(), found, sql.SQL("SELECT unnest(%(keys)s::text[])"), {"keys": texts(keys)}) if keys else ""
-        return reason or (candidates.kept(self._connection(), stream.known, found, met, open_) if self._lease else "")
+    def _kept(self, found: Sweep, keys: Collection[str]) -> str:
+        """Why an earlier refusal of these keys still holds: then nobody is asked who is gone."""
+        missing = sql.SQL("SELECT unnest(%(keys)s::text[])")
+        return guard.kept(self._connection(), found, missing, {"keys": texts(keys)}) if keys else ""
 
     def _lacking(self, stream: StreamLoad, met: Collection[str], open_: OpenSweep | None) -> dict[str, int]:
-        """The same in a dry run, whose earlier pages are written down nowhere."""
+        """Of a dry run, whose earlier pages are written down nowhere: what the listing lacks, and how many before lacked it too."""
         if not stream.known.memory.id:
             return {}
         pages = candidates.lacking_pages(self._connection(), stream.known, met, open_)
         return {key: times for page in pages for key, times in page if not stream.foreseen.has(key)}
 
-    def _confirmed(self, stream: StreamLoad, lack: Mapping[str, int]) -> Leaving:
-        """Those that the vendor does not know any more; where nobody can be asked, those that two listings lacked."""
-        if isinstance(self._session, TellsWhoIsGone):
-            return Leaving(set(self._session.gone(stream.name, sorted(lack))) & set(lack))
-        if isinstance(self._session, OneMoment):
-            return Leaving(list(lack))
-        return Leaving([key for key, times in lack.items() if times], first=[key for key, times in lack.items() if not times])
+    def _proved(self, stream: StreamLoad, lacking: Mapping[str, bool]) -> Leaving:
+        """What `load.proof` says of these, after a second look at the source where that is possible."""
+        found = proof.look_again(self._session, stream.name, lacking)
+        return Leaving(found[proof.Verdict.GOES], first=found[proof.Verdict.FIRST])
 
     def _to_adopt(self, plan: PagePlan, open_: OpenSweep | None) -> dict[str, int]:
         """Every row of a table that is taken over, unless the source has it."""
@@ -98,7 +97,7 @@ class Leavers:
              WHERE present.key IS NULL
         """).format(key=key_text(stream.load.key), table=table.name, there=_there(stream), swept=_swept(open_), rows=_rows(stream.known))
         found = self._connection().execute(query, (texts(met),))
-        return {key: times for key, times in found if self._lease or key not in stream.foreseen.came}
+        return {key: times for key, times in found if key not in stream.foreseen.came}
 
     def told(self, stream: StreamLoad) -> bool:
         """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing;
@@ -108,27 +107,31 @@ class Leavers:
         return bool(stream.foreseen.departures) or candidates.waits(self._connection(), stream.known)
 
     def end(self, plan: PagePlan, known: Known) -> Known:
-        """Remove who left, if the guard agrees; close the sweep, if there is one."""
-        stream, tx, lease = plan.stream, self._connection(), self._lease
+        """Remove the rows of records that left, if the guard agrees; close the listing, if there is one."""
+        stream, tx = plan.stream, self._connection()
         complete = plan.leaving is not None
-        ends = known.sweep is not None and (complete or not stream.removes)
         merge, table = self._fit(stream)
         found = Sweep(known.scope, stream.load, known.memory, 1)
-        adopted = complete and stream.load.adopt_existing
-        if stream.removes and table is not None and (known.memory.id or adopted or stream.foreseen.departures):
+        adopting = complete and stream.load.adopt_existing
+        if stream.removes and table is not None and (known.memory.id or adopting or stream.foreseen.departures):
             found = self._remove(plan, known, merge, table)
-        if table is not None and lease and ends and (lost := known.check_rows(tx, merge)) and not stream.lost_rows:
-            log.once("rows that we wrote are gone from the target; the next complete reading writes them again",
-                     step=self._step, stream=stream.name, rows=lost)  # fmt: skip
-        if lease and ends:
-            outcome = "approved" if found.approval is not None else "refused" if found.refusal else "ok"
-            self._resolve_unmet(known, lease)
-            known = known.close_sweep(tx, outcome, found.candidates, found.removable, adopted=adopted and outcome != "refused")
+        if known.sweep is not None and (complete or not stream.removes):
+            known = self._checkpoint.keep(self._close, stream, known, found, merge if table else None, adopting=adopting) or known
         if found.looked:
             tx.execute("DROP TABLE pg_temp.usersync_gone, pg_temp.usersync_candidates")
         plan.counts.gone += found.removable
         plan.refusal = found.refusal
         return known
+
+    def _close(self, stream: StreamLoad, known: Known, found: Sweep, merge: Merge | None, *, adopting: bool) -> Known:
+        """The end of a complete listing; gives what is known after it. `merge` is None where there is no table."""
+        tx = self._connection()
+        if merge and (lost := known.check_rows(tx, merge)) and not stream.lost_rows:
+            log.once("rows that we wrote are gone from the target; the next complete reading writes them again",
+                     step=self._step, stream=stream.name, rows=lost)  # fmt: skip
+        self._resolve_unmet(known)
+        adopted = adopting and found.outcome != "refused"
+        return known.close_sweep(tx, found.outcome, found.candidates, found.removable, adopted=adopted)
 
     def _remove(self, plan: PagePlan, known: Known, merge: Merge, table: Table) -> Sweep:
         stream, tx, leaving = plan.stream, self._connection(), plan.leaving or Leaving()
@@ -137,8 +140,7 @@ class Leavers:
         found = Sweep(known.scope, stream.load, known.memory, 0, complete=complete, looked=True)
         free = stream.load.on_missing == "mark" and not found.edited
         candidates.collect(tx, known, leaving.keys, plan.present, approved, stream.foreseen.departures, free=free, complete=complete)
-        if not self._lease:
-            self._leave_out_who_came(stream)
+        self._checkpoint.foresee(self._leave_out_who_came, stream)
         found.candidates, found.free = candidates.with_rows(tx, merge)
         found.records = self._records(plan, known) if complete else 0
         guarded = found.candidates > found.free  # rejects may have no row
@@ -148,36 +150,36 @@ class Leavers:
             number = found.candidates - found.free
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         guard.decide(tx, found, approved)
-        removal = TablePlan(merge, Outcome(0, 0, 0, 0), table, found)
-        if self._lease:
-            stream.target.apply(removal, tx)
-            candidates.forget(tx, known, found.goes, complete=complete)
-            if leaving.first and not found.refusal:
-                candidates.missed(tx, known, leaving.first)
-            guard.settle(tx, found)
-        elif self._options.diff:
-            with closing(stream.target.changes(removal, self._step, tx)) as changes:
-                all(self._options.diff(change) for change in changes)
+        self._checkpoint.load(stream.target, TablePlan(merge, Outcome(0, 0, 0, 0), table, found), self._step, tx)
+        self._checkpoint.keep(self._removed, known, found, leaving, complete=complete)
         return found
+
+    def _removed(self, known: Known, found: Sweep, leaving: Leaving, *, complete: bool) -> None:
+        """After the rows went: what is known of their records, and of those that stay."""
+        tx = self._connection()
+        candidates.forget(tx, known, found.goes, complete=complete)
+        if leaving.first and not found.refusal:
+            candidates.missed(tx, known, leaving.first)
+        guard.settle(tx, found)
 
     def _leave_out_who_came(self, stream: StreamLoad) -> None:
         """A run notes who is back, page by page, so that they are no candidates of an earlier one any more."""
-        candidates = self._connection().execute(sql.SQL("SELECT key FROM {}").format(CANDIDATES)).fetchall()
-        back = [key for (key,) in candidates if stream.foreseen.stays(key)]
+        found = self._connection().execute(sql.SQL("SELECT key FROM {}").format(CANDIDATES)).fetchall()
+        back = [key for (key,) in found if stream.foreseen.stays(key)]
         self._connection().execute(sql.SQL("DELETE FROM {} WHERE key = ANY(%s)").format(CANDIDATES), (texts(back),))
 
     def _records(self, plan: PagePlan, known: Known) -> int:
         """Of the sweep that ends here."""
         before = known.sweep.records if known.sweep and known.sweep.name == plan.sweep else 0
-        return before if self._lease else before + plan.stream.foreseen.records
+        return before + plan.stream.foreseen.records
 
-    def _resolve_unmet(self, known: Known, lease: Lease) -> None:
+    def _resolve_unmet(self, known: Known) -> None:
         """Rejects of records that the source does not have any more wait for nobody."""
         scope, sweep_ = known.scope, known.sweep
         if sweep_ and sweep_.keyed:
             rejects.resolve_unswept(self._connection(), scope.job, scope.step, scope.stream, sweep_.id)
         elif sweep_ and sweep_.run_id == scope.run_id:
-            rejects.resolve_unmet(self._connection(), scope.job, scope.step, scope.stream, lease.run_id)
+            rejects.resolve_unmet(self._connection(), scope.job, scope.step, scope.stream, self._checkpoint.run_id)
 
     def _fit(self, stream: StreamLoad) -> tuple[Merge, Table | None]:
         """How the stream fits into its table, without a record."""

@@ -32,9 +32,9 @@ from usersync_cli.load.rejects import Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Documents, Page, Record, Step, Stream
 from usersync_cli.ports import LeavesOut, ReadsTogether, Session
-from usersync_cli.run.checkpoint import Checkpoint, Committed
+from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
-from usersync_cli.run.documents.deletes import Leavers
+from usersync_cli.run.documents.deletes import Deletes
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.planner import Planner
 from usersync_cli.run.documents.store import Store
@@ -67,7 +67,7 @@ class Reading:
         self._connection: Connection | None = None
         self._session: Session
         self._planner: Planner
-        self._leavers: Leavers
+        self._deletes: Deletes
         self._store = Store(checkpoint)
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
@@ -95,11 +95,10 @@ class Reading:
         chosen = chosen_streams(self._extract, self._options.streams)
         self._check_account(everything)
         self._planner = Planner(lambda: self._tx, self._session, self._extract.source, self._options, self._checkpoint, self._check)
-        lease = self._checkpoint.lease if isinstance(self._checkpoint, Committed) else None
-        self._leavers = Leavers(lambda: self._tx, self._session, self._step.name, self._options, lease)
+        self._deletes = Deletes(lambda: self._tx, self._session, self._step.name, self._options, self._checkpoint)
         for name in chosen:
             stream = self._stream(name, self._session.account, numbered=is_numbered(self._session, name))
-            self._leavers.measure(stream)
+            self._deletes.measure(stream)
             stream.stored = stored.get(name)
             stream.cursor_version = stream.stored.version if stream.stored else 0
             stream.limits = Limits(self._step.name, expected=stream.known.memory.previous or 0, job=self._world.tools.job)
@@ -223,7 +222,7 @@ class Reading:
                 self._check()
                 self._page(group, page)
         for stream in group:
-            if not stream.judged and self._leavers.told(stream):
+            if not stream.judged and self._deletes.told(stream):
                 self._remove(stream)
 
     def _resumable(self, stream: StreamLoad) -> bool:
@@ -269,7 +268,7 @@ class Reading:
         """What the page asks of the stream; with the last of a complete listing, also who is gone."""
         plan = self._planner.plan(stream, records, page)
         if page.complete and page.sweep and stream.removes:
-            plan.leaving = self._leavers.look(plan, page)
+            plan.leaving = self._deletes.look(plan, page)
         return plan
 
     def _transaction(self) -> AbstractContextManager[None]:
@@ -283,7 +282,7 @@ class Reading:
         if page.complete and page.sweep:
             if passed := plan.stream.passed:
                 self._checkpoint.keep(known.look_again, self._tx, passed)
-            known = self._leavers.end(plan, known)
+            known = self._deletes.end(plan, known)
         self._store.advance(self._tx, plan, page, known)
         return known
 
@@ -309,7 +308,7 @@ class Reading:
         """Behind the last page, a checkpoint for those who were told to be gone."""
         plan = PagePlan(stream)
         with self._transaction():
-            known = self._leavers.end(plan, stream.known)
+            known = self._deletes.end(plan, stream.known)
             self._store.count(self._tx, plan)
         self._committed([plan], [known], None)
 
