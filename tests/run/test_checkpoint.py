@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+import usersync_cli
 from tests.load.merging import Load
 from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.clients.postgres.errors import translated
@@ -23,6 +26,7 @@ from usersync_cli.run.context import StepResult
 from usersync_cli.signals import Stop
 from usersync_cli.state import lease
 
+PACKAGE = Path(usersync_cli.__file__).parent
 BEFORE = [(1, "one"), (2, "two")]
 DESIRED = "SELECT * FROM (VALUES (1, 'one'), (2, 'TWO'), (3, 'three')) AS v(id, name)"
 
@@ -194,6 +198,15 @@ def test_the_ledger_of_a_run(database: Database, checkpoint: Checkpoint, connect
     query = "SELECT run_id, status, error FROM usersync.run_steps"
     assert [(checkpoint.run_id, "partial", "away")] == connection.execute(query).fetchall()
     assert [("a", 0), ("b", 4)] == connection.execute("SELECT stream, exit_status FROM usersync.run_streams ORDER BY 1").fetchall()
+
+
+def test_who_knows_of_the_lease() -> None:
+    """
+    In a run, only the run itself and its checkpoint do: no step asks whether there is one.
+    """
+    files = [file for file in (PACKAGE / "run").rglob("*.py") if re.search(r"state\.lease|\b_?lease\b *(is|if|else|\))", file.read_text())]
+
+    assert ["run/checkpoint.py", "run/job.py"] == sorted(file.relative_to(PACKAGE).as_posix() for file in files)
 
 
 def test_an_error_is_what_it_was(kind: str, checkpoint: Checkpoint, database: Database) -> None:

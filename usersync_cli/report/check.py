@@ -26,7 +26,8 @@ from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
 from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
 from usersync_cli.run.outbound.reader import try_transform
-from usersync_cli.run.tables.step import Loading, Reader
+from usersync_cli.run.tables.reader import SourceReader
+from usersync_cli.run.tables.step import TableStep
 from usersync_cli.state import ledger
 from usersync_cli.state.outbox import StepContext, StepScope
 
@@ -117,10 +118,10 @@ def _stored(step: Step, tx: Connection, world: World) -> dict[str, ledger.Stored
 def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
     stored = _stored(step, tx, world)
     with ExitStack() as stack:
-        readers: list[Reader] = []
+        readers: list[SourceReader] = []
         for source in dict.fromkeys(extract.source for extract in step.extract.values()):
             try:
-                reader = Reader(source, world, step, stack)
+                reader = SourceReader(source, world, step, stack)
                 reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
                     columns = reader.session.columns(stream)
@@ -134,7 +135,7 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         try:
             with translated(world.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                loading = Loading(world.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), world.progress)
+                loading = TableStep(world.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), world.progress)
                 told = f"step {step.name}: {loading.describe()}"
                 advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns)]
                 yield Finding(told, advice="\n".join(filter(None, advice)))

@@ -45,7 +45,7 @@ from usersync_cli.run.context import (
 )
 from usersync_cli.run.documents.stream import StreamLoad, is_numbered
 from usersync_cli.run.outbound import step as outbound
-from usersync_cli.run.tables.step import Reader, open_sources
+from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.state import ledger, readings
 from usersync_cli.state.ledger import StoredCursor
 
@@ -172,7 +172,9 @@ def _compare_tables(step: Step, world: World, options: Options, report: Report, 
     comparison.run(keyless=sum(key.startswith("sha256:") for key in rejects))
 
 
-def _stage(reader: Reader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], world: World, tx: Connection) -> None:
+def _stage(
+    reader: SourceReader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], world: World, tx: Connection
+) -> None:
     """All that this source has; then it is closed."""
     for content in reader.pages():
         name, into = content.stream, stages[content.stream].table

@@ -17,7 +17,7 @@ from usersync_cli.load.rejects import NO_KEY, NOT_JSON
 from usersync_cli.model import Column, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
 from usersync_cli.ports import BringsAccounts, HasDetails, KeepsOut, LeavesOut, Session, Source
 from usersync_cli.run.context import Options, StepResult, World, reads_streams, refuse_other_account, refuse_silence
-from usersync_cli.run.tables.step import open_sources, tabular
+from usersync_cli.run.tables.reader import open_sources, tabular
 from usersync_cli.state import ledger
 from usersync_cli.state.rejects import Reject
 

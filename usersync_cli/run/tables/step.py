@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -21,10 +21,10 @@ from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.compare import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
-from usersync_cli.model import Copy, Cursor, Desired, Step, Stream
-from usersync_cli.ports import HadOtherNames, Session, TabularSession
+from usersync_cli.model import Desired, Step
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_other_account, refuse_silence
+from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_silence
+from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.run.tables.rejects import Rejects
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
@@ -43,7 +43,7 @@ def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint,
                 reader.refuse_other_account(stored, options)
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             checkpoint.attach(tx)
-            load = Loading(world.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, world, checkpoint))
+            load = TableStep(world.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, world, checkpoint))
             load.extract()
             load.refuse_empty(options)
             with checkpoint.transaction(tx, done):
@@ -63,53 +63,14 @@ def _moved(world: World, checkpoint: Checkpoint, extract: str, size: int) -> Non
     world.progress(extract, size)
 
 
-def open_sources(step: Step, world: World, closing: ExitStack, *, as_text: bool = False) -> list[Reader]:
-    """A reader for each source of the step, in the order in which the step names them."""
-    return [
-        Reader(name, world, step, closing, as_text=as_text) for name in dict.fromkeys(extract.source for extract in step.extract.values())
-    ]
-
-
-class Reader:
-    """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
-
-    def __init__(self, source: str, world: World, step: Step, closing: ExitStack, *, as_text: bool = False) -> None:
-        self.source = source
-        self.streams = [Stream(name, e.table, e.query, as_text) for name, e in step.extract.items() if e.source == source]
-        self.cursors: dict[str, Cursor] = {}
-        self._stack = closing.enter_context(ExitStack())
-        self.session = tabular(source, self._stack.enter_context(world.sources[source].open(world.tools)))
-        self.close = self._stack.close
-
-    def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
-        """The people of another database are not loaded over those of this one."""
-        before = [stored[stream.name] for stream in self.streams if stream.name in stored]
-        formerly = self.session.formerly if isinstance(self.session, HadOtherNames) else ()
-        refuse_other_account(self.source, self.session.account, before, options, formerly)
-
-    def pages(self) -> Iterator[Copy]:
-        """Each stream's content, in turn; its cursor counts once the content was taken up."""
-        for page in self.session.pages(self.streams, {}):
-            assert isinstance(page.content, Copy)  # noqa: S101  tabular sessions give nothing else
-            yield page.content
-            self.cursors[page.content.stream] = page.cursor
-
-
-def tabular(source: str, session: Session) -> TabularSession:
-    """The session of a source whose type says that it has tables, as the config file's reader has seen to."""
-    if not isinstance(session, TabularSession):
-        raise AssertionError(f"source {source} has no tables")  # noqa: TRY004  no mistake of whoever calls
-    return session
-
-
-class Loading:
+class TableStep:
     """One step on its way into the target: staged, compared, written."""
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a step is
         self,
         job: str,
         step: Step,
-        readers: Sequence[Reader],
+        readers: Sequence[SourceReader],
         stored: Mapping[str, StoredCursor],
         tx: Connection,
         done: StepResult,
@@ -155,7 +116,7 @@ class Loading:
         self._done.bytes += size
         self._moved(extract, size)
 
-    def _pass_through(self, reader: Reader) -> bool:
+    def _pass_through(self, reader: SourceReader) -> bool:
         """Load the one extract into an empty table without a stage; False when that is not possible."""
         for content in reader.pages():
             counts = self._target.copy_into_empty(content, self.desired, self._tx, partial(self._take, content.stream))
