@@ -24,7 +24,7 @@ _SQL = statements(__name__)
 
 
 def waits(connection: Connection, known: Known) -> bool:
-    """Whether there is somebody whom no complete listing has to lack: told to be gone, left out, or on a list that waits."""
+    """Whether there are rows that may go without a complete listing: told to be gone, left out, or on a list that waits."""
     return bool(scalar(connection, _SQL["waits"], {**vars(known.scope), "id": known.memory.id}))
 
 
@@ -121,12 +121,12 @@ def forget(tx: Connection, known: Known, goes: sql.Composable, *, complete: bool
 
 
 def missed(tx: Connection, known: Known, keys: Collection[str]) -> None:
-    """A complete listing lacked them for the first time, and once is not enough."""
+    """Remember that a complete listing lacked these for the first time, where once is not enough."""
     tx.execute(_SQL["missed"], (known.memory.id, texts(keys)))
 
 
 def without_key(tx: Connection, known: Known) -> bool:
-    """Whether the sweep met records of which nobody knows who they are."""
+    """Whether the sweep met records without a key, which may be any of those that it lacks."""
     return known.sweep is not None and bool(scalar(tx, _SQL["without_key"], (known.sweep.id,)))
 
 

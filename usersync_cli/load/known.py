@@ -1,4 +1,4 @@
-"""What is remembered of a stream's documents: hashes, versions, and whether complete listings lack them.
+"""What is remembered of a stream's records: hashes, versions, what the target has of them, and why their rows may go.
 
 It decides what need not be fetched and written again, never that the target is right. Hashes are keyed with the
 fingerprint of the step, so that nothing counts as unchanged once its source, transform or load is another.
@@ -43,26 +43,26 @@ _KNOWN_AND_HELD = _SQL["known_and_held"].format(is_known=_SQL["is_known"])
 
 @dataclass(frozen=True)
 class Met:
-    """What was known of a record before it came."""
+    """What is known of a record when it comes."""
 
-    duplicate: bool = False  # another of its page is newer
+    duplicate: bool = False  # another record of its page has its key, and is newer
     stale: bool = False  # we hold a newer version
-    listed: bool = False  # its document is the one that we have met before
+    listed: bool = False  # its document is the one that was listed before
     status: Status | None = None  # None: it is not remembered at all
     held: bytes | None = None  # hash of the document that its row came from; None: the row is to be written again
     departure: Departure | None = None
     missing: int = 0  # complete listings, one after the other, that lacked it
     reject: str | None = None  # waiting, dropped
-    passed: bool = False  # another of the same key, later in the listing, counts instead
+    passed: bool = False  # another record of the same key, later in the listing, counts instead
 
     @property
     def known(self) -> bool:
-        """Whether it is remembered at all."""
+        """Whether the record is remembered at all."""
         return self.status is not None
 
     @property
     def leaving(self) -> bool:
-        """Whether its row may be about to go."""
+        """Whether the record's row may be about to go."""
         return self.missing > 0 or self.departure is not None
 
 
@@ -82,7 +82,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenSweep:
-    """A sweep under way: which of its records came so far. Without `keyed` their keys are not kept, and it removes nobody."""
+    """A complete listing under way (a sweep). Without `keyed`, the keys that came so far are not kept, and it removes no rows."""
 
     id: int
     name: str
@@ -127,11 +127,11 @@ class Known:
 
     @property
     def resumable(self) -> bool:
-        """Whether a cursor may be trusted: what stands before it was written by this same step."""
+        """Whether a cursor may be trusted: what comes before it was written by this same step."""
         return bool(self.memory.id) and self.fingerprint == self.scope.fingerprint
 
     def begin(self, tx: Connection, *, fresh: bool) -> Known:
-        """In a checkpoint, before the rest: the stream's row, with this fingerprint; with `fresh`, no sweep is under way."""
+        """Write the stream's row, with this step's fingerprint: first of all in a checkpoint. With `fresh`, no sweep is under way."""
         memory = self.memory
         if not memory.id:
             memory = readings.begin(tx, self.scope, instead=memory.accepted is not None)
@@ -142,7 +142,7 @@ class Known:
         return replace(self, memory=memory, fingerprint=self.scope.fingerprint, sweep=None if fresh else self.sweep)
 
     def hash(self, document: bytes) -> bytes:
-        """Of a document, under this step."""
+        """The hash of a document, keyed with the fingerprint of the step (16 bytes)."""
         hashed = _keyed(self.scope.fingerprint).copy()
         hashed.update(document)
         return hashed.digest()
@@ -166,31 +166,34 @@ class Known:
         *,
         listing: bool = False,
     ) -> dict[int, Met]:
-        """By position, for all but those that are known, unchanged, and in the target. `listing`: they are of a complete one."""
+        """What is known of these records, by position; nothing of those that are known, unchanged, and in the target (UNCHANGED).
+
+        `listing`: they are of a complete listing.
+        """
         values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), **vars(self.scope)}
         values |= {"stream_id": self.memory.id, "listing": listing}
         statement = self._typed("look_up", rank=sql.SQL("1" if len(set(keys)) == len(keys) else _SQL["rank"]))
         return {row[0]: Met(*row[1:]) for row in connection.execute(statement, values).fetchall()}
 
     def known_as(self, connection: Connection, rows: Sequence[str]) -> dict[str, str]:
-        """Under which keys these rows are remembered, as far as they are."""
+        """The keys under which these rows are remembered, by row; rows that are not remembered are left out."""
         found = connection.execute(_SQL["known_as"], {"stream": self.memory.id, "rows": texts(rows)}).fetchall()
         return dict(found)
 
     def respell(self, tx: Connection, spelt: Mapping[str, str]) -> None:
-        """These are remembered under another spelling of their keys from now on, and their rejects too."""
+        """Remember these records under another spelling of their keys from now on, their rejects too: keys before and after."""
         values = {**vars(self.scope), "id": self.memory.id, "before": texts(spelt), "after": texts(spelt.values())}
         for statement in ("respell_replaced", "respell", "respell_replaced_rejects", "respell_rejects"):
             tx.execute(_SQL[statement], values)
         self.respelt = True
 
     def spell(self, tx: Connection, rows: Mapping[str, str]) -> None:
-        """How the rows of these are spelt."""
+        """Remember how rows spell their keys, by the keys of their records."""
         if tx.execute(_SQL["spell"], {"stream": self.memory.id, "keys": texts(rows), "rows": texts(rows.values())}).rowcount:
             self.respelt = True
 
     def listed(self, connection: Connection, keys: Sequence[str]) -> dict[str, bytes | None]:
-        """What was listed of these, by key."""
+        """The hashes of what was last listed of these records, by key."""
         query = "SELECT key, listed FROM usersync.seen WHERE stream_id = %s AND key = ANY(%s)"
         return dict(connection.execute(query, (self.memory.id, list(keys))).fetchall())
 
@@ -212,28 +215,28 @@ class Known:
         tx.execute(self._typed("note"), values)
 
     def back(self, tx: Connection, keys: Sequence[str]) -> None:
-        """Complete listings lacked these, or they were said to be gone, and now they are there."""
+        """Records that complete listings lacked, or that were reported as gone, are there again."""
         tx.execute(_SQL["back"], (self.memory.id, texts(keys)))
 
     def owe(self, tx: Connection, keys: Collection[str]) -> None:
-        """The documents of these could not be had: whatever is listed of them next time is not what was listed before."""
+        """Forget what was listed of records whose documents could not be had, so that they are fetched the next time."""
         tx.execute("UPDATE usersync.seen SET listed = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
     def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None], how: Departure = TOLD) -> None:
-        """The source says that these are gone, or the transform leaves them out (`how`): their rows may go when the guard agrees."""
+        """Remember that the source reports these as gone, or that the transform leaves them out (`how`): their rows may go."""
         tx.execute(self._typed("told"), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": how})
 
     def bury(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
-        """The source says that these are gone, and there is no row that could go now: older news of them does not make one."""
+        """Remember the versions of records that are gone and have no row that could go now: older news of them does not make one."""
         values = {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "long": BURIED}
         tx.execute(self._typed("bury"), values)
 
     def look_again(self, tx: Connection, keys: Collection[str]) -> None:
-        """Of these, the listing had only records that it had passed over before: the next one decides anew."""
+        """Let the next listing decide anew about keys of which this one had only records that it had passed over before."""
         tx.execute(_SQL["look_again"], (self.memory.id, texts(keys)))
 
     def open_sweep(self, tx: Connection, name: str, *, keyed: bool) -> Known:
-        """The sweep of this name is under way; it begins if it is not, before anything of its first page is noted."""
+        """Go on with the sweep of this name, or begin it, before anything of its first page is noted."""
         if self.sweep and self.sweep.name == name:
             return self
         values = {"stream": self.memory.id, "name": name, "keyed": keyed, "run": self.scope.run_id, "account": self.scope.account}
@@ -246,7 +249,7 @@ class Known:
         return replace(self, sweep=OpenSweep(id_, name, keyed, 0, self.scope.run_id or 0, known))
 
     def sweep_page(self, tx: Connection, keys: Collection[str], records: int) -> Known:
-        """One more page of the sweep under way."""
+        """Add a page to the sweep under way: the keys that it has, and how many records."""
         sweep = self.sweep
         assert sweep is not None  # noqa: S101  `open_sweep`
         if records:
@@ -261,11 +264,11 @@ class Known:
         return [keys for (keys,) in connection.execute(query, (self.sweep.id,)).fetchall()] if self.sweep else []
 
     def known_at(self, sweep: str) -> int:
-        """How many are or were in the target, as of the beginning of the sweep of this name, or of this reading."""
+        """The number of records that had a row when the sweep of this name began; without that sweep, when this reading began."""
         return self.sweep.known if self.sweep and self.sweep.name == sweep else self.known_before
 
     def check_rows(self, tx: Connection, merge: Merge) -> int:
-        """Rows that the target has lost since we wrote them are written again by the next complete listing; how many."""
+        """Have the next complete listing write the rows again that the target has lost since we wrote them; gives their number."""
         statement = sql.SQL("UPDATE usersync.seen SET held = NULL WHERE stream_id = {} AND key IN ({})")
         return tx.execute(statement.format(sql.Literal(self.memory.id), self._lost(merge.table, merge.key))).rowcount
 
@@ -273,7 +276,7 @@ class Known:
         return sql.SQL(_SQL["lost"]).format(stream=sql.Literal(self.memory.id), table=table, key=key_text(key))
 
     def count_others(self, tx: Connection, table: sql.Composable) -> int:
-        """How many rows the table has beside those that we wrote; fewer than before, and some of ours have vanished."""
+        """The number of rows in the table that we did not write; when it is less than before, some of ours have vanished."""
         ((rows,),) = tx.execute(sql.SQL("SELECT count(*) FROM {}").format(table)).fetchall()
         return int(rows) - self.held
 
@@ -285,11 +288,11 @@ class Known:
                 yield one
 
     def note_others(self, tx: Connection, others: int) -> None:
-        """So many rows of the table are not ours."""
+        """Remember how many rows of the table are not ours."""
         tx.execute("UPDATE usersync.seen_streams SET others = %s WHERE id = %s", (others, self.memory.id))
 
     def close_sweep(self, tx: Connection, outcome: str, candidates: int, removed: int, *, adopted: bool) -> Known:
-        """The end of a complete listing."""
+        """End the complete listing under way. `outcome`: ok, approved, refused."""
         assert self.sweep is not None  # noqa: S101  its last page is part of it
         values = {
             "id": self.sweep.id, "stream": self.memory.id, "outcome": outcome, "candidates": candidates, "removed": removed,
@@ -305,5 +308,5 @@ class Known:
 
 @lru_cache
 def _keyed(fingerprint: str) -> hashlib.blake2b:
-    """To be copied: a key costs as much as a short document."""
+    """A hash to copy for each document: keying one costs as much as hashing a short document."""
     return hashlib.blake2b(digest_size=16, key=fingerprint.encode()[:LONGEST_FINGERPRINT])

@@ -68,7 +68,7 @@ class Batch:
         return [item for item in self.loaded if item.left_out]
 
     def load(self, items: Sequence[PageRecord]) -> None:
-        """All of these, but for those that can't be loaded: they are rejects."""
+        """Load these records; those that can't be loaded become rejects."""
         for item in items:
             if item.reject:  # no document at all
                 self._set_aside(item, Cause(item.reject.reason, item.reject.detail))
@@ -115,7 +115,7 @@ class Batch:
         self.loaded += items
 
     def _fits(self, plan: TablePlan) -> None:
-        """From here on, the table is there."""
+        """Go on with how the stream fits into its table, now that the table is there."""
         if plan.table:
             self._stream.fitted = (plan.merge, plan.table)
 

@@ -90,7 +90,7 @@ def _verdict_on_gone(met: Met, *, removes: bool) -> Verdict:
 
 
 def _verdict_on_listed(met: Met) -> Verdict:
-    """Of a record that is listed as it was before."""
+    """The verdict on a record that is listed as it was before."""
     if met.status == LOADED and met.held:
         return Verdict.UNCHANGED
     if met.status == REJECTED and met.reject:
@@ -111,7 +111,7 @@ def verdict_again(met: Met) -> Verdict:
 
 
 def has_row(met: Met) -> bool:
-    """Whether its row is in the target, or waits to go because the transform has left it out since."""
+    """Whether the record's row is in the target, or waits to go because the transform has left it out since."""
     return met.known and (met.status not in {NO_ROW, REMOVED} or met.departure == LEFT_OUT)
 
 

@@ -58,7 +58,7 @@ class Planner:
         return verdict(one.record, one.before, removes=stream.removes, afresh=self._afresh(stream, one), came=came)
 
     def _afresh(self, stream: StreamLoad, one: PageRecord) -> bool:
-        """Whether its row is compared whatever is known of it."""
+        """Whether the record's row is compared with the target, whatever is known of it."""
         return self.options.full or stream.has_lost(one.remembered_key)
 
     # what is known
@@ -85,7 +85,7 @@ class Planner:
         return plan.stream.known.look_up(self.connection(), keys, hashes, versions, listing=bool(plan.sweep))
 
     def _are_plain(self, stream: StreamLoad, keys: Sequence[str]) -> bool:
-        """Whether none of these can be somebody whom we know under another spelling."""
+        """Whether none of these keys can be another spelling of one that is known."""
         if stream.known.respelt:
             return False
         with nullcontext() if stream.knows_spelling else self._reading():

@@ -41,7 +41,7 @@ class Came:
         return bool(self._keys[self._place(_of(key))])
 
     def same(self, key: str, hash_: bytes) -> bool | None:
-        """Whether it came with the document of this hash; None: it did not come at all."""
+        """Whether the record came with the document of this hash; None: it did not come at all."""
         place = self._place(_of(key))
         return self._documents[place] == _short(hash_) if self._keys[place] else None
 

@@ -44,7 +44,7 @@ def read_record(record: Record, known: Known, codec: str | None) -> PageRecord |
 
 
 def _is_utf8(document: bytes) -> bool:
-    """Whether PostgreSQL reads it as text."""
+    """Whether PostgreSQL reads the document as text."""
     try:
         return b"\0" not in document and (document.isascii() or bool(document.decode()))
     except UnicodeDecodeError:
@@ -63,7 +63,7 @@ def _can_be_held(document: bytes, codec: str | None) -> bool:
 
 
 def _is_text(key: str, codec: str | None) -> bool:
-    """Whether PostgreSQL can hold it."""
+    """Whether PostgreSQL can hold the key in this encoding."""
     if not key or "\0" in key:
         return False
     if key.isascii():
@@ -76,7 +76,7 @@ def _is_text(key: str, codec: str | None) -> bool:
 
 
 def _version(given: str | None, *, numbered: bool) -> str | None:
-    """As PostgreSQL reads it, a time without a zone in UTC; None for none, "" for what is no version."""
+    """The version as PostgreSQL reads it, a time without a zone in UTC; None for none, "" for what is not a version."""
     if given is None:
         return None
     if numbered:

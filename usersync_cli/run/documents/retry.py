@@ -61,7 +61,7 @@ def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
 
 
 def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
-    """Those of `options.retry` that are of this step of documents. What waits afterwards is in `done.error`."""
+    """Try the rejects of `options.retry` again that are of this step of documents. What waits afterwards is in `done.error`."""
     with ExitStack() as stack, translated(world.target, loading(step)):
         retrying = Retrying(step, world, options, checkpoint, done)
         stack.callback(retrying.close)
@@ -74,7 +74,7 @@ class Retrying(Reading):
     """The rejects of one step of documents, in one run."""
 
     def retry(self) -> PartialError | None:
-        """All that can be tried; what a person has to hear of those that are left."""
+        """Try all that can be tried again; gives what a person has to hear about those that are left."""
         job, step = self._world.tools.job, self._step.name
         found = rejects.waiting(self._tx, job, step=step, dropped=True, ids=self._options.retry)
         of_stream = {name: list(some) for name, some in groupby(found, key=lambda one: one.stream)}
@@ -160,5 +160,5 @@ class Retrying(Reading):
 
 
 def can_be_tried(one: Waiting) -> bool:
-    """Whether its whole document is here."""
+    """Whether the whole document of the reject is here."""
     return one.has_document and one.reason not in _NO_RECORD and not _NOBODYS.fullmatch(one.key)

@@ -34,7 +34,7 @@ PAGE_SETTINGS = {**SETTINGS, "random_page_cost": "1"}
 
 @dataclass(frozen=True)
 class StreamTable:
-    """Where one stream goes: the step's load with the stream's own table."""
+    """The step's load, with the stream's own table."""
 
     table: str
     key: Sequence[str]
@@ -110,7 +110,7 @@ class StreamLoad:
         self.fitted: tuple[Merge, Table] | None = None
         self._spelling: Spelling | None = None
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
-        self.judged = False  # whoever left was judged with the last page: a complete listing, and what the source said
+        self.judged = False  # with the last page, the end of a complete listing, the rows that may go were judged
         self.stored: StoredCursor | None = None
         self.cursor_version = 0
         self.limits = Limits(step.name)
@@ -119,7 +119,7 @@ class StreamLoad:
         self.lost, self.lost_rows = Came(), 0  # rows that we wrote, and that have vanished since
         self.codec: str | None = None  # in which the target keeps text, where it does not hold any
         self.others: int | None = None  # rows of the table that are not ours, where that has changed
-        self.passed: set[str] = set()  # of whose key this listing had only records that it had passed over before
+        self.passed: set[str] = set()  # keys of which this listing had only records that it had passed over before
 
     @property
     def removes(self) -> bool:
@@ -127,11 +127,11 @@ class StreamLoad:
 
     @property
     def knows_spelling(self) -> bool:
-        """Whether `spelling` asks nobody."""
+        """Whether `spelling` needs no statement."""
         return self._spelling is not None and not (self._spelling.table is None and self.fitted)
 
     def has_lost(self, key: str) -> bool:
-        """Whether the row of this one has vanished from the table."""
+        """Whether the row of the record of this key has vanished from the table."""
         return self.lost_rows > 0 and key in self.lost
 
     def spelling(self, tx: Connection) -> Spelling:
@@ -141,7 +141,7 @@ class StreamLoad:
         return self._spelling
 
     def columns(self) -> list[Column]:
-        """Of its stage."""
+        """The columns of the stage that a page goes through."""
         return [Column("key", "text"), Column("data", "jsonb"), Column("version", self.known.version_type),
                 Column("deleted", "boolean"), Column("ord", "bigint")]  # fmt: skip
 
