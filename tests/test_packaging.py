@@ -146,6 +146,7 @@ def test_wheel_has_everything_that_is_read_at_run_time(tmp_path: Path) -> None:
     assert "usersync_cli/clients/postgres/catalog.sql" in read
     assert read == {name for name in held if name.endswith((".py", ".sql"))}
     assert all(name.startswith("usersync_cli/") for name in held)
+    assert [] == [name for name in held if name.endswith(".md")]
     assert "usersync = usersync_cli.__main__:main" in entry_points
 
 

@@ -21,7 +21,7 @@ from usersync_cli.errors import STATUSES
 from usersync_cli.sources.file import FileStream
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "usersync_cli").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
 MODELS: dict[str, type[BaseModel]] = {
     "The file": File,

@@ -1,0 +1,42 @@
+"""Which sources and targets there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from usersync_cli import sources, targets
+from usersync_cli.config.registry import source_port, source_types, target_port, target_types
+from usersync_cli.sources import DocumentPort, TabularPort
+from usersync_cli.targets import TargetPort
+
+
+def test_each_file_or_folder_is_a_type() -> None:
+    """
+    What is in sources/ and targets/ is found by its name, and has a PORT of its kind.
+    """
+    assert ["file", "fineract", "postgres", "teamleader"] == source_types()
+    assert ["keycloak"] == target_types()
+    assert {"postgres": TabularPort, "file": DocumentPort, "fineract": DocumentPort, "teamleader": DocumentPort} == {
+        name: type(source_port(name)) for name in source_types()
+    }
+    assert isinstance(target_port("keycloak"), TargetPort)
+
+
+@pytest.mark.parametrize("text", ["PORT = 1", ""])
+def test_a_file_without_a_port_is_no_source_or_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """
+    A PORT of another kind, or none, is an error that says so: never a source that can do nothing.
+    """
+    name = f"odd{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "_private.py").write_text("")
+    monkeypatch.setattr(sources, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(targets, "__path__", [str(tmp_path)])
+
+    assert [name] == source_types() == target_types()
+    with pytest.raises((TypeError, AttributeError), match="PORT"):
+        source_port(name)
+    with pytest.raises((TypeError, AttributeError), match="PORT"):
+        target_port(name)
