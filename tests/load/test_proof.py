@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 
 import pytest
@@ -15,6 +15,7 @@ from usersync_cli.load import proof
 from usersync_cli.load.guard import GONE, Sweep
 from usersync_cli.load.proof import Evidence, Guard, Verdict
 from usersync_cli.model import Database
+from usersync_cli.ports import OneMoment, TellsWhoIsGone
 from usersync_cli.signals import Stop
 from usersync_cli.state.readings import Memory, Scope
 
@@ -129,6 +130,57 @@ def test_sorting_what_a_listing_lacks(
 
     assert (goes, first, unproven) == (found[Verdict.GOES], found[Verdict.FIRST], found[Verdict.UNPROVEN])
     assert 2 == sum(map(len, found.values()))
+
+
+class Listed:
+    """A session that only lists."""
+
+
+class Snapshot(OneMoment):
+    """A session whose listing shows one moment."""
+
+
+class Asked(TellsWhoIsGone):
+    """A session that can be asked, and answers that all but b are gone. It keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        self.keys += [stream, *keys]
+        return set(keys) - {"b"}
+
+
+class AskedSnapshot(Asked, OneMoment):
+    """A session that could do both; what it is asked counts."""
+
+
+@pytest.mark.parametrize(
+    ("session", "by_listing", "goes", "first"),
+    [
+        (None, True, None, None),  # a source of tables: read in one snapshot, so nothing is asked for by key
+        (Listed(), False, ["b"], ["a"]),
+        (Snapshot(), True, ["a", "b"], []),
+        (Asked(), False, ["a"], []),
+        (AskedSnapshot(), False, ["a"], []),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_a_source_can_do_decides_how_it_is_proven(
+    session: object, *, by_listing: bool, goes: list[str] | None, first: list[str] | None
+) -> None:
+    """
+    A source that can be asked is asked, of all that a listing lacks at once, and of nobody else.
+    """
+    assert by_listing is proof.by_listing(session)
+    if session is None:
+        return
+    found = proof.look_again(session, "people", {"b": True, "a": False})
+    assert (goes, first) == (sorted(found[Verdict.GOES]), found[Verdict.FIRST])
+    if isinstance(session, Asked):
+        assert ["people", "a", "b"] == session.keys
+        proof.look_again(session, "people", {})
+        assert 3 == len(session.keys)
 
 
 @pytest.fixture
