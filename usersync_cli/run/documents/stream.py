@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.catalog import Table
+from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
@@ -107,7 +107,8 @@ class StreamLoad:
         self.known = Known(
             Scope(**scope, stream=name, target=goal, fingerprint=fingerprint, reads=read, window=load.missing_window), numbered
         )
-        self.fitted: tuple[Merge, Table] | None = None
+        self.looked: tuple[Merge, Table] | None = None  # how it fits into its table, when somebody last looked
+        self.fitted: tuple[Merge, Table] | None = None  # the same since a page was written
         self._spelling: Spelling | None = None
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
         self.judged = False  # with the last page, the end of a complete listing, the rows that may go were judged
@@ -147,9 +148,25 @@ class StreamLoad:
 
 
 def fit(tx: Connection, stream: StreamLoad) -> tuple[Merge, Table | None]:
-    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not."""
+    """How the stream fits into its table: an empty page is staged, and nothing stays of it. Raises Drift where it does not.
+
+    What an earlier transaction found is good as long as the table is described as it was then.
+    """
+    if found := _as_before(tx, stream):
+        return found
     with bound(tx, stream) as desired:
-        return stream.target.fit(desired, tx)
+        return _look(tx, stream, desired)
+
+
+def _as_before(tx: Connection, stream: StreamLoad) -> tuple[Merge, Table] | None:
+    looked = stream.looked
+    return looked if looked and describe(tx, stream.load.table) == looked[1] else None
+
+
+def _look(tx: Connection, stream: StreamLoad, desired: Desired) -> tuple[Merge, Table | None]:
+    merge, table = stream.target.fit(desired, tx)
+    stream.looked = (merge, table) if table else None
+    return merge, table
 
 
 @contextmanager
@@ -160,7 +177,7 @@ def bound(tx: Connection, stream: StreamLoad) -> Iterator[Desired]:
 
 
 def _spelling(tx: Connection, stream: StreamLoad) -> Spelling:
-    if stream.fitted:
-        return spelling_of(tx, *stream.fitted)
+    if found := stream.fitted or _as_before(tx, stream):
+        return spelling_of(tx, *found)
     with bound(tx, stream) as desired:
-        return spelling_of(tx, *stream.target.fit(desired, tx))
+        return spelling_of(tx, *_look(tx, stream, desired))

@@ -148,15 +148,20 @@ class TableStep:
 
     def transform_and_load(self, options: Options) -> None:
         """Behind the fence: write the rows that differ, and remove those that have left the source."""
-        self._target.look_again(self.desired, self._tx)
-        if not self._loaded and (filled := self._checkpoint.keep(self._target.fill_empty, self.desired, self._tx)):
-            self._done.counts, self._loaded = filled, True
+        if not self._loaded:
+            self._target.look_again(self.desired, self._tx)  # reading may have taken hours
+            self._fill_empty()
         if not self._loaded:
             self._merge(options)
         elif self._step.load.on_missing != "keep":
+            self._target.look_again(self.desired, self._tx)
             merge, _ = self._target.fitted(self.desired, self._tx)
             deletes.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
         stage.drop(self._tx, list(self._stages.values()))
+
+    def _fill_empty(self) -> None:
+        if filled := self._checkpoint.keep(self._target.fill_empty, self.desired, self._tx):
+            self._done.counts, self._loaded = filled, True
 
     def _merge(self, options: Options) -> None:
         """Until nothing is left that has to be set aside, begin again without it."""
