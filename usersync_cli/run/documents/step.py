@@ -1,8 +1,8 @@
 """Streams of documents on their way into their tables: a page at a time, each page one checkpoint.
 
-Nothing is open while a source is asked: first the page, then what is known of its records, then the whole
-documents of those that changed, and only then a transaction: fence, stage, merge, rejects, what is known now, counts, cursor, COMMIT.
-Killed anywhere, the next run goes on behind the last page, inside a full listing too.
+No transaction is open while a source is asked. First the page, what is known of its records, and the whole documents of those that
+changed (`planner`); then a transaction (`store`): fence, stage, merge, rejects, what is known now, counts, cursor, and COMMIT, where
+`_transaction` ends. Killed anywhere, the next run goes on behind the last page, inside a full listing too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from usersync_cli.state.ledger import StoredCursor
 
 
 def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
-    """Every stream that is chosen, each by itself: one that fails leaves the others done. What went wrong is in `done.error`."""
+    """Read and load every stream that is chosen, each by itself: one that fails leaves the others done. Errors are in `done.error`."""
     with ExitStack() as stack, translated(world.target, loading(step)):
         reading = Reading(step, world, options, checkpoint, done)
         stack.callback(reading.close)
@@ -59,7 +59,7 @@ def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint,
 
 
 class Reading:
-    """One step of documents, in one run."""
+    """The reading of one step of documents, in one run."""
 
     def __init__(self, step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
         self._step, self._world, self._options, self._checkpoint, self._done = step, world, options, checkpoint, done
@@ -86,7 +86,7 @@ class Reading:
             self._connection.close()
 
     def open(self, stack: ExitStack) -> None:
-        """The session, and what is remembered of each stream. Raises Drift when the source is another account's now."""
+        """Open the source, and recall what is known of each stream. Raises Drift when the source is another account's now."""
         writers.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
         everything = ledger.all_cursors(self._tx, self._world.tools.job)
         stored = {one.stream: one for one in everything if one.step == self._step.name}
@@ -105,7 +105,7 @@ class Reading:
             self._streams.append(stream)
 
     def _check_account(self, everything: Sequence[StoredCursor]) -> None:
-        """Of all that was read of this source, also by other steps and streams; and of the token, if there is one."""
+        """Raises Drift when the source, its token, or what any step has read of it so far belongs to another account."""
         source, account, options = self._extract.source, self._session.account, self._options
         read = read_of(source, [self._step, *self._world.steps])
         refuse_other_account(source, account, [one for one in everything if (one.step, one.stream) in read], options)
@@ -130,7 +130,7 @@ class Reading:
         return stream
 
     def _look_at_table(self, stream: StreamLoad) -> None:
-        """Before anything is read: what only removing needs of the table would be missed with the last page otherwise."""
+        """Look at the table before anything is read: what only deletes need of it would be missed no sooner than with the last page."""
         begin(self._tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         try:
             with translated(self._world.target, f"loading {stream.load.table}"):
@@ -140,17 +140,17 @@ class Reading:
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """What the source leaves out by itself."""
+        """How many records the source lists and does not give, by what they are."""
         return dict(self._session.left_out) if isinstance(self._session, LeavesOut) else {}
 
     def forget(self) -> None:
-        """Documents of rejects that were not met for long."""
+        """Forget the documents of rejects that were not met for long."""
         self._checkpoint.keep(rejects.prune, self._tx, self._world.tools.job)
 
     # all streams
 
     def read(self) -> UsersyncError | None:
-        """Everything there is to read now; what a person has to hear of it."""
+        """Read everything that there is now; gives what a person has to hear about it."""
         groups = [self._streams] if isinstance(self._session, ReadsTogether) else [[stream] for stream in self._streams]
         failed: list[tuple[str, UsersyncError]] = []
         for group in groups:
@@ -175,24 +175,24 @@ class Reading:
         return together([*_of_streams(failed, len(groups)), *self._refusals, *self._kept(), *self._waiting()])
 
     def _result(self, stream: StreamLoad) -> StreamResult:
-        """Of this stream in this run."""
+        """How this stream ended in this run."""
         found = next((one for one in self._done.streams if one.name == stream.name), None)
         if found is None:
             self._done.streams.append(found := StreamResult(stream.name))
         return found
 
     def _check(self) -> None:
-        """The place where a signal, --max-runtime or a lost lease ends the reading: between two pages."""
+        """End the reading on a signal, --max-runtime or a lost lease: called between two pages."""
         self._world.tools.stop.check()
         self._checkpoint.check()
 
     def _kept(self) -> list[GuardRefused]:
-        """What the guard said of the step's streams that were not read now, as long as that holds."""
+        """What the guard said about the step's streams that were not read now, as long as that holds."""
         judged = [stream.name for stream in self._streams if stream.removes]
         return approvals.standing(self._tx, self._world.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
-        """What the step's end says while rejects wait, be they of an earlier run."""
+        """What the step reports in the end while rejects wait, those of earlier runs too."""
         error = self._checkpoint.keep(self._are_left) or self._checkpoint.foresee(self._would_be_left)
         return [error] if error else []
 
@@ -207,7 +207,7 @@ class Reading:
         return PartialError(f"{number:,} {_records(number)} would be set aside", hint=hint) if number else None
 
     def _read(self, group: Sequence[StreamLoad]) -> None:
-        """These streams, from their cursors to the end of what there is."""
+        """Read these streams from their cursors to the end of what there is."""
         for stream in group:
             self._find_lost(stream)
         since = {stream.name: stream.stored.value for stream in group if stream.stored and self._resumable(stream)}
@@ -231,7 +231,7 @@ class Reading:
         return same and stream.known.resumable and not self._options.full and not stream.lost_rows
 
     def _find_lost(self, stream: StreamLoad) -> None:
-        """Whether rows that we wrote have vanished: by number, and only where there are too few, by key."""
+        """Find rows that we wrote and that have vanished: by number, and only where there are too few, by key."""
         known = stream.known
         if not known.held:
             return
@@ -265,14 +265,14 @@ class Reading:
         self._committed(plans, after, page)
 
     def _plan(self, stream: StreamLoad, records: Sequence[Record], page: Page) -> PagePlan:
-        """What the page asks of the stream; with the last of a complete listing, also who is gone."""
+        """What the page asks of the stream; with the last page of a complete listing, also which rows may go."""
         plan = self._planner.plan(stream, records, page)
         if page.complete and page.sweep and stream.removes:
             plan.leaving = self._deletes.look(plan, page)
         return plan
 
     def _transaction(self) -> AbstractContextManager[None]:
-        """That of one page: from the fence to COMMIT; ROLLBACK in a dry run."""
+        """The transaction of one page: from the fence to COMMIT; in a dry run, to ROLLBACK."""
         begin(self._tx, long=True, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         return self._checkpoint.transaction(self._tx, self._done)
 
@@ -287,7 +287,7 @@ class Reading:
         return known
 
     def _committed(self, plans: Sequence[PagePlan], after: Sequence[Known], page: Page | None) -> None:
-        """From here on it is so."""
+        """Go on from what was just committed."""
         for plan, known in zip(plans, after, strict=True):
             stream = plan.stream
             stream.known, stream.fresh, stream.others = known, False, None
@@ -305,7 +305,7 @@ class Reading:
             self._log.info(f"page {self._checkpoint.outcome}", stream=stream.name, **facts)
 
     def _remove(self, stream: StreamLoad) -> None:
-        """Behind the last page, a checkpoint for those who were told to be gone."""
+        """Behind the last page, remove the rows of records that were reported as gone, in a checkpoint of its own."""
         plan = PagePlan(stream)
         with self._transaction():
             known = self._deletes.end(plan, stream.known)
