@@ -22,7 +22,7 @@ from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Change, Counts, Desired
 from usersync_cli.ports import OutboundTarget, Tools
 from usersync_cli.state import dispatch, ledger, outbox
-from usersync_cli.state.outbox import StepContext
+from usersync_cli.state.outbox import StepContext, StepScope
 from usersync_cli.targets.keycloak import check, rules
 from usersync_cli.targets.keycloak.logins import IMPOSSIBLE, IMPOSSIBLE_HINT, is_possible, no_account
 from usersync_cli.targets.keycloak.plan import deletes, differences, inventory, known, link, people, summary
@@ -64,31 +64,21 @@ class Target(OutboundTarget[AccountPlan]):
         The transaction then has the temp tables of `plan`: people, conflicts, planned, leaving. Raises Drift for
         columns that no account has, for roles and groups that the realm lacks, and where our attribute would be dropped.
         """
-        own = self.settings
         read, distinct = people.stage_people(tx, desired.transform, self._columns(desired, tx), self.context.order_by)
-        found = rules.read(self.name, own, self.realm)
+        found = rules.read(self.name, self.settings, self.realm)
         scope = replace(self.context.scope, target=f"realm {found.id}")
         there = ledger.current(tx) == ledger.VERSION
         outbox.recall(tx, scope, self.context.living, there=there)
-        inventory.read(tx, self.realm, own, found)
+        inventory.read(tx, self.realm, self.settings, found)
         self._want(tx)
         lacking = self._lacking(tx, found)
-        if there and not self.context.again:
-            known.recall_refused(tx, vars(scope))
-        link.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=found)
-        if there:
-            known.remember(tx, vars(scope))
-        differences.differ(tx, self._values(found))
-        deletes.find(tx)
+        self._compare(tx, found, scope, there=there)
         obstacle, held = self._obstacle(found), 0
-        if obstacle and not (held := differences.hold_back(tx)):
-            obstacle = None
-        counts = summary.count(tx, read - held, distinct - held)
+        if obstacle:
+            held = differences.hold_back(tx)
+        counts = summary.count(tx, read - held, distinct - held)  # before calls are planned again that an earlier run did not end
         if scope.run_id:
-            known.note_accounts(tx, vars(scope))
-            deletes.sign_out(tx, vars(scope))
-            outbox.write(tx, scope)
-        passwords = found.passwords if self.context.credentials else None
+            _write_down(tx, scope)
         return AccountPlan(
             self.name,
             counts,
@@ -96,9 +86,20 @@ class Target(OutboundTarget[AccountPlan]):
             found.roles,
             found.groups,
             *lacking,
-            passwords,
-            [no_account(self.name, held, *obstacle)] if obstacle else [],
+            found.passwords if self.context.credentials else None,
+            [no_account(self.name, held, *obstacle)] if obstacle and held else [],
         )
+
+    def _compare(self, tx: Connection, found: Rules, scope: StepScope, *, there: bool) -> None:
+        """Find whose account is whose, what differs, and who left; `there`: whether earlier runs may have written something down."""
+        own = self.settings
+        if there and not self.context.again:
+            known.recall_refused(tx, vars(scope))
+        link.link(tx, adopt=own.adopt, notify=own.notify == "email", realm=found)
+        if there:
+            known.remember(tx, vars(scope))
+        differences.differ(tx, self._values(found))
+        deletes.find(tx)
 
     def _obstacle(self, found: Rules) -> tuple[str, str] | None:
         """What keeps every new account from being one that its person can log in to, and what to do."""
@@ -207,6 +208,13 @@ class Target(OutboundTarget[AccountPlan]):
         if plan.lacking_roles or plan.lacking_groups:
             plan.roles = {str(role["name"]): role for role in self.realm.roles()}
             plan.groups = self.realm.group_ids(self.settings.managed_groups)
+
+
+def _write_down(tx: Connection, scope: StepScope) -> None:
+    """Write down whose account is whose, and the calls of this run."""
+    known.note_accounts(tx, vars(scope))
+    deletes.sign_out(tx, vars(scope))
+    outbox.write(tx, scope)
 
 
 _KINDS: dict[str, Any] = {"create": "insert", "disable": "disable", "conflict": "reject"}
