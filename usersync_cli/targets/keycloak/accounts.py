@@ -12,7 +12,7 @@ from usersync_cli.errors import ConfigError, Conflict, Drift, NotFound, PartialE
 from usersync_cli.targets.keycloak.logins import FirstPassword, credentials, mail_problem, policy, refuses_password
 from usersync_cli.targets.keycloak.realm import NameTaken, Realm, Rejected, Unknown
 from usersync_cli.targets.keycloak.refusals import what_helps
-from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem
+from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT, UNDECLARED, actions_problem, attribute_problem, keys_of
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak.settings import Settings
@@ -129,10 +129,10 @@ def set_id(realm: Realm, user: Mapping[str, Any], key: str) -> bool:
     if others := [str(one["id"]) for one in realm.find(attribute=(ATTRIBUTE, key)) if one["id"] != account]:
         hint = f"usersync keycloak status {others[0]}; take it from that account first, in Keycloak"
         raise Conflict(f"{realm.name}: another account has this {ATTRIBUTE}; nothing was changed", hint=hint)
-    if (user.get("attributes") or {}).get(ATTRIBUTE) == [key]:
+    if keys_of(user) == [key]:
         return False
     found = realm.replace(account, lambda one: {**one, "attributes": {**(one.get("attributes") or {}), ATTRIBUTE: [key]}})
-    if (found.get("attributes") or {}).get(ATTRIBUTE) != [key]:
+    if keys_of(found) != [key]:
         raise VerificationFailed(f"{realm.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it")
     return True
 

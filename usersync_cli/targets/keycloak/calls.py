@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +20,7 @@ from usersync_cli.targets.keycloak.plan.conflicts import MAIL_FAILED, REFUSED, S
 from usersync_cli.targets.keycloak.plan.summary import AccountPlan
 from usersync_cli.targets.keycloak.realm import Gone, NameTaken, Rejected, Unknown
 from usersync_cli.targets.keycloak.refusals import what_helps
-from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT
+from usersync_cli.targets.keycloak.rules import ATTRIBUTE, ATTRIBUTE_HINT, keys_of
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak.realm import Realm
@@ -136,7 +136,7 @@ class AccountCalls:
         account, changes = str(intent.account), intent.wanted["changes"]
         if intent.action == "adopt":
             found = yield partial(self._realm.replace, account, partial(self._adopted, key=intent.key, changes=changes))
-            if intent.key not in _ours(found):
+            if intent.key not in keys_of(found):
                 raise Drift(
                     f"target {self._plan.name}: Keycloak took {ATTRIBUTE} without an error, and does not have it", hint=ATTRIBUTE_HINT
                 )
@@ -175,7 +175,7 @@ class AccountCalls:
     def _look_up(self, username: str, key: str) -> str | None:
         """The account with exactly this user name, if it carries our id for this person."""
         found = self._realm.find(username=username)
-        return next((str(user["id"]) for user in found if key in _ours(user)), None)
+        return next((str(user["id"]) for user in found if key in keys_of(user)), None)
 
     def _password(self, intent: Intent, account: str) -> Calls:
         """Set another first password on an account that was made without an answer: nobody knows the one that it has."""
@@ -328,11 +328,6 @@ def still_enabled(target: str, job: str, accounts: int, why: str, helps: str) ->
         " that usersync gave",
         hint=f"{helps}; the next run tries again. usersync rejects list --job {job}",
     )
-
-
-def _ours(user: Mapping[str, Any]) -> Sequence[str]:
-    """The keys that an account carries in our attribute."""
-    return (user.get("attributes") or {}).get(ATTRIBUTE) or ()
 
 
 def _less(intent: Intent, counts: Any) -> None:

@@ -90,6 +90,11 @@ def _fields(profile: Mapping[str, Any]) -> Sequence[str]:
     return [ours for name, ours in _FIELDS.items() if name in open_]
 
 
+def keys_of(user: Mapping[str, Any]) -> Sequence[str]:
+    """The keys that an account carries in our attribute: whose it says that it is."""
+    return (user.get("attributes") or {}).get(ATTRIBUTE) or ()
+
+
 def attribute_problem(profile: Mapping[str, Any]) -> str | None:
     """What is wrong with how the realm's user profile treats our attribute."""
     declared = next((one for one in profile.get("attributes", ()) if one.get("name") == ATTRIBUTE), None)

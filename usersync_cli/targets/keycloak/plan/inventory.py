@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import statements
-from usersync_cli.targets.keycloak.rules import ATTRIBUTE, Rules
+from usersync_cli.targets.keycloak.rules import Rules, keys_of
 
 if TYPE_CHECKING:
     from usersync_cli.targets.keycloak.realm import Realm
@@ -47,7 +47,7 @@ def _members(realm: Realm, own: Settings, rules: Rules, given: Sequence[str]) ->
 def _account_row(user: Mapping[str, Any], actions: Sequence[str]) -> tuple[Any, ...]:
     """A row of `usersync_read`: `fresh` if its person has yet to choose a password, `pending` if any of `actions` is yet to be done."""
     asked = user.get("requiredActions") or ()
-    ours = [one for one in (user.get("attributes") or {}).get(ATTRIBUTE) or () if one]
+    ours = [one for one in keys_of(user) if one]
     return (
         user["id"], user["username"], user.get("email"), user.get("firstName"), user.get("lastName"), bool(user.get("enabled")),
         bool(user.get("emailVerified")), ours[0] if ours else None, "UPDATE_PASSWORD" in asked,
