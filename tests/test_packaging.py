@@ -73,6 +73,16 @@ def test_locks_hold_what_is_declared() -> None:
     assert runtime | embedded | build | dev <= set(versions("dev"))
 
 
+@pytest.mark.parametrize("package", ["oauthlib", "psycopg", "requests", "requests-oauthlib", "structlog", "urllib3"])
+def test_what_we_reach_into_has_an_upper_bound(package: str) -> None:
+    """
+    Of these we use what they do not promise to keep: a version that nobody tried is not installed.
+    """
+    (declared,) = [one for one in PROJECT["project"]["dependencies"] if names([one]) == {package}]
+
+    assert re.search(r">=[\d.]+,<\d", declared)
+
+
 def test_image_has_no_embedded_server_and_no_test_tool() -> None:
     """
     The image is made from the runtime lock, which has neither the embedded server nor what only development needs.

@@ -22,7 +22,7 @@ from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, oauth_server
 from usersync_cli.auth.oauth import Client
 from usersync_cli.auth.outcomes import InvalidGrant, Unknown
 from usersync_cli.auth.session import Session, secure
-from usersync_cli.clients.http.responses import as_requests
+from usersync_cli.clients.http.private import as_requests
 from usersync_cli.errors import ConfigError
 from usersync_cli.model import Token
 

@@ -78,7 +78,7 @@ class Client:
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> requests.Response:
         from usersync_cli.clients.http import transport
-        from usersync_cli.clients.http.responses import as_requests
+        from usersync_cli.clients.http.private import as_requests
 
         try:
             answer = transport.post(transport.Post(self.token_url, body, headers, self.ca, _LARGEST), POST_SECONDS)
@@ -98,7 +98,7 @@ class Client:
         The library looks at no status, keeps the spent refresh token where no new one comes, and stops at scopes, at a lifetime in
         words, at an "error" that is null, and where a variable says so at an answer without a type.
         """
-        from usersync_cli.clients.http.responses import as_requests
+        from usersync_cli.clients.http.private import as_requests
 
         status, body, later = response.status_code, response.content, retry_after(response.headers) or 0
         if 300 <= status < 400:

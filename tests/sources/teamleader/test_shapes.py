@@ -26,7 +26,7 @@ from vcr.stubs.requests_stubs import VCRRequestsHTTPConnection, VCRRequestsHTTPS
 
 from tests.teamleader_job import Crm
 from tests.teamleader_server import RESOURCES, Teamleader
-from usersync_cli.clients.http import rate_limit, transport
+from usersync_cli.clients.http import private, rate_limit
 from usersync_cli.errors import status_of
 
 CASSETTES = Path(__file__).parents[2] / "cassettes" / "teamleader"
@@ -45,10 +45,10 @@ def _read1(self: VCRHTTPResponse, amount: int = -1, *, decode_content: bool | No
     return self._content.read1(amount)
 
 
-# The client's threads have connections of their own kind (transport.py), and read with an argument that vcrpy's answers do not know.
+# The client's threads have connections of their own kind (private.py), and read with an argument that vcrpy's answers do not know.
 PATCHES = (
-    (transport._HttpPool, "ConnectionCls", VCRRequestsHTTPConnection),
-    (transport._HttpsPool, "ConnectionCls", VCRRequestsHTTPSConnection),
+    (private.HttpPool, "ConnectionCls", VCRRequestsHTTPConnection),
+    (private.HttpsPool, "ConnectionCls", VCRRequestsHTTPSConnection),
     (VCRHTTPResponse, "read1", _read1),
 )
 

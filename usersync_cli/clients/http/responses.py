@@ -19,7 +19,6 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from usersync_cli.clients.http.rate_limit import moment
@@ -272,15 +271,3 @@ def causes(error: object) -> Iterator[BaseException]:
             known.add(id(error))
             yield error
             todo += [error.__cause__, error.__context__, getattr(error, "reason", None), *error.args]
-
-
-def as_requests(status: int, headers: Mapping[str, str], body: bytes) -> requests.Response:
-    """An answer as libraries on top of requests expect it; without the request, whose URL and body they write into logs.
-
-    requests has no public way to give a response its body: `_content` is its place, in 2.x up to 2.34 at least.
-    """
-    response = requests.Response()
-    response.status_code, response._content, response.encoding = status, body, "utf-8"  # noqa: SLF001  see above
-    response.headers = CaseInsensitiveDict(headers)
-    response.request = requests.PreparedRequest()
-    return response

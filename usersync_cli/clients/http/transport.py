@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from usersync_cli import __version__
+from usersync_cli.clients.http.private import mount
 from usersync_cli.patience import SILENCE
 from usersync_cli.signals import Stop
 
@@ -156,11 +154,11 @@ class Line(threading.Thread):
         super().__init__(name="rest", daemon=True)
         self.calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._session = session
-        mount(session)
         self._done = done
         self._call: Call[Any] | None = None
         self._twin: socket.socket | None = None
         self._lock = threading.Lock()
+        mount(session, self.watch)
 
     def run(self) -> None:
         while call := self.calls.get():
@@ -335,39 +333,3 @@ class _Body(io.BytesIO):
         """From now on it is not sent."""
         with self._guard:
             self._late = True
-
-
-# the reach into urllib3
-
-
-def mount(session: requests.Session) -> None:
-    """Have every connection that the session opens watched by the `Line` that it is opened on.
-
-    urllib3 has no public way to a new connection's socket: `_new_conn` of its connections makes it, in 2.x up to 2.8 at least.
-    """
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
-
-
-class _Http(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return cast(Line, threading.current_thread()).watch(super()._new_conn())
-
-
-class _Https(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return cast(Line, threading.current_thread()).watch(super()._new_conn())
-
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}

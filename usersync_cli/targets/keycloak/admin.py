@@ -18,7 +18,7 @@ from keycloak import KeycloakOpenIDConnection
 
 from usersync_cli.clients.http.bearer import Bearer
 from usersync_cli.clients.http.client import Client, Missing, Reply, Request
-from usersync_cli.clients.http.responses import as_requests
+from usersync_cli.clients.http.private import as_requests
 from usersync_cli.errors import ConfigError
 from usersync_cli.model import Access
 from usersync_cli.signals import Stop
