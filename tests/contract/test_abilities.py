@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import NewDatabase
+from tests.conftest import ROOT, NewDatabase
 from tests.contract.live import NAMES, PERSON, SECRET, LiveSource, keys, sample
 from tests.list_source import ListSource, people
 from usersync_cli import ports
@@ -97,6 +99,21 @@ def test_source_and_session_are_of_one_kind(source: object, session: object, *, 
     """
     assert [tabular, tabular] == [isinstance(source, ports.TabularSource), isinstance(session, ports.TabularSession)]
     assert [not tabular] * 2 == [isinstance(source, ports.DocumentSource), isinstance(session, ports.DocumentSession)]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "usersync_cli").rglob("*.py")), ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_nobody_asks_by_string(file: Path) -> None:
+    """
+    What a port names is not looked up with getattr or hasattr, and no session is Any: mypy would not see a name that changed.
+    """
+    known = set().union(*map(names, (*SESSIONS, *OF_SESSIONS, *SOURCES, *OF_SOURCES, ports.OutboundTarget)))
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "hasattr"}]
+    asked = {node.args[1].value for node in calls if isinstance(node.args[1], ast.Constant)}
+    loose = [ast.unparse(node) for node in nodes if isinstance(node, (ast.arg, ast.AnnAssign))]
+
+    assert set() == asked & known
+    assert [] == [one for one in loose if re.fullmatch(r"(self\._?)?sessions?: .*\bAny\b.*", one)]
 
 
 # sessions
