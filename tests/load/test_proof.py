@@ -13,7 +13,7 @@ from usersync_cli.config.jobs import Load
 from usersync_cli.errors import GuardRefused
 from usersync_cli.load import proof
 from usersync_cli.load.guard import GONE, Sweep
-from usersync_cli.load.proof import Evidence, Guard, Verdict
+from usersync_cli.load.proof import DeleteVerdict, Evidence, Guard
 from usersync_cli.model import Database
 from usersync_cli.ports import OneMoment, TellsWhoIsGone
 from usersync_cli.signals import Stop
@@ -66,7 +66,7 @@ BOTH, THREE = (False, True), (None, False, True)
 GUARDS = [Guard(*values) for values in product(BOTH, BOTH, THREE)]
 
 
-def table(heads: str, rows: list[tuple[tuple[bool | None, ...], Verdict]]) -> str:
+def table(heads: str, rows: list[tuple[tuple[bool | None, ...], DeleteVerdict]]) -> str:
     """The rows as the tables above have them."""
     names = heads.split()
     lines = [f"{heads} | verdict"]
@@ -90,7 +90,7 @@ def test_what_the_source_reports_itself_is_proven() -> None:
     """
     A deletion that the source reports, or that the transform makes by leaving a record out, needs no listing.
     """
-    assert {Verdict.GOES} == {proof.verdict(Evidence(*rest)) for rest in product([True], BOTH, THREE, BOTH, BOTH)}
+    assert {DeleteVerdict.GOES} == {proof.verdict(Evidence(*rest)) for rest in product([True], BOTH, THREE, BOTH, BOTH)}
 
 
 def test_the_guard() -> None:
@@ -107,8 +107,8 @@ def test_no_guard_lets_go_what_is_not_proven(guard: Guard) -> None:
     """
     Neither an approval nor that a row is free replaces the proof.
     """
-    assert Verdict.UNPROVEN is proof.verdict(Evidence(complete=True, confirmed=False), guard)
-    assert Verdict.FIRST is proof.verdict(Evidence(complete=True), guard)
+    assert DeleteVerdict.UNPROVEN is proof.verdict(Evidence(complete=True, confirmed=False), guard)
+    assert DeleteVerdict.FIRST is proof.verdict(Evidence(complete=True), guard)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_sorting_what_a_listing_lacks(
     """
     found = proof.sort({"a": False, "b": True}, gone=gone, snapshot=snapshot)
 
-    assert (goes, first, unproven) == (found[Verdict.GOES], found[Verdict.FIRST], found[Verdict.UNPROVEN])
+    assert (goes, first, unproven) == (found[DeleteVerdict.GOES], found[DeleteVerdict.FIRST], found[DeleteVerdict.UNPROVEN])
     assert 2 == sum(map(len, found.values()))
 
 
@@ -176,7 +176,7 @@ def test_what_a_source_can_do_decides_how_it_is_proven(
     if session is None:
         return
     found = proof.look_again(session, "people", {"b": True, "a": False})
-    assert (goes, first) == (sorted(found[Verdict.GOES]), found[Verdict.FIRST])
+    assert (goes, first) == (sorted(found[DeleteVerdict.GOES]), found[DeleteVerdict.FIRST])
     if isinstance(session, Asked):
         assert ["people", "a", "b"] == session.keys
         proof.look_again(session, "people", {})

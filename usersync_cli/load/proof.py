@@ -13,7 +13,7 @@ from enum import Enum
 from usersync_cli.ports import OneMoment, TellsWhoIsGone
 
 
-class Verdict(Enum):
+class DeleteVerdict(Enum):
     """What happens to a row whose record seems to have left the source."""
 
     GOES = "goes"
@@ -46,17 +46,17 @@ class Guard:
 LETS_GO = Guard()
 
 
-def verdict(evidence: Evidence, guard: Guard = LETS_GO) -> Verdict:
+def verdict(evidence: Evidence, guard: Guard = LETS_GO) -> DeleteVerdict:
     """The table. A second look outranks everything but what the source itself reports; a list outranks the guard's numbers."""
     if not evidence.told:
         if not evidence.complete or evidence.confirmed is False:
-            return Verdict.UNPROVEN
+            return DeleteVerdict.UNPROVEN
         if not (evidence.confirmed or evidence.snapshot or evidence.lacked):
-            return Verdict.FIRST
+            return DeleteVerdict.FIRST
     if guard.free:
-        return Verdict.FREE
+        return DeleteVerdict.FREE
     lets_go = not guard.refused if guard.listed is None else guard.listed
-    return Verdict.GOES if lets_go else Verdict.KEPT
+    return DeleteVerdict.GOES if lets_go else DeleteVerdict.KEPT
 
 
 PROVEN = Evidence(told=True)
@@ -64,16 +64,16 @@ PROVEN = Evidence(told=True)
 
 def goes(guard: Guard) -> bool:
     """Whether a row goes of which the proof is there."""
-    return verdict(PROVEN, guard) in {Verdict.GOES, Verdict.FREE}
+    return verdict(PROVEN, guard) in {DeleteVerdict.GOES, DeleteVerdict.FREE}
 
 
-def sort(lacking: Mapping[str, bool], *, gone: Collection[str] | None, snapshot: bool) -> dict[Verdict, list[str]]:
+def sort(lacking: Mapping[str, bool], *, gone: Collection[str] | None, snapshot: bool) -> dict[DeleteVerdict, list[str]]:
     """The records that a complete listing lacks, by what is proven of them.
 
     `lacking` says of each key whether an earlier complete listing lacked it too. `gone` are the keys that a second look found
     gone; None when the source can't be asked.
     """
-    found: dict[Verdict, list[str]] = {one: [] for one in Verdict}
+    found: dict[DeleteVerdict, list[str]] = {one: [] for one in DeleteVerdict}
     for key, lacked in lacking.items():
         confirmed = None if gone is None else key in gone
         found[verdict(Evidence(complete=True, confirmed=confirmed, snapshot=snapshot, lacked=lacked))].append(key)
@@ -83,10 +83,10 @@ def sort(lacking: Mapping[str, bool], *, gone: Collection[str] | None, snapshot:
 def by_listing(session: object) -> bool:
     """Whether one complete listing of this session is proof enough. None is a source of tables, which is read in one snapshot."""
     snapshot = session is None or isinstance(session, OneMoment)
-    return not isinstance(session, TellsWhoIsGone) and verdict(Evidence(complete=True, snapshot=snapshot)) is Verdict.GOES
+    return not isinstance(session, TellsWhoIsGone) and verdict(Evidence(complete=True, snapshot=snapshot)) is DeleteVerdict.GOES
 
 
-def look_again(session: object, stream: str, lacking: Mapping[str, bool]) -> dict[Verdict, list[str]]:
+def look_again(session: object, stream: str, lacking: Mapping[str, bool]) -> dict[DeleteVerdict, list[str]]:
     """`sort`, after a second look at the source, if this session can take one. It is not asked about nobody."""
     gone = session.gone(stream, sorted(lacking)) if isinstance(session, TellsWhoIsGone) and lacking else None
     return sort(lacking, gone=gone, snapshot=isinstance(session, OneMoment))

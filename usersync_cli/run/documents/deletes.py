@@ -18,6 +18,7 @@ from usersync_cli.load.create import MARK
 from usersync_cli.load.guard import Sweep
 from usersync_cli.load.known import Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
+from usersync_cli.load.proof import DeleteVerdict
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Page
 from usersync_cli.ports import Session, TellsWhoIsGone
@@ -28,7 +29,7 @@ from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state import rejects
 
 
-class Deletes:
+class StreamDeletes:
     """Finds the records that left, and removes their rows, for the streams of one step in one run."""
 
     def __init__(self, connection: Callable[[], Connection], session: Session, step: str, options: Options, checkpoint: Checkpoint) -> None:
@@ -83,7 +84,7 @@ class Deletes:
     def _proved(self, stream: StreamLoad, lacking: Mapping[str, bool]) -> Leaving:
         """What `load.proof` says of these, after a second look at the source where that is possible."""
         found = proof.look_again(self._session, stream.name, lacking)
-        return Leaving(found[proof.Verdict.GOES], first=found[proof.Verdict.FIRST])
+        return Leaving(found[DeleteVerdict.GOES], first=found[DeleteVerdict.FIRST])
 
     def _to_adopt(self, plan: PagePlan, open_: OpenSweep | None) -> dict[str, int]:
         """Every row of a table that is taken over, unless the source has it."""

@@ -34,7 +34,7 @@ from usersync_cli.model import Documents, Page, Record, Step, Stream
 from usersync_cli.ports import LeavesOut, ReadsTogether, Session
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
-from usersync_cli.run.documents.deletes import Deletes
+from usersync_cli.run.documents.deletes import StreamDeletes
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.planner import Planner
 from usersync_cli.run.documents.store import Store
@@ -67,7 +67,7 @@ class Reading:
         self._connection: Connection | None = None
         self._session: Session
         self._planner: Planner
-        self._deletes: Deletes
+        self._deletes: StreamDeletes
         self._store = Store(checkpoint)
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
@@ -95,7 +95,7 @@ class Reading:
         chosen = chosen_streams(self._extract, self._options.streams)
         self._check_account(everything)
         self._planner = Planner(lambda: self._tx, self._session, self._extract.source, self._options, self._checkpoint, self._check)
-        self._deletes = Deletes(lambda: self._tx, self._session, self._step.name, self._options, self._checkpoint)
+        self._deletes = StreamDeletes(lambda: self._tx, self._session, self._step.name, self._options, self._checkpoint)
         for name in chosen:
             stream = self._stream(name, self._session.account, numbered=is_numbered(self._session, name))
             self._deletes.measure(stream)

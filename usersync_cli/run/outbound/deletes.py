@@ -17,7 +17,7 @@ from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import guard, proof
 from usersync_cli.load.guard import Sweep
-from usersync_cli.load.proof import Verdict
+from usersync_cli.load.proof import DeleteVerdict
 from usersync_cli.model import Step
 from usersync_cli.ports import OutboundPlan, OutboundTarget, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ def not_remembered(stream: str) -> str:
     return f"{stream} (not remembered)".strip()
 
 
-class Deletes:
-    """The leavers of one step in one run: accounts that this job remembers, and accounts that only carry our attribute."""
+class AccountDeletes:
+    """Plans to disable accounts, for one step in one run: those that this job remembers, and those that only carry our attribute."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what a step is made of
         self, step: Step, world: World, options: Options, checkpoint: Checkpoint, tx: Connection, source: WholeSource, scope: StepScope
@@ -67,7 +67,7 @@ class Deletes:
         plan.counts.gone += found.removable
 
     def _judge(self, found: Sweep, of: int, *, known: bool) -> None:
-        """Whom of the candidates the source itself calls gone, and why they may not go without a person."""
+        """Find the candidates that are gone for sure, and why they may not go without a person."""
         if known:
             keys = sql.SQL("SELECT key FROM pg_temp.usersync_leaving WHERE known")
             found.free = scalar(self._tx, _DECIDED.encode())
@@ -81,7 +81,7 @@ class Deletes:
             found.known, found.reason = of, _strangers(found.candidates)
 
     def _decide(self, found: Sweep) -> None:
-        """Leave on `usersync_gone` who goes. To a comparison whoever left is extra, whatever the guard says."""
+        """Leave on GONE the accounts that go. To a comparison every account of nobody is extra, whatever the guard says."""
         if self._options.everybody:
             found.removable = found.candidates
             return
@@ -90,16 +90,16 @@ class Deletes:
         self._tx.execute(sql.SQL("DELETE FROM {} AS g WHERE NOT {}").format(guard.GONE, found.goes))
 
     def _withdraw(self, scope: Scope) -> None:
-        """Nobody waits for approval any more."""
+        """Withdraw the list that waits for approval: there are no such accounts any more."""
         self._checkpoint.keep(guard.settle, self._tx, Sweep(scope, self._step.load, Memory(), 0))
 
     def _anonymous(self) -> str:
-        """Records without a known id may be any of those who seem to be gone."""
+        """Why nobody may go: records without a known id may be any of those that seem to be gone."""
         unknown = len(self._source.bad) + scalar(self._tx, "SELECT count(*) FROM pg_temp.usersync_conflicts WHERE id IS NULL")
         return f"records were set aside without a known id ({unknown:,}), and they may be those who seem to be gone" if unknown else ""
 
     def _gone(self, keys: Collection[str] | None, *, known: bool) -> None:
-        """The candidates as `sweep` wants them; None: all of them."""
+        """Make GONE of these accounts; None: of all candidates."""
         self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_gone")
         self._tx.execute(
             "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS SELECT key, false AS free FROM pg_temp.usersync_leaving WHERE false"
@@ -126,7 +126,7 @@ class Deletes:
             )
         rows = self._tx.execute("SELECT DISTINCT key, record FROM pg_temp.usersync_leaving WHERE known = %s", (known,)).fetchall()
         of = {record: key for key, record in rows if record is not None}
-        proved = {of[record] for record in proof.look_again(session, stream, dict.fromkeys(of, False))[Verdict.GOES]}
+        proved = {of[record] for record in proof.look_again(session, stream, dict.fromkeys(of, False))[DeleteVerdict.GOES]}
         if self._unproved or len(proved) < len(rows):
             self._unproved = len(rows) - len(proved)
             log.get().warning(

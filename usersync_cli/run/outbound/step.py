@@ -24,7 +24,7 @@ from usersync_cli.model import Counts, Step
 from usersync_cli.ports import OutboundPlan, OutboundTarget
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, StepResult, World, streams
-from usersync_cli.run.outbound.deletes import Deletes
+from usersync_cli.run.outbound.deletes import AccountDeletes
 from usersync_cli.run.outbound.reader import WholeSource
 from usersync_cli.state import ledger, outbox, rejects
 from usersync_cli.state.outbox import Living, StepContext, StepScope
@@ -48,7 +48,7 @@ def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint,
 
 
 class OutboundStep:
-    """One such step, in one run."""
+    """A step whose target is outside PostgreSQL, in one run."""
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a step is
         self, step: Step, world: World, options: Options, checkpoint: Checkpoint, tx: Connection, done: StepResult, source: WholeSource
@@ -57,7 +57,7 @@ class OutboundStep:
         self._tx, self._done, self._source = tx, done, source
         (stream, *_) = (*streams(step), "")
         self._scope = StepScope(world.tools.job, step.name, checkpoint.run_id, stream=stream)
-        self._deletes = Deletes(step, world, options, checkpoint, tx, source, self._scope)
+        self._deletes = AccountDeletes(step, world, options, checkpoint, tx, source, self._scope)
 
     def open(self, stack: ExitStack) -> OutboundTarget[Any]:
         """The target; it is contacted when it plans."""
