@@ -21,7 +21,7 @@ _PRESENT = sql.SQL("pg_temp.usersync_present")
 
 
 def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
-    """Delete or mark those that may go. Raises VerificationFailed when a trigger or rule keeps them."""
+    """Delete or mark the rows that may go. Raises VerificationFailed when a trigger or rule keeps them."""
     if not found.removable:
         return
     here = sql.SQL("{} OPERATOR(pg_catalog.=) g.key AND {}").format(key_text(found.load.key), found.goes)
@@ -45,7 +45,7 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
 
 
 def _refuse_returned(tx: Connection, found: Sweep, merge: Merge) -> None:
-    """Nobody who was removed is there again, or without the mark. Raises VerificationFailed when a trigger undoes it."""
+    """Look whether a removed row is there again, or without its mark. Raises VerificationFailed when a trigger undoes it."""
     there = sql.SQL("t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("true")
     key = key_text(found.load.key)
     query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t JOIN {} AS g ON {} OPERATOR(pg_catalog.=) g.key AND {} WHERE {}")
@@ -57,7 +57,7 @@ def _refuse_returned(tx: Connection, found: Sweep, merge: Merge) -> None:
 
 
 def stays(found: Sweep) -> sql.Composable:
-    """Of t, a row of the table: `remove` does not take it."""
+    """A condition on t, a row of the table: whether `remove` leaves it."""
     if not found.removable:
         return sql.SQL("true")
     return sql.SQL("NOT EXISTS (SELECT FROM {} AS g WHERE g.key OPERATOR(pg_catalog.=) {} AND {})").format(
@@ -80,7 +80,7 @@ def leaving(found: Sweep, merge: Merge) -> sql.Composed:
 
 
 def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
-    """After the rows were written: `seen` holds who is there, and who stays although the source lacks them."""
+    """Make `seen`, after the rows were written, hold the keys that are there: those that stay although the source lacks them too."""
     id_ = sql.Literal(found.memory.id)
     if not found.looked and found.memory.keys and found.inserted:
         _add_new(tx, found.memory.id, found.load, merge)
@@ -101,7 +101,7 @@ def finish(tx: Connection, found: Sweep, merge: Merge) -> None:
 
 
 def filled(tx: Connection, scope: Scope, load: Load, merge: Merge, records: int) -> None:
-    """After an empty table was loaded: each of its rows came from the source."""
+    """Make `seen` hold the keys of an empty table that was just loaded: each of its rows came from the source."""
     found = Sweep(scope, load, readings.remember(tx, scope), records)
     tx.execute(
         sql.SQL("CREATE TEMP TABLE usersync_present ON COMMIT DROP AS SELECT {} AS key FROM {} AS t").format(
@@ -115,7 +115,7 @@ def filled(tx: Connection, scope: Scope, load: Load, merge: Merge, records: int)
 
 
 def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:
-    """Whoever was read is still there: a foreign key of the table on itself may have taken more with it (ON DELETE CASCADE)."""
+    """Look whether every row that was read is still there: a foreign key on the table itself may have taken more with it."""
     lost = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
     with as_user(tx):
         number = scalar(tx, lost.format(merge.wanted, merge.table, merge.same_key))
@@ -127,7 +127,7 @@ def _check_the_rest(tx: Connection, found: Sweep, merge: Merge) -> None:
 
 
 def _add_new(tx: Connection, id_: int, load: Load, merge: Merge) -> None:
-    """Nobody left, and some came: only these are written."""
+    """Add the new keys to `seen`, where nobody left and some came."""
     tx.execute(
         sql.SQL("""
             WITH added AS (

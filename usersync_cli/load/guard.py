@@ -33,7 +33,7 @@ RUNS = 3  # within the window, as many rows may go as in so many runs
 
 @dataclass
 class Sweep:
-    """The end of one reading. `candidates` rows are in GONE; `refusal` says why they stay."""
+    """The end of one reading, as the guard judges it. `candidates` rows are in GONE; `refusal` says why they stay."""
 
     scope: Scope
     load: Load
@@ -69,7 +69,7 @@ class Sweep:
 
     @property
     def goes(self) -> sql.Composable:
-        """Of g, a row of GONE: it goes in this run (`load.proof`). Also for statements that run with a person's search path."""
+        """A condition on g, a row of GONE: whether it goes in this run (`load.proof`). It means the same under every search path."""
         refused = self.refusal is not None
         if self.approval is not None and not proof.goes(Guard(refused=refused, listed=False)):
             return sql.SQL(
@@ -80,9 +80,10 @@ class Sweep:
 
 
 def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcome, *, unknown: int = 0) -> Sweep:  # noqa: PLR0913  and what was set aside
-    """Find the candidates and judge them. `unknown` records were set aside without a key: they may be any of the candidates.
+    """Find the candidates of a step of tables and judge them. `unknown` records were set aside without a key: each may be a candidate.
 
-    When the rows that were read are exactly those that were seen before, nobody has left, and `seen` is not even read.
+    When the rows that were read are exactly those that were seen before, nobody has left, and `seen` is not even read. Tables
+    are read in one snapshot, so that what a reading lacks is proven (`load.proof`).
     """
     memory = readings.remember(tx, scope)
     found = Sweep(scope, load, memory, outcome.distinct, outcome.inserted)
@@ -116,7 +117,7 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
 
 
 def judge(found: Sweep, known: int) -> str:
-    """Why these may not go without a person; "" when they may. `known` rows are known in the target.
+    """Why the candidates may not go without a person; "" when they may. `known` rows are known in the target.
 
     They are measured by what was there when a reading was last accepted, if that is less: what a refused or broken reading
     has brought since does not make more of the others go.
@@ -138,12 +139,12 @@ def judge(found: Sweep, known: int) -> str:
 
 
 def allowance(load: Load, known: int) -> int:
-    """How many of so many rows one run may remove."""
+    """The number of rows that one run may remove of `known` ones."""
     return min(max(ALWAYS, int(load.max_missing * known)), known // 2)
 
 
 def _slow(found: Sweep, number: int) -> str:
-    """A few in each run are many in a week."""
+    """Why the window is used up: a few rows in each run are many in a week; "" while it is not."""
     memory = found.memory
     if not memory.lately:
         return ""
@@ -157,7 +158,7 @@ def _slow(found: Sweep, number: int) -> str:
 
 
 def decide(tx: Connection, found: Sweep, approved: int | None) -> None:
-    """What of the candidates goes: all of them, those on the approved list, or none, and then `refusal` says why.
+    """Decide which of the candidates go: all of them, those on the approved list, or none, and then `refusal` says why.
 
     An approved list lets exactly its own rows go, as far as they are still candidates. Others wait for the next run, and
     where another list has them, for a person.
@@ -213,7 +214,7 @@ def _time(window: timedelta) -> str:
 
 
 def settle(tx: Connection, found: Sweep) -> None:
-    """The list that was approved is used now, and others that wait lack its rows; a refusal that does not hold is withdrawn.
+    """Write down what was decided: an approved list is used now, others that wait lack its rows, and lists without a reason are withdrawn.
 
     What went without a person counts for the next days, until a person approves something.
     """
@@ -227,6 +228,6 @@ def settle(tx: Connection, found: Sweep) -> None:
 
 
 def note(tx: Connection, found: Sweep) -> None:
-    """How the reading ended, for the guard of the next one."""
+    """Write down how the reading ended, for the guard of the next one."""
     numbers = {"records": found.records, "candidates": found.candidates, "removed": found.removable}
     readings.note(tx, found.scope, found.memory, found.outcome, **numbers)

@@ -1,4 +1,4 @@
-"""What every step of a run is given, and how it ended; be it one of tables (`tabular`) or one of documents (`documents`)."""
+"""What each step of a run is given, and how it ended: of tables, of documents, or with a target outside PostgreSQL."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def streams(step: Step) -> list[str]:
 
 
 def loading(step: Step) -> str:
-    """What is being done, in messages of the target that are of no single stream."""
+    """What a step is doing, for messages of the target that are of no single stream."""
     return f"loading step {step.name}" if "{stream}" in step.load.table else f"loading {step.load.table}"
 
 
@@ -106,17 +106,17 @@ def chosen(job: Job, names: Sequence[str], wanted: Sequence[str]) -> Sequence[St
 
 
 def chosen_streams(extract: Extract, wanted: Sequence[str]) -> list[str]:
-    """Those of the step's streams that the command line asks for; all of them, when it asks for none."""
+    """The extract's streams that the command line asks for; all of them, when it asks for none."""
     return [name for name in extract.streams if not wanted or name in wanted]
 
 
 def is_outward(step: Step) -> bool:
-    """Whether it writes to a target outside Postgres."""
+    """Whether the step writes to a target outside PostgreSQL."""
     return step.load.target != "target"
 
 
 def reads_streams(step: Step) -> bool:
-    """Whether it is a step of documents."""
+    """Whether the step reads documents."""
     return bool(streams(step))
 
 
@@ -134,7 +134,10 @@ def read_of(source: str, steps: Sequence[Step]) -> set[tuple[str, str]]:
 def refuse_other_account(
     source: str, account: str, stored: Sequence[StoredCursor], options: Options, formerly: Collection[str] = ()
 ) -> None:
-    """The people of another database or account are not loaded over those of this one. `formerly` are names that it had, too."""
+    """Raises Drift where a stored cursor is of another database or account: its people are not loaded over those of this one.
+
+    `formerly` are other names of the same account.
+    """
     for before in stored:
         if before.account not in {account, *formerly} and not options.accept_account:
             hint = "fix the source's settings; if the move is intentional, run once with --accept-account"
@@ -149,9 +152,9 @@ def refuse_other_account(
 def refuse_silence(  # noqa: PLR0913  what messages say of it
     what: str, before: int, now: int, options: Options, *, had: str = "", causes: str = "wrong database? emptied? rights?"
 ) -> None:
-    """A source that fell silent is not a source without people: nothing is written over what is there.
+    """Raises Drift where `what` had records `before`, and has none `now`: a source that fell silent is not one without people.
 
-    Raises Drift where `what` had records `before`, and has none `now`. `had` says how many, and what was left undone.
+    `had` says how many there were, and what was left undone.
     """
     if before and not now and not options.allow_empty:
         raise Drift(

@@ -38,7 +38,7 @@ class Approval:
 
     @property
     def table(self) -> str:
-        """Whose rows they are."""
+        """The table, or target, whose rows the list has."""
         return self.target.rpartition(" (")[0] or self.target
 
 
@@ -74,7 +74,7 @@ def check(connection: ledger.Connection, job: str, run_id: int) -> None:
 
 
 def standing(connection: Connection, job: str, step: str, streams: Collection[str] = ()) -> list[GuardRefused]:
-    """What lists of this step that wait say of their own, but for those of these streams: the run did not look at what they hold."""
+    """Refusals of lists of this step that wait, without those of these streams: the run did not look at what the others hold."""
     found = [one for one in lists(connection, job=job, waiting=True) if one.step == step and one.stream not in streams]
     newest = {one.stream: one for one in reversed(found)}
     return [
@@ -141,7 +141,7 @@ def wait(tx: Connection, scope: Scope, reason: str, missing: sql.Composable) -> 
 
 
 def use(tx: Connection, scope: Scope, approval: int, removed: int, missing: sql.Composable) -> None:
-    """The list was approved, and so many of its rows went: others that wait lack its rows, and those that are not `missing`."""
+    """Mark the approved list as used, and take its rows, and those that are not `missing`, from the lists that wait."""
     values = {**vars(scope), "run": scope.run_id, "approval": approval}
     tx.execute(_USED, {**values, "removed": removed})
     for statement in _SHORTEN:
@@ -149,12 +149,12 @@ def use(tx: Connection, scope: Scope, approval: int, removed: int, missing: sql.
 
 
 def withdraw(tx: Connection, scope: Scope, *, keep: int = 0) -> None:
-    """Lists of this step that wait are withdrawn, but for the newest `keep`."""
+    """Withdraw the lists of this step that wait, but for the newest `keep`."""
     tx.execute(_WITHDRAW, {**vars(scope), "keep": keep})
 
 
 def withdraw_others(connection: ledger.Connection, job: str, swept: Collection[tuple[str, str]], run_id: int) -> None:
-    """Lists of steps and streams that the job no longer has, or from which it removes nobody now: nobody could approve them."""
+    """Withdraw lists of steps and streams that the job no longer has, or from which it removes nobody: no run could use them."""
     waiting = connection.execute("SELECT DISTINCT step, stream FROM usersync.approvals WHERE job = %s AND status = 'waiting'", (job,))
     for step, stream in set(waiting.fetchall()) - set(swept):
         connection.execute(_WITHDRAW, {"job": job, "step": step, "stream": stream, "keep": 0, "run_id": run_id})

@@ -17,7 +17,7 @@ KEPT_SWEEPS = 100
 
 @dataclass(frozen=True)
 class Scope:
-    """Which step is swept, by which run. `target` says what the keys mean: the table and its key columns."""
+    """The step that is read, and the run that reads it. `target` says what the keys mean: the table and its key columns."""
 
     job: str
     step: str
@@ -31,13 +31,13 @@ class Scope:
 
     @property
     def edition(self) -> str:
-        """The step and what its source is told to read: another one may lack people who are still at the source."""
+        """A hash of the step and of what its source is told to read: another edition may lack people who are still at the source."""
         return hashlib.sha256(f"{self.fingerprint} {self.reads}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What `seen` holds for a step: how many keys, and a checksum that tells one set of keys from another."""
+    """The keys that `seen` holds for a step: how many, and a checksum that tells one set of keys from another."""
 
     id: int = 0
     keys: int = 0
@@ -51,7 +51,7 @@ class Memory:
 
 
 def recall(connection: Connection, scope: Scope) -> tuple[Memory, str, str] | None:
-    """What is known of this step, of which table and key, and the fingerprint under which it was noted; None when it never ran."""
+    """The memory of this step, its table and key, and the fingerprint under which it was noted; None when the step never ran."""
     found = connection.execute(_LOOK, vars(scope)).fetchone()
     if found is None:
         return None
@@ -60,7 +60,7 @@ def recall(connection: Connection, scope: Scope) -> tuple[Memory, str, str] | No
 
 
 def begin(tx: Connection, scope: Scope, *, instead: bool) -> Memory:
-    """Nothing is known yet. `instead`: something was, of another table or key; then the step counts as edited."""
+    """Begin an empty memory. `instead`: something was, of another table or key; then the step counts as edited."""
     if instead:
         tx.execute("DELETE FROM usersync.seen_streams WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s", vars(scope))
     ((id_,),) = tx.execute(_BEGIN, {**vars(scope), "accepted": "" if instead else None}).fetchall()
@@ -68,7 +68,7 @@ def begin(tx: Connection, scope: Scope, *, instead: bool) -> Memory:
 
 
 def remember(tx: Connection, scope: Scope) -> Memory:
-    """What is known of this step. Keys of another table or other key columns mean nothing any more and are forgotten."""
+    """The memory of this step. Keys of another table or of other key columns mean nothing any more and are forgotten."""
     write = scope.run_id != 0
     if not write and ledger.current(tx) != ledger.VERSION:
         return Memory()
@@ -79,7 +79,7 @@ def remember(tx: Connection, scope: Scope) -> Memory:
 
 
 def note(tx: Connection, scope: Scope, memory: Memory, outcome: str, *, records: int, candidates: int, removed: int) -> None:  # noqa: PLR0913  the row
-    """How a complete listing ended, for the guard of the next one: `outcome` is ok, approved or refused."""
+    """Write down how a complete listing ended, for the guard of the next one: `outcome` is ok, approved or refused."""
     values = {"outcome": outcome, "records": records, "candidates": candidates, "removed": removed}
     tx.execute(_SWEPT, {**vars(scope), "id": memory.id, **values})
     tx.execute(_FORGET, {"id": memory.id, "keep": KEPT_SWEEPS})
@@ -88,18 +88,18 @@ def note(tx: Connection, scope: Scope, memory: Memory, outcome: str, *, records:
 
 
 def accept(tx: Connection, scope: Scope, id_: int) -> None:
-    """A complete reading of the step as it is now has passed the guard."""
+    """Write down that a complete reading of this edition of the step has passed the guard."""
     statement = "UPDATE usersync.seen_streams SET accepted = %s WHERE id = %s AND accepted IS DISTINCT FROM %s"
     tx.execute(statement, (scope.edition, id_, scope.edition))
 
 
 def note_removed(tx: Connection, scope: Scope, memory: Memory, *, rows: int, known: int) -> None:
-    """So many of the `known` rows went without a person: they count in the next days."""
+    """Write down that `rows` of the `known` ones went without a person: they count in the next days."""
     tx.execute(_REMOVED, {**vars(scope), "id": memory.id, "run": scope.run_id, "rows": rows, "known": known})
 
 
 def forget_removed(tx: Connection, memory: Memory) -> None:
-    """A person has approved a list: what went before counts no more."""
+    """Forget the rows that went lately: a person has approved a list, and they no longer count."""
     tx.execute("DELETE FROM usersync.removals WHERE stream_id = %s", (memory.id,))
 
 

@@ -36,7 +36,7 @@ class StreamDeletes:
         self._connection, self._session, self._step, self._options, self._checkpoint = connection, session, step, options, checkpoint
 
     def measure(self, stream: StreamLoad) -> None:
-        """Every row of a table that is taken over counts as known before, and those that come with the reading do not."""
+        """Count the rows of a table that is taken over as known before; rows that come with the reading do not count."""
         known = stream.known
         if stream.load.adopt_existing and not known.memory.adopted and (table := describe(self._connection(), stream.load.table)):
             query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table.name, _there(stream))
@@ -75,7 +75,7 @@ class StreamDeletes:
         return guard.kept(self._connection(), found, missing, {"keys": texts(keys)}) if keys else ""
 
     def _lacking(self, stream: StreamLoad, met: Collection[str], open_: OpenSweep | None) -> dict[str, int]:
-        """Of a dry run, whose earlier pages are written down nowhere: what the listing lacks, and how many before lacked it too."""
+        """The keys that the listing of a dry run lacks, whose earlier pages are in no table; how many listings before lacked them too."""
         if not stream.known.memory.id:
             return {}
         pages = candidates.lacking_pages(self._connection(), stream.known, met, open_)
@@ -87,7 +87,7 @@ class StreamDeletes:
         return Leaving(found[DeleteVerdict.GOES], first=found[DeleteVerdict.FIRST])
 
     def _to_adopt(self, plan: PagePlan, open_: OpenSweep | None) -> dict[str, int]:
-        """Every row of a table that is taken over, unless the source has it."""
+        """The keys of all rows of a table that is taken over, without those that the source has."""
         stream, met = plan.stream, [*plan.present, *plan.rows.values()]
         table = describe(self._connection(), stream.load.table)
         if table is None:
@@ -101,8 +101,7 @@ class StreamDeletes:
         return {key: times for key, times in found if key not in stream.foreseen.came}
 
     def told(self, stream: StreamLoad) -> bool:
-        """Whether there are those of whom the source said that they are gone, and who were not removed with a complete listing;
-        or whom the guard has kept."""
+        """Whether records wait that the source reported as gone, outside of a complete listing, or whose rows the guard has kept."""
         if not stream.removes or (not stream.known.memory.id and not stream.foreseen.departures):
             return False
         return bool(stream.foreseen.departures) or candidates.waits(self._connection(), stream.known)
@@ -156,7 +155,7 @@ class StreamDeletes:
         return found
 
     def _removed(self, known: Known, found: Sweep, leaving: Leaving, *, complete: bool) -> None:
-        """After the rows went: what is known of their records, and of those that stay."""
+        """Remember, after the rows went, that their records are gone, and which records stay."""
         tx = self._connection()
         candidates.forget(tx, known, found.goes, complete=complete)
         if leaving.first and not found.refusal:
@@ -164,18 +163,18 @@ class StreamDeletes:
         guard.settle(tx, found)
 
     def _leave_out_who_came(self, stream: StreamLoad) -> None:
-        """A run notes who is back, page by page, so that they are no candidates of an earlier one any more."""
+        """Take records that came back from the candidates of an earlier run; a run itself notes them page by page."""
         found = self._connection().execute(sql.SQL("SELECT key FROM {}").format(CANDIDATES)).fetchall()
         back = [key for (key,) in found if stream.foreseen.stays(key)]
         self._connection().execute(sql.SQL("DELETE FROM {} WHERE key = ANY(%s)").format(CANDIDATES), (texts(back),))
 
     def _records(self, plan: PagePlan, known: Known) -> int:
-        """Of the sweep that ends here."""
+        """How many records the listing that ends here has."""
         before = known.sweep.records if known.sweep and known.sweep.name == plan.sweep else 0
         return before + plan.stream.foreseen.records
 
     def _resolve_unmet(self, known: Known) -> None:
-        """Rejects of records that the source does not have any more wait for nobody."""
+        """Resolve rejects of records that the source does not have any more."""
         scope, sweep_ = known.scope, known.sweep
         if sweep_ and sweep_.keyed:
             rejects.resolve_unswept(self._connection(), scope.job, scope.step, scope.stream, sweep_.id)
@@ -190,19 +189,19 @@ class StreamDeletes:
 
 
 def _there(stream: StreamLoad) -> sql.Composable:
-    """Of t, a row of its table: nobody has marked it as gone."""
+    """A condition on t, a row of the table: whether it is not marked as gone."""
     return sql.SQL("t.{} IS NULL").format(sql.Identifier(MARK)) if stream.load.on_missing == "mark" else sql.SQL("true")
 
 
 def _swept(open_: OpenSweep | None) -> sql.Composable:
-    """And the keys of the sweep's earlier pages."""
+    """More of the SELECT: the keys of the listing's earlier pages."""
     if open_ is None:
         return sql.SQL("")
     return sql.SQL('UNION ALL SELECT unnest(keys) COLLATE "C" FROM usersync.sweep_keys WHERE sweep_id = {}').format(sql.Literal(open_.id))
 
 
 def _rows(known: Known) -> sql.Composable:
-    """And the rows that spell keys otherwise than the source."""
+    """More of the SELECT: the keys of rows that spell them otherwise than the source."""
     if not known.respelt:
         return sql.SQL("")
     return sql.SQL("UNION ALL SELECT row_key FROM usersync.seen WHERE stream_id = {} AND row_key IS NOT NULL").format(

@@ -108,13 +108,13 @@ class WholeSource:
         return {}
 
     def _whole(self, records: Sequence[Record]) -> Sequence[Record]:
-        """With the whole documents, where a listing has only part of them."""
+        """The records with their whole documents, where a listing has only part of them."""
         if not isinstance(self.session, HasDetails) or self.stream not in self.session.detailed:
             return records
         return list(self.session.details(self.stream, [record.key for record in records if not record.problem and not record.deleted]))
 
     def _put(self, staged: stage.Stage, records: Sequence[Record], at: int) -> int:
-        """A page, without what can't be read; gives how many came."""
+        """Stage a page, without records that can't be read; gives how many records came."""
         good, held = [], codec(self._tx) or "utf-8"
         for record in records:
             if record.deleted:
@@ -138,7 +138,7 @@ def transform_of(source: Source, name: str, stream: str) -> str:
 
 
 def try_transform(step: Step, tx: Connection, sources: Mapping[str, Source], sessions: Mapping[str, Session]) -> None:
-    """For `usersync check`: whether it is one SELECT over the extracts, without a record. Raises ConfigError or Drift where it is not."""
+    """Try the transform of a step, for `usersync check`, without a record. Raises ConfigError or Drift where it is not one SELECT."""
     transform = None
     if reads_streams(step):
         ((name, extract),) = step.extract.items()
@@ -153,7 +153,7 @@ def try_transform(step: Step, tx: Connection, sources: Mapping[str, Source], ses
 
 
 def _is_json(data: bytes, held: str) -> bool:
-    """Whether PostgreSQL takes it as jsonb: no NUL, no half surrogates, nothing that its encoding lacks."""
+    """Whether PostgreSQL takes the document as jsonb: no NUL, no half surrogates, nothing that its encoding lacks."""
     try:
         found = json.loads(data)
         json.dumps(found, ensure_ascii=False).encode(held)

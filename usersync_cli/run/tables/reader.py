@@ -31,7 +31,7 @@ class SourceReader:
         self.close = self._stack.close
 
     def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:
-        """The people of another database are not loaded over those of this one."""
+        """Raises Drift where a stream came from another database before: its people are not loaded over those of this one."""
         before = [stored[stream.name] for stream in self.streams if stream.name in stored]
         formerly = self.session.formerly if isinstance(self.session, HadOtherNames) else ()
         refuse_other_account(self.source, self.session.account, before, options, formerly)

@@ -164,7 +164,7 @@ class TableStep:
             self._done.counts, self._loaded = filled, True
 
     def _merge(self, options: Options) -> None:
-        """Until nothing is left that has to be set aside, begin again without it."""
+        """Compare and write; as long as records have to be set aside, begin again without them."""
         while not self._merged(options):
             self._tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_changes, pg_temp.usersync_duplicates")
             self._target.look_again(self.desired, self._tx)
@@ -208,7 +208,7 @@ class TableStep:
         return self._rejects.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
 
     def _swept(self, plan: TablePlan, options: Options) -> TablePlan:
-        """The plan with those who have left, if the step looks for them."""
+        """The plan with the rows that have left the source, if the step removes any."""
         if self._step.load.on_missing == "keep":
             return plan
         unknown = self._rejects.unknown()
@@ -227,7 +227,7 @@ class TableStep:
         self._checkpoint.tell(self._rejects.changes(plan.merge))
 
     def _written(self, plan: TablePlan) -> None:
-        """After the rows: whether a trigger changed them, and what is remembered of those that are there."""
+        """Look, after the write, whether a trigger changed rows, and remember the keys of those that are there."""
         self._normalised = self._target.normalised(plan, self._tx)
         if plan.sweep:
             deletes.finish(self._tx, plan.sweep, plan.merge)
@@ -268,7 +268,7 @@ class TableStep:
                 ledger.advance(self._tx, self._job, step, stream, cursor, version=version, account=account, rows=rows)
 
     def warn(self) -> None:
-        """What went well enough, and should be looked at by day."""
+        """Log what went well enough, and should be looked at by day."""
         logger = log.get(job=self._job, step=self._step.name)
         if self._done.duplicate_keys:
             kept = self._step.load.order_by or "any"
