@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
+
 import psycopg
 import pytest
 
@@ -89,15 +91,19 @@ def test_a_statement_alone_is_a_transaction_like_any_other(new_database: NewData
     """
     database = new_database()
     odd(database, server, default_transaction_isolation="repeatable read")
-    query = "SELECT current_setting('transaction_isolation'), current_setting('DateStyle'), current_setting('statement_timeout'), now()"
+    query = "SELECT current_setting('transaction_isolation'), current_setting('DateStyle'), current_setting('statement_timeout')"
+    times = "SELECT '2026-02-01 04:05:06+01'::timestamptz, '2026-02-01'::date, '2026-02-01 04:05:06'::timestamp, '1 day -2 h'::interval"
     with connections.connect(database, job="test") as connection:
         inside = connection.execute(query).fetchone() or ()
+        read = connection.execute(times).fetchone() or ()
         after = psycopg.Cursor(connection).execute("SHOW DateStyle").fetchone()
         with pytest.raises(psycopg.errors.UndefinedTable):
             connection.execute("SELECT * FROM missing")
         assert psycopg.pq.TransactionStatus.IDLE == connection.info.transaction_status
 
-    assert ("read committed", "ISO, MDY", "30s") == inside[:3]
+    assert ("read committed", "ISO, MDY", "30s") == inside
+    assert (datetime(2026, 2, 1, 3, 5, 6, tzinfo=UTC), date(2026, 2, 1), datetime(2026, 2, 1, 4, 5, 6), timedelta(hours=22)) == read  # noqa: DTZ001
+    assert UTC is read[0].tzinfo
     assert ("German, DMY",) == after
 
 

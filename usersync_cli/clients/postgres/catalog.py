@@ -55,8 +55,7 @@ class Table:
 
 def describe(tx: Connection, name: str) -> Table | None:
     """The table of this name as a person's SQL would find it (`transactions.schemas`), or None."""
-    found = locate(tx, name)
-    row = tx.execute(_SQL["table"], (found,)).fetchone() if found else None
+    row = tx.execute(_SQL["table"].format(found=_SQL["locate"]), _where(tx, name)).fetchone()
     if row is None:
         return None
     oid, schema, relname, kind, has_triggers, has_rules = row
@@ -74,11 +73,16 @@ def has_one_text(type_: str) -> bool:
 
 def locate(tx: Connection, name: str) -> int | None:
     """The oid of the table or view of this name, `table` or `schema.table`; None where there is none."""
+    found = scalar(tx, _SQL["locate"], _where(tx, name))
+    return None if found is None else int(found)
+
+
+def _where(tx: Connection, name: str) -> tuple[Sequence[str], str]:
+    """The schemas in which a table is looked for, and its name there."""
     *schema, table = name.split(".", 1)
     for part in (*schema, table):
         identifier(part)
-    row = tx.execute(_SQL["locate"], (schema or path(tx), table)).fetchone()
-    return int(row[0]) if row else None
+    return schema or path(tx), table
 
 
 def path(tx: Connection) -> list[str]:

@@ -7,6 +7,7 @@ SELECT c.oid FROM unnest(%s::text[]) WITH ORDINALITY AS s(name, i)
  ORDER BY s.i LIMIT 1
 
 -- name: table
+-- {found} is `locate`.
 SELECT c.oid, n.nspname, c.relname, c.relkind::text,
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE (g.tgrelid = c.oid OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))
@@ -14,7 +15,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind::text,
        OR EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class f ON f.oid = p.relid AND f.relkind = 'f'),
        EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = %s
+ WHERE c.oid = ({found})
 
 -- name: columns
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1),

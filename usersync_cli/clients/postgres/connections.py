@@ -15,12 +15,10 @@ from typing import Any, Self, TypeVar, cast
 import psycopg
 from psycopg import pq, sql
 from psycopg.abc import Params, Query
-from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
-from usersync_cli.clients.postgres import parameters, sqlstates
-from usersync_cli.clients.postgres.private import Hooked, ask, connects_for
-from usersync_cli.clients.postgres.settings import SAFE, beginning, idle
+from usersync_cli.clients.postgres import loaders, parameters, private, sqlstates
+from usersync_cli.clients.postgres.settings import SAFE, beginning, beginning_in_two, idle
 from usersync_cli.clients.postgres.sql import identifier
 from usersync_cli.errors import ConfigError, Stopped, Unavailable, UsersyncError
 from usersync_cli.model import Database
@@ -34,8 +32,9 @@ SILENCE_SECONDS = 60.0  # a wait as long as this makes us ask whether the server
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
-class _Cursor(psycopg.Cursor[TupleRow]):
-    """A statement in autocommit has no path of its own, and a pooler's session may not be given one: it gets a transaction."""
+class _Cursor(private.SurroundedCursor):
+    """A statement in autocommit has no path of its own, and a pooler's session may not be given one: it gets a transaction,
+    in the same round trip."""
 
     def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
         connection = cast(Connection, self.connection)
@@ -44,9 +43,12 @@ class _Cursor(psycopg.Cursor[TupleRow]):
         if not connection.autocommit or not idle(connection) or _begins(query):
             return super().execute(query, params, **options)  # type: ignore[arg-type]
         try:
-            psycopg.Cursor(connection).execute(beginning(connection))
-            super().execute(query, params, **options)  # type: ignore[arg-type]  # its overloads know no union
-            psycopg.Cursor(connection).execute("END")
+            if params is None and b";" in _text(query, connection):  # several statements, which only a message without parameters takes
+                psycopg.Cursor(connection).execute(b"; ".join(beginning(connection)))
+                super().execute(query, **options)
+                psycopg.Cursor(connection).execute(b"END")
+            else:
+                self.execute_between(beginning_in_two(connection), query, params, [b"END"], **options)
         except BaseException:
             rollback(connection)
             raise
@@ -79,11 +81,16 @@ _PYTHONS = {
 
 
 def _begins(query: Query) -> bool:
-    text = query if isinstance(query, bytes) else query.encode() if isinstance(query, str) else b""
-    return text.startswith(b"BEGIN")
+    return query.startswith("BEGIN") if isinstance(query, str) else isinstance(query, bytes) and query.startswith(b"BEGIN")
 
 
-class Connection(Hooked):
+def _text(query: Query, connection: psycopg.Connection[Any]) -> bytes:
+    if isinstance(query, sql.Composable):
+        return query.as_bytes(connection)
+    return query.encode() if isinstance(query, str) else cast(bytes, query)
+
+
+class Connection(private.Hooked):
     """A connection whose waits end when the run has to end, or when the server is found to be frozen.
 
     Keepalives are answered by the kernel of a frozen server, and its own time-outs don't fire: only we can notice.
@@ -146,11 +153,12 @@ def connect(database: Database, *, job: str, stop: Stop | None = None, read_writ
     url = _url(database)
     with _connecting(database):
         options = parameters.defaults(url, job, read_write=read_write)
-        given = connects_for.set(stop)
+        given = private.connects_for.set(stop)
         try:
             connection = Connection.connect(url, autocommit=True, prepare_threshold=None, cursor_factory=_Cursor, **options)
         finally:
-            connects_for.reset(given)
+            private.connects_for.reset(given)
+    loaders.register(connection.adapters)
     connection.stop = stop
     connection.alive = lambda: _ask(database, url, options)
     if read_write:
@@ -198,7 +206,7 @@ def _ask(database: Database, url: str, options: dict[str, Any]) -> None:
     """Whether the server still answers: a new connection and the smallest of questions, 10 s each."""
     try:
         with psycopg.connect(url, autocommit=True, prepare_threshold=None, **options) as probe:
-            ask(probe, parameters.CONNECT_SECONDS)
+            private.ask(probe, parameters.CONNECT_SECONDS)
     except psycopg.Error as error:
         raise Unavailable(
             f"{database.name}: the server has been silent for a minute and does not answer a new connection either",
@@ -221,6 +229,4 @@ def rollback(connection: Connection) -> None:
 
 def readable(connection: psycopg.Connection[Any]) -> Generator[Wait, Ready, None]:
     """For `Connection.wait`: until the server has sent something."""
-    while not (yield Wait.R):
-        continue
-    connection.pgconn.consume_input()
+    return private.readable(connection.pgconn)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Self
 
 import psycopg
 from psycopg import errors, pq
+from psycopg.abc import Params, Query
 from psycopg.rows import TupleRow
-from psycopg.waiting import Wait
+from psycopg.waiting import Ready, Wait
 
 from usersync_cli.clients.postgres.parameters import BadURL
 from usersync_cli.clients.postgres.settings import idle
@@ -55,6 +56,64 @@ class Hooked(psycopg.Connection[TupleRow]):
             raise _refused(pgconn, said)
         pgconn.nonblocking = 1
         return cls(pgconn)
+
+
+class SurroundedCursor(psycopg.Cursor[TupleRow]):
+    """A cursor that executes a statement between others, all in one round trip."""
+
+    _around: tuple[Sequence[bytes], Sequence[bytes]] | None = None
+
+    def execute_between(self, before: Sequence[bytes], query: Query, params: Params | None, after: Sequence[bytes], **options: Any) -> None:
+        """Execute all of these; the cursor gets the results of `query` alone. Each of the others is one statement without parameters.
+
+        Raises the error of the first that fails; none after it is executed.
+        """
+        self._around = before, after
+        try:
+            super().execute(query, params, **options)  # type: ignore[arg-type]  # its overloads know no union
+        finally:
+            self._around = None
+
+    def _maybe_prepare_gen(self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None) -> Generator[Any, Any, None]:
+        if self._around is None:
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            return
+        before, after = self._around
+        pgconn = self.connection.pgconn
+        pgconn.enter_pipeline_mode()
+        for statement in before:
+            pgconn.send_query_params(statement, None)
+        self._execute_send(pgq, force_extended=True, binary=binary)
+        for statement in after:
+            pgconn.send_query_params(statement, None)
+        pgconn.pipeline_sync()
+        results = yield from _results(pgconn)
+        failed = [one for one in results if one.status == pq.ExecStatus.FATAL_ERROR]
+        own = failed or [results[len(before)]]
+        self._check_results(own)
+        self._set_results(own)
+
+
+def _results(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, list[pq.abc.PGresult]]:
+    """The results of a pipeline, one for each statement; the pipeline is over then."""
+    while pgconn.flush():
+        if (yield Wait.RW) & Ready.R:
+            pgconn.consume_input()
+    results: list[pq.abc.PGresult] = []
+    while not results or results[-1].status != pq.ExecStatus.PIPELINE_SYNC:
+        while pgconn.is_busy():
+            yield from readable(pgconn)
+        if result := pgconn.get_result():  # there is none after the last of each statement
+            results.append(result)
+    pgconn.exit_pipeline_mode()
+    return results
+
+
+def readable(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, None]:
+    """For `Connection.wait`: until the server has sent something."""
+    while not (yield Wait.R):
+        continue
+    pgconn.consume_input()
 
 
 def ask(connection: psycopg.Connection[Any], seconds: float) -> None:

@@ -6,6 +6,8 @@ it run as us. So each statement of ours runs with nothing but PostgreSQL's own s
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -15,7 +17,7 @@ TRANSACTION_TIMEOUT = 170000  # the first version that has it
 
 SAFE = "pg_catalog, pg_temp"
 # What values look like as text, and what SQL means, must not depend on what a server, a database or a role is set to.
-_MEANING = {
+MEANING = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
@@ -26,7 +28,7 @@ _MEANING = {
     "array_nulls": "on",
     "transform_null_equals": "off",
 }
-SMALL = {**_MEANING, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
+SMALL = {**MEANING, "statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "5min"}
 LONG = {**SMALL, "statement_timeout": "0", "client_connection_check_interval": "10s"}
 
 
@@ -36,12 +38,39 @@ def settings_of(connection: psycopg.Connection[Any], *, long: bool = False) -> d
     return {**(LONG if long else SMALL), **newer}
 
 
-def beginning(connection: psycopg.Connection[Any], *, long: bool = False, snapshot: bool = False, **settings: str) -> bytes:
-    """BEGIN and the settings, as one message of the simple protocol. `snapshot` is REPEATABLE READ READ ONLY."""
-    how = "BEGIN ISOLATION LEVEL " + ("REPEATABLE READ READ ONLY" if snapshot else "READ COMMITTED")
-    every = {**settings_of(connection, long=long), **settings}
-    values = [f"SET LOCAL {name} TO {sql.Literal(value).as_string(connection)}" for name, value in every.items()]
-    return "; ".join([how, f"SET LOCAL search_path TO {SAFE}", *values]).encode()
+def beginning(connection: psycopg.Connection[Any], *, long: bool = False, snapshot: bool = False, **settings: str) -> Sequence[bytes]:
+    """BEGIN and a SET LOCAL for each setting: statements for one message. `snapshot` is REPEATABLE READ READ ONLY."""
+    return _statements({**settings_of(connection, long=long), **settings}.items(), snapshot=snapshot)
+
+
+def beginning_in_two(connection: psycopg.Connection[Any]) -> tuple[bytes, bytes]:
+    """BEGIN and one SELECT that does what the statements of `beginning` do, for where each statement is a message.
+
+    Nothing in it depends on the search path that it runs with. It takes a snapshot, so it does not do for REPEATABLE READ.
+    """
+    return _READ_COMMITTED, _select({"search_path": SAFE, **settings_of(connection)}.items())
+
+
+_READ_COMMITTED = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+_SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def _statements(values: Iterable[tuple[str, str]], *, snapshot: bool) -> Sequence[bytes]:
+    return [_SNAPSHOT if snapshot else _READ_COMMITTED, f"SET LOCAL search_path TO {SAFE}".encode(), *(_set(*value) for value in values)]
+
+
+@cache
+def _set(name: str, value: str) -> bytes:
+    return f"SET LOCAL {name} TO {sql.Literal(value).as_string(None)}".encode()
+
+
+def _select(values: Iterable[tuple[str, str]]) -> bytes:
+    return b"SELECT " + b", ".join(_set_config(*value) for value in values)
+
+
+@cache
+def _set_config(name: str, value: str) -> bytes:
+    return sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value).as_bytes(None)
 
 
 def idle(connection: psycopg.Connection[Any]) -> bool:

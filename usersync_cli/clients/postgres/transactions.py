@@ -13,7 +13,7 @@ from psycopg import pq
 
 from usersync_cli.clients.postgres.connections import Connection, rollback
 from usersync_cli.clients.postgres.settings import SAFE, beginning, idle
-from usersync_cli.clients.postgres.sql import identifier, scalar
+from usersync_cli.clients.postgres.sql import identifier
 from usersync_cli.model import OWN_SCHEMA
 
 
@@ -37,18 +37,21 @@ def transaction(connection: Connection, *, long: bool = False, snapshot: bool = 
 def begin(connection: Connection, *, long: bool = False, snapshot: bool = False, **settings: str) -> None:
     """BEGIN and the settings of this transaction, which end with it. Behind a pooler somebody else's SET may still be in the session."""
     connection.path = ""
-    psycopg.Cursor(connection).execute(beginning(connection, long=long, snapshot=snapshot, **settings))
+    psycopg.Cursor(connection).execute(b"; ".join(beginning(connection, long=long, snapshot=snapshot, **settings)))
 
 
 def schemas(connection: Connection) -> Sequence[str]:
     """Where a name without a schema is looked for, in this order: the role's own search path, without our schema and temp tables."""
     if connection.schemas is None:
         with transaction(connection) if idle(connection) else nullcontext():
-            connection.execute("SET LOCAL search_path TO DEFAULT")
-            found = scalar(connection, "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]")
-            _search(connection, connection.path)
+            cursor = connection.execute(_DEFAULT_PATH + f"; SET LOCAL search_path TO {connection.path or SAFE}".encode())
+            cursor.nextset()
+            ((found,),) = cursor.fetchall()
         connection.schemas = [name for name in found if name != OWN_SCHEMA and not name.startswith(("pg_temp_", "pg_toast_temp_"))]
     return connection.schemas
+
+
+_DEFAULT_PATH = b"SET LOCAL search_path TO DEFAULT; SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 
 
 @contextmanager
