@@ -15,8 +15,9 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config import loader
 from usersync_cli.load import stage
 from usersync_cli.model import Copy
-from usersync_cli.report import verify
-from usersync_cli.report.compare import Report
+from usersync_cli.report.verify import steps
+from usersync_cli.report.verify.report import Options as VerifyOptions
+from usersync_cli.report.verify.report import Report
 from usersync_cli.signals import Stop
 
 # What both versions have, with the values at the edges.
@@ -81,7 +82,7 @@ def job(request: pytest.FixtureRequest, usersync: Command, new_database: NewData
 def verified(job: Job) -> Report:
     settings = loader.load(job.usersync.folder / "config.yaml")
     one = settings.job("copy")
-    (report,) = verify.verify(one, world(settings, one, Stop()), verify.Options())
+    (report,) = steps.verify(one, world(settings, one, Stop()), VerifyOptions())
     return report
 
 

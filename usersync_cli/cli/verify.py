@@ -15,7 +15,7 @@ from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.report.compare import Difference, Report
+    from usersync_cli.report.verify.report import Difference, Report
 
 _EXIT_STATUSES = """\b
 Exit status: 0 no difference, 2 usage or config, 4 temporary, 7 the two
@@ -74,8 +74,8 @@ def verify(  # noqa: PLR0913  each option is one
     from usersync_cli.cli.bootstrap import world
     from usersync_cli.config import loader
     from usersync_cli.errors import status_of, worst
-    from usersync_cli.report.verify import Options, line
-    from usersync_cli.report.verify import verify as compare
+    from usersync_cli.report.verify.report import Options, line
+    from usersync_cli.report.verify.steps import verify as compare
 
     log.configure(quiet=True)
     settings = loader.load(config_path)

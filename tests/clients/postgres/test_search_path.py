@@ -20,7 +20,9 @@ from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.config.loader import load as load_config
 from usersync_cli.load.fit import misplaced
 from usersync_cli.model import Database
-from usersync_cli.report import check, verify
+from usersync_cli.report import check
+from usersync_cli.report.verify import steps
+from usersync_cli.report.verify.report import Options as VerifyOptions
 from usersync_cli.signals import Stop
 
 NewDatabase = Callable[..., Database]
@@ -38,7 +40,7 @@ def outcomes(job: Job) -> tuple[int, int, int, int, str]:
     settings = load_config(job.usersync.folder / "config.yaml")
     configured = settings.job("copy")
     ran, tried = job.sync(), job.sync(dry_run=True)
-    (report,) = verify.verify(configured, world(settings, configured, Stop()), verify.Options())
+    (report,) = steps.verify(configured, world(settings, configured, Stop()), VerifyOptions())
     found = [one for one in check.check(configured, world(settings, configured, Stop())) if one.error]
     findings = [one.error for one in found if one.error]
     error = ran.steps[0].error
@@ -144,7 +146,7 @@ def test_documents_are_read_too(database: Database) -> None:
     sync = Sync(ListSource({"people": people(1, 2)}), database, transform="SELECT key::int AS id, 'x' AS name FROM other")
     sync.ask("CREATE TABLE other AS SELECT '1' AS key; CREATE TABLE people (id int PRIMARY KEY, name text)")
     ran, tried = sync.run(), sync.run(dry_run=True)
-    (report,) = verify.verify(sync.job, sync.world, verify.Options())
+    (report,) = steps.verify(sync.job, sync.world, VerifyOptions())
     found = [one.error for one in check.check(sync.job, sync.world) if one.error]
 
     assert [2, 2, 2, 2] == [ran.exit_status, tried.exit_status, report.exit_status, found[0].status]

@@ -15,7 +15,8 @@ from usersync_cli.clients.postgres.sql import statements
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
 from usersync_cli.ports import BringsDefinition
-from usersync_cli.report import verify
+from usersync_cli.report.verify import steps
+from usersync_cli.report.verify.report import Options as VerifyOptions
 from usersync_cli.run.job import line
 from usersync_cli.state import migrations
 
@@ -767,7 +768,7 @@ def test_what_the_target_can_not_write(server: servers.Server, encoding: str) ->
         assert [("no_key", 1), ("untranslatable_character", 3)] == sync.ask(
             "SELECT reason, count(*) FROM usersync.rejects GROUP BY 1 ORDER BY 1"
         )
-        (report,) = verify.verify(sync.job, sync.world, verify.Options())
+        (report,) = steps.verify(sync.job, sync.world, VerifyOptions())
         assert (None, 0, 0, 0) == (report.error, report.missing, report.extra, report.different)
     finally:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -28,9 +28,9 @@ from usersync_cli.config.jobs import Job
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.model import Database
 from usersync_cli.report.check import check
-from usersync_cli.report.compare import Report
-from usersync_cli.report.verify import Options as VerifyOptions
-from usersync_cli.report.verify import verify
+from usersync_cli.report.verify.report import Options as VerifyOptions
+from usersync_cli.report.verify.report import Report
+from usersync_cli.report.verify.steps import verify
 from usersync_cli.run.context import Options
 from usersync_cli.run.job import run
 from usersync_cli.sources import postgres

@@ -21,8 +21,9 @@ from usersync_cli.load.rejects import HALF_FROM, allowed, is_about_data
 from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.ports import KeepsOut, Session
-from usersync_cli.report.compare import Comparison, Report
-from usersync_cli.report.shape import Shape
+from usersync_cli.report.verify.compare import Comparison
+from usersync_cli.report.verify.report import Report
+from usersync_cli.report.verify.shape import Shape
 from usersync_cli.run.documents.page import PageRecord
 from usersync_cli.run.documents.record import duplicates, read_record
 from usersync_cli.run.documents.stream import StreamLoad, bound

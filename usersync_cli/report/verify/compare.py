@@ -7,7 +7,6 @@ Memory does not grow with either side.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,11 +18,12 @@ from psycopg import errors, sql
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.clients.postgres.transactions import as_user
-from usersync_cli.errors import ConfigError, UsersyncError, VerificationFailed, status_of
+from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
 from usersync_cli.load.create import MARK
 from usersync_cli.model import Desired
-from usersync_cli.report.shape import Shape, exact
+from usersync_cli.report.verify.report import Difference, Report
+from usersync_cli.report.verify.shape import Shape, exact
 from usersync_cli.signals import Stop
 
 BATCH = 500  # rows of each stream in our memory, which may be wide
@@ -31,54 +31,6 @@ CANDIDATES = 20  # of one key, as far as they differ from the table's row
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")  # what a record without a key is filed under
 
 Row: TypeAlias = Sequence[str | None]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One row that is not as it should be. Values are as PostgreSQL writes them; None is NULL."""
-
-    kind: Literal["missing", "extra", "different", "rejected"]
-    key: str | None = field(repr=False)  # several columns as PostgreSQL writes a record: (1,en); None for a record without
-    columns: Sequence[str] = ()  # those that differ
-    source: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    table: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-
-
-@dataclass
-class Report:
-    """How the table of one step, or of one of its streams, compares with its sources. `error` is None when it could be compared."""
-
-    step: str
-    table: str
-    stream: str = ""  # of a step of documents
-    read: int = 0  # records that the transform gives
-    duplicates: int = 0
-    rows: int = 0  # of the table
-    missing: int = 0
-    extra: int = 0
-    different: int = 0
-    rejected: int = 0  # missing or different, because they were set aside
-    kept: int = 0  # not in the source, which on_missing: keep allows; or left alone by it
-    marked: int = 0  # not in the source, and said so
-    columns: Counter[str] = field(default_factory=Counter)
-    found: list[Difference] = field(default_factory=list, repr=False)
-    seconds: float = 0.0
-    error: UsersyncError | None = None
-
-    @property
-    def differences(self) -> int:
-        return self.missing + self.extra + self.different
-
-    @property
-    def exit_status(self) -> int:
-        """0, 8 for differences, or that of the error."""
-        if self.error:
-            return status_of(self.error)
-        return VerificationFailed.status if self.differences else 0
-
-    def fail(self, error: UsersyncError) -> None:
-        """It could not be compared after all: what was found until then says nothing."""
-        vars(self).update(vars(Report(self.step, self.table, self.stream, error=error)))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from usersync_cli.cli import cli
 from usersync_cli.errors import Drift, NotFound, Stopped, Unavailable
 from usersync_cli.model import Database, Documents, Page, Record
 from usersync_cli.ports import BringsTransform
-from usersync_cli.report import compare, verify
-from usersync_cli.report.compare import Report
-from usersync_cli.report.verify import Options
+from usersync_cli.report.verify import compare, steps
+from usersync_cli.report.verify.report import Options, Report
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
 
@@ -48,7 +47,7 @@ def sync(target: Database) -> Sync:
 
 
 def reports(sync: Sync, **options: Any) -> list[Report]:
-    return list(verify.verify(sync.job, sync.world, Options(**options)))
+    return list(steps.verify(sync.job, sync.world, Options(**options)))
 
 
 def found(sync: Sync, **options: Any) -> Report:
@@ -393,7 +392,7 @@ def test_a_signal_ends_it(sync: Sync) -> None:
 
     sync.source.fail = fail
     with pytest.raises(Stopped):
-        list(verify.verify(sync.job, world, Options()))
+        list(steps.verify(sync.job, world, Options()))
 
 
 def test_more_than_fits_into_a_batch(target: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from usersync_cli.cli import cli
 from usersync_cli.errors import ConfigError, UsersyncError
 from usersync_cli.load.merge import Merge
 from usersync_cli.model import Database
-from usersync_cli.report.compare import BATCH
+from usersync_cli.report.verify.compare import BATCH
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
 
