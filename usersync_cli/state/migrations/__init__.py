@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
 from psycopg import errors
@@ -33,11 +34,24 @@ _LOCK = 0x7573657273796E63  # "usersync"; which migration runs, of whatever data
 GRANTS = "GRANT USAGE ON SCHEMA usersync TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA usersync TO {role};"
 
 
+_up_to_date: WeakSet[psycopg.Connection[Any]] = WeakSet()
+
+
 def current(connection: psycopg.Connection[Any]) -> str | None:
     """The version of the tables in this database, None when there are none. Needs SELECT rights only.
 
-    Raises Drift where there are tables without a version that any usersync gave them: part of a schema, which nobody can go on from.
+    A connection that has seen VERSION is not asked again: only the upgrade of a newer program would change it. Raises Drift where
+    there are tables without a version that any usersync gave them: part of a schema, which nobody can go on from.
     """
+    if connection in _up_to_date:
+        return VERSION
+    found = _found(connection)
+    if found == VERSION:
+        _up_to_date.add(connection)
+    return found
+
+
+def _found(connection: psycopg.Connection[Any]) -> str | None:
     query = "SELECT to_regclass('usersync.alembic_version'), to_regclass('usersync.job_locks')"
     table, locks = connection.execute(query).fetchone() or (None, None)
     row = connection.execute("SELECT version_num FROM usersync.alembic_version").fetchone() if table else None
