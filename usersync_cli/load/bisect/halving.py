@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import identifier
+from usersync_cli.clients.postgres.sql import identifier, statements
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.load.rejects import BAD
 
 ORDERED = sql.SQL("pg_temp.usersync_ordered")  # the records in question, numbered from 1: usersync_ord
-_BAD = sql.SQL(BAD)
+NOTHING = sql.SQL("")
 # Which records an attempt reads, and how far it came.
 BETWEEN = sql.SQL("o.usersync_ord OPERATOR(pg_catalog.>=) usersync_lo AND o.usersync_ord OPERATOR(pg_catalog.<=) usersync_hi")
 AT = sql.SQL("pg_catalog.setval('pg_temp.usersync_at'::pg_catalog.regclass, o.usersync_ord)")
@@ -67,13 +67,35 @@ def halve(tx: Connection, attempt: sql.Composable, most: int, settings: str) -> 
     What passed stays done. More than `most`, and the search ends.
     """
     make(tx, "usersync_attempt", "usersync_lo bigint, usersync_hi bigint", attempt)
-    body = sql.SQL(_HALVE).format(bad=_BAD, ordered=ORDERED)
+    body = loop(
+        declare=sql.SQL("usersync_count bigint := 0;"),
+        start=sql.SQL("usersync_highs := ARRAY[(SELECT max(o.usersync_ord) FROM {} AS o)];").format(ORDERED),
+        attempt=sql.SQL("PERFORM pg_temp.usersync_attempt(usersync_lo, usersync_hi);"),
+        found=sql.SQL("usersync_count := usersync_count + 1; EXIT WHEN usersync_count > usersync_most;"),
+    )
     tx.execute(
         sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.usersync_halve(usersync_most bigint) RETURNS TABLE"
                 " (usersync_ord bigint, usersync_state text, usersync_column text, usersync_constraint text, usersync_table text)"
                 " LANGUAGE plpgsql {} AS {}").format(sql.SQL(settings), sql.Literal(body.as_string(tx)))
     )  # fmt: skip
     return [Failure(*row) for row in tx.execute("SELECT * FROM pg_temp.usersync_halve(%s)", (most,)).fetchall()]
+
+
+def loop(
+    *,
+    start: sql.Composable,
+    attempt: sql.Composable,
+    declare: sql.Composable = NOTHING,
+    alone: sql.Composable = NOTHING,
+    found: sql.Composable = NOTHING,
+) -> sql.Composed:
+    """The body of a function that halves. It returns usersync_ord, _state, _column, _constraint and _table of each bad record.
+
+    `start` sets usersync_highs to the number of the last record, `attempt` tries the records from usersync_lo to usersync_hi;
+    `alone` runs before a bad record is returned, `found` afterwards.
+    """
+    text = sql.SQL(statements(__name__)["loop"])
+    return text.format(declare=declare, start=start, attempt=attempt, alone=alone, found=found, bad=sql.SQL(BAD))
 
 
 def make(tx: Connection, name: str, parameters: str, body: sql.Composable) -> None:
@@ -83,72 +105,3 @@ def make(tx: Connection, name: str, parameters: str, body: sql.Composable) -> No
     function = sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.{}({}) {} LANGUAGE plpgsql SET search_path FROM CURRENT AS {}")
     with as_user(tx):
         tx.execute(function.format(identifier(name), sql.SQL(parameters), returns, sql.Literal(definition)))
-
-
-_HALVE = """
-#variable_conflict use_column
-DECLARE
-  usersync_lo bigint;
-  usersync_hi bigint;
-  usersync_lows bigint[] := ARRAY[1];
-  usersync_highs bigint[];
-  usersync_depth int := 1;
-  usersync_count bigint := 0;
-  usersync_guess bigint;
-  usersync_right int := 0;
-  usersync_wrong int := 0;
-BEGIN
-  usersync_highs := ARRAY[(SELECT max(o.usersync_ord) FROM {ordered} AS o)];
-  WHILE usersync_depth > 0 LOOP
-    usersync_lo := usersync_lows[usersync_depth];
-    usersync_hi := usersync_highs[usersync_depth];
-    usersync_depth := usersync_depth - 1;
-    BEGIN
-      PERFORM pg_temp.usersync_attempt(usersync_lo, usersync_hi);
-      IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
-        usersync_wrong := usersync_wrong + 1;
-      END IF;
-      CONTINUE;
-    EXCEPTION WHEN {bad} THEN
-      GET STACKED DIAGNOSTICS usersync_state = RETURNED_SQLSTATE, usersync_column = COLUMN_NAME,
-                              usersync_constraint = CONSTRAINT_NAME, usersync_table = TABLE_NAME;
-    END;
-    IF usersync_lo = usersync_hi THEN
-      IF usersync_lo = usersync_guess THEN
-        usersync_right := usersync_right + 1;
-      END IF;
-      usersync_ord := usersync_lo;
-      RETURN NEXT;
-      usersync_count := usersync_count + 1;
-      EXIT WHEN usersync_count > usersync_most;
-      CONTINUE;
-    END IF;
-    usersync_guess := (SELECT s.last_value FROM pg_temp.usersync_at AS s);
-    -- The pieces are pushed from the last to the first, so that they are tried in their order.
-    IF usersync_wrong > usersync_right + 3 OR usersync_guess NOT BETWEEN usersync_lo AND usersync_hi THEN
-      usersync_guess := (usersync_lo + usersync_hi) / 2;
-      usersync_depth := usersync_depth + 1;
-      usersync_lows[usersync_depth] := usersync_guess + 1;
-      usersync_highs[usersync_depth] := usersync_hi;
-      usersync_depth := usersync_depth + 1;
-      usersync_lows[usersync_depth] := usersync_lo;
-      usersync_highs[usersync_depth] := usersync_guess;
-      usersync_guess := NULL;
-    ELSE
-      IF usersync_guess < usersync_hi THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_guess + 1;
-        usersync_highs[usersync_depth] := usersync_hi;
-      END IF;
-      usersync_depth := usersync_depth + 1;
-      usersync_lows[usersync_depth] := usersync_guess;
-      usersync_highs[usersync_depth] := usersync_guess;
-      IF usersync_guess > usersync_lo THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_lo;
-        usersync_highs[usersync_depth] := usersync_guess - 1;
-      END IF;
-    END IF;
-  END LOOP;
-END
-"""

@@ -9,9 +9,10 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import Texts
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, or_, statements
 from usersync_cli.load.binding import Own
 from usersync_cli.load.bisect.attempts import Cause
+from usersync_cli.load.bisect.halving import loop
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import BAD, NO_KEY, condition, detail
 from usersync_cli.load.spelling import Spelling
@@ -52,7 +53,7 @@ def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
         )
         for i, f in enumerate(tried.fields, 1)
     ]
-    body = sql.SQL(_TRY).format(
+    body = sql.SQL(statements(__name__)["try"]).format(
         tried=tried.wanted,
         key=key_text(tried.key, "w"),
         same=and_(
@@ -67,7 +68,7 @@ def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     return sql.SQL(
         "CREATE FUNCTION pg_temp.usersync_try"
         " (usersync_keys pg_catalog.text[], usersync_data pg_catalog.text[], usersync_versions pg_catalog.text[],"
-        " usersync_lo int, usersync_which int{},"
+        " usersync_lo bigint, usersync_which int{},"
         " OUT usersync_without bigint, OUT usersync_odd bigint)"
         " LANGUAGE plpgsql SET search_path FROM CURRENT AS {}"
     ).format(sql.SQL("".join(f", usersync_part_{i} pg_catalog.text[]" for i in range(len(spelling.key)))), sql.Literal(body.as_string(tx)))
@@ -75,13 +76,17 @@ def _trying(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
 
 def _searching(tried: Merge, spelling: Spelling, tx: Connection) -> sql.Composed:
     """The function that _SEARCH calls. `tried` is the transform over PART."""
-    body = sql.SQL(_BODY).format(
-        bad=sql.SQL(BAD),
-        no_key=sql.Literal(NO_KEY),
-        key_differs=sql.Literal(KEY_DIFFERS),
-        last=sql.Literal(len(tried.fields)),
-        parts=sql.SQL("".join(f", usersync_part_{i}[usersync_lo:usersync_hi]" for i in range(len(spelling.key)))),
-        names=sql.SQL("ARRAY[{}]::text[]").format(listed(sql.Literal(f.name) for f in tried.fields)),
+    pieces = {
+        "no_key": sql.Literal(NO_KEY),
+        "key_differs": sql.Literal(KEY_DIFFERS),
+        "bad": sql.SQL(BAD),
+        "last": sql.Literal(len(tried.fields)),
+        "parts": sql.SQL("".join(f", usersync_part_{i}[usersync_lo:usersync_hi]" for i in range(len(spelling.key)))),
+        "names": sql.SQL("ARRAY[{}]::text[]").format(listed(sql.Literal(f.name) for f in tried.fields)),
+    }
+    texts = statements(__name__)
+    body = loop(
+        declare=sql.SQL(_DECLARE), start=sql.SQL(_START), **{name: sql.SQL(texts[name]).format(**pieces) for name in ("attempt", "alone")}
     )
     return sql.SQL(
         "CREATE FUNCTION pg_temp.usersync_search"
@@ -100,133 +105,19 @@ PART = sql.SQL("""
               FROM unnest(usersync_keys, usersync_data, usersync_versions) WITH ORDINALITY AS g(key, data, version, ord)) AS p
     OFFSET 0
 """)
-_TRY = """
-#variable_conflict use_column
-BEGIN
-  IF usersync_which OPERATOR(pg_catalog.=) 0 THEN
-    PERFORM pg_catalog.count(ROW(w.*)) FROM ({tried}) AS w;
-  END IF;
-  IF usersync_which OPERATOR(pg_catalog.=) -2 THEN
-    PERFORM pg_catalog.count(g.data::pg_catalog.jsonb) FROM unnest(usersync_data) AS g(data);
-  END IF;
-  IF usersync_which OPERATOR(pg_catalog.=) -1 THEN
-    SELECT pg_catalog.count(*) FILTER (WHERE {without}),
-           pg_catalog.count(*) FILTER (
-               WHERE ROW(w.*) IS NULL
-                  OR CASE WHEN {key} OPERATOR(pg_catalog.=) usersync_keys[1] THEN false ELSE ({same}) IS NOT TRUE END)
-      INTO usersync_without, usersync_odd FROM (SELECT w.* FROM ({tried}) AS w OFFSET 0) AS w;
-  END IF;
-  {columns}
-END
-"""
 _SEARCH = "SELECT * FROM pg_temp.usersync_search({})"
-_BODY = """
-#variable_conflict use_column
-DECLARE
-  usersync_lo int;
-  usersync_hi int;
-  usersync_lows int[];
-  usersync_highs int[];
-  usersync_depth int;
-  usersync_guess int;
-  usersync_right int := 0;
-  usersync_wrong int := 0;
+_DECLARE = """
   usersync_last int := 1;
   usersync_try int;
   usersync_without bigint;
   usersync_odd bigint;
-BEGIN
-  usersync_lows := ARRAY[1];
+"""
+# With usersync_each, every record is a range of its own from the beginning.
+_START = """
   usersync_highs := ARRAY[cardinality(usersync_keys)];
   IF usersync_each THEN
     usersync_lows := ARRAY(SELECT i FROM generate_series(cardinality(usersync_keys), 1, -1) AS i);
     usersync_highs := usersync_lows;
   END IF;
   usersync_depth := cardinality(usersync_lows);
-  WHILE usersync_depth > 0 LOOP
-    usersync_lo := usersync_lows[usersync_depth];
-    usersync_hi := usersync_highs[usersync_depth];
-    usersync_depth := usersync_depth - 1;
-    usersync_state := NULL;
-    usersync_column := NULL;
-    usersync_constraint := NULL;
-    usersync_table := NULL;
-    BEGIN
-      IF usersync_lo < usersync_hi OR NOT usersync_each THEN
-        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, 0{parts});
-        IF usersync_lo = usersync_hi AND usersync_lo = usersync_guess THEN
-          usersync_wrong := usersync_wrong + 1;
-        END IF;
-      ELSE
-        SELECT t.usersync_without, t.usersync_odd INTO usersync_without, usersync_odd
-          FROM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                    usersync_versions[usersync_lo:usersync_hi], usersync_lo, -1{parts}) AS t;
-        usersync_state := CASE WHEN usersync_without > 0 THEN {no_key} WHEN usersync_odd > 0 THEN {key_differs} END;
-        IF usersync_state IS NOT NULL THEN
-          usersync_ord := usersync_lo;
-          RETURN NEXT;
-        END IF;
-      END IF;
-      CONTINUE;
-    EXCEPTION WHEN {bad} THEN
-      GET STACKED DIAGNOSTICS usersync_state = RETURNED_SQLSTATE, usersync_column = COLUMN_NAME,
-                              usersync_constraint = CONSTRAINT_NAME, usersync_table = TABLE_NAME;
-    END;
-    IF usersync_lo < usersync_hi THEN
-      usersync_guess := (SELECT s.last_value FROM pg_temp.usersync_at AS s);
-      -- The pieces are pushed from the last to the first, so that they are tried in their order: before it, it alone, behind it.
-      IF usersync_wrong > usersync_right + 3 OR usersync_guess NOT BETWEEN usersync_lo AND usersync_hi THEN
-        usersync_guess := (usersync_lo + usersync_hi) / 2;
-        usersync_lows[usersync_depth + 1] := usersync_guess + 1;
-        usersync_highs[usersync_depth + 1] := usersync_hi;
-        usersync_lows[usersync_depth + 2] := usersync_lo;
-        usersync_highs[usersync_depth + 2] := usersync_guess;
-        usersync_depth := usersync_depth + 2;
-        usersync_guess := NULL;
-        CONTINUE;
-      END IF;
-      IF usersync_guess < usersync_hi THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_guess + 1;
-        usersync_highs[usersync_depth] := usersync_hi;
-      END IF;
-      usersync_depth := usersync_depth + 1;
-      usersync_lows[usersync_depth] := usersync_guess;
-      usersync_highs[usersync_depth] := usersync_guess;
-      IF usersync_guess > usersync_lo THEN
-        usersync_depth := usersync_depth + 1;
-        usersync_lows[usersync_depth] := usersync_lo;
-        usersync_highs[usersync_depth] := usersync_guess - 1;
-      END IF;
-      CONTINUE;
-    END IF;
-    IF usersync_lo = usersync_guess THEN
-      usersync_right := usersync_right + 1;
-    END IF;
-    -- whether it is the document itself, which every column reads: then ''
-    usersync_column := NULLIF(usersync_column, '');
-    BEGIN
-      PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                   usersync_versions[usersync_lo:usersync_hi], usersync_lo, -2{parts});
-    EXCEPTION WHEN {bad} THEN
-      usersync_column := '';
-    END;
-    -- which column it is: first the one that it was the last time
-    FOR usersync_i IN 0 .. {last} LOOP
-      EXIT WHEN usersync_column = '';
-      usersync_try := CASE usersync_i WHEN 0 THEN usersync_last ELSE usersync_i END;
-      BEGIN
-        PERFORM pg_temp.usersync_try(usersync_keys[usersync_lo:usersync_hi], usersync_data[usersync_lo:usersync_hi],
-                                     usersync_versions[usersync_lo:usersync_hi], usersync_lo, usersync_try{parts});
-      EXCEPTION WHEN {bad} THEN
-        usersync_last := usersync_try;
-        usersync_column := ({names})[usersync_last];
-        EXIT;
-      END;
-    END LOOP;
-    usersync_ord := usersync_lo;
-    RETURN NEXT;
-  END LOOP;
-END
 """
