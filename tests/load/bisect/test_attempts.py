@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 
-from usersync_cli.load.bisect.attempts import PAIRS, Attempts, Cause, Refused
+from usersync_cli.load.bisect.attempts import PAIRS, AttemptFailed, Attempts, Cause
 
 BAD = Cause("bad", "column it")
 ALONE = Cause("refused")
@@ -25,12 +25,12 @@ class Statement:
     def attempt(self, items: Sequence[str]) -> None:
         self.said.append("".join(items))
         if bad := {place: BAD for place, item in enumerate(items) if item in self.known}:
-            raise Refused(ALONE, bad)
+            raise AttemptFailed(ALONE, bad)
         if self.refuses(items, self.taken):
-            raise Refused(ALONE)
+            raise AttemptFailed(ALONE)
         self.taken += items
 
-    def find(self, items: Sequence[str], refused: Refused) -> Mapping[int, Cause]:
+    def find(self, items: Sequence[str], refused: AttemptFailed) -> Mapping[int, Cause]:
         assert refused.cause == ALONE
         self.said.append("?" + "".join(items))
         return {place: BAD for place, item in enumerate(items) if item in self.found}

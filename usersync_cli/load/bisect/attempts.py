@@ -26,7 +26,7 @@ class Cause(NamedTuple):
     detail: str = ""
 
 
-class Refused(Exception):
+class AttemptFailed(Exception):
     """An attempt failed because of its records, and nothing of it is left.
 
     `cause` is that of a record that fails alone. `bad` are those that are known to be bad already, by their place among the
@@ -42,14 +42,14 @@ class Refused(Exception):
 class Attempts(Generic[T]):
     """Loads what can be loaded of some records.
 
-    `attempt` loads all records that it is given, or raises Refused and leaves no trace; any other error ends the search.
+    `attempt` loads all records that it is given, or raises AttemptFailed and leaves no trace; any other error ends the search.
     `find` says which of them are bad, by place; empty where that can't be told. `reject` is told of each bad record once.
     """
 
     def __init__(
         self,
         attempt: Callable[[Sequence[T]], None],
-        find: Callable[[Sequence[T], Refused], Mapping[int, Cause]],
+        find: Callable[[Sequence[T], AttemptFailed], Mapping[int, Cause]],
         reject: Callable[[T, Cause], None],
     ) -> None:
         self._attempt, self._find, self._reject = attempt, find, reject
@@ -69,7 +69,7 @@ class Attempts(Generic[T]):
             return
         try:
             self._attempt(items)
-        except Refused as refused:
+        except AttemptFailed as refused:
             bad = refused.bad
             if bad is None:
                 bad = self._find(items, refused) if search else {}
@@ -104,7 +104,7 @@ class Attempts(Generic[T]):
     def _fits(self, some: Sequence[tuple[T, Cause]]) -> bool:
         try:
             self._attempt([item for item, _ in some])
-        except Refused:
+        except AttemptFailed:
             return False
         self._alone = [one for one in self._alone if one not in some]
         return True

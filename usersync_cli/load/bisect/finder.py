@@ -58,6 +58,10 @@ class Finder:
             self.judge(merge, read)
         return number > 0
 
+    def refused(self, merge: Merge, table: Table | None, read: int, prepare: Callable[[], None]) -> bool:
+        """Find the records of CHANGES that the table refuses: by looking, and where that finds nobody by writing."""
+        return self.check(merge, table, read) or self.write(merge, read, prepare)
+
     def write(self, merge: Merge, read: int, prepare: Callable[[], None]) -> bool:
         """Find the records of CHANGES that the table refuses, by writing them and taking it back; whether there were any.
 

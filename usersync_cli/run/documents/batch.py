@@ -17,7 +17,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift
 from usersync_cli.load import compare, stage
 from usersync_cli.load.bisect import constraints, page
-from usersync_cli.load.bisect.attempts import Attempts, Cause, Refused
+from usersync_cli.load.bisect.attempts import AttemptFailed, Attempts, Cause
 from usersync_cli.load.bisect.page import KEY_DIFFERS
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.rejects import HALF_FROM, NO_KEY, is_about_data, reason
@@ -38,7 +38,7 @@ DROP TABLE IF EXISTS pg_temp.usersync_page, pg_temp.usersync_changes, pg_temp.us
 """
 
 
-class OddKeys(Refused):
+class OddKeys(AttemptFailed):
     """Rows whose key is that of no record of the page."""
 
     def __init__(self, lacking: Collection[str], *, empty: bool) -> None:
@@ -89,16 +89,16 @@ class Batch:
     # all of them, or none
 
     def _try(self, items: Sequence[PageRecord]) -> None:
-        """`_attempt`, as the search for bad records wants it: raises Refused where one of these is to blame."""
+        """`_attempt`, as the search for bad records wants it: raises AttemptFailed where one of these is to blame."""
         try:
             self._attempt(items)
         except psycopg.Error as error:
             if not is_about_data(error):
                 raise
-            raise Refused(Cause(*reason(error))) from error
+            raise AttemptFailed(Cause(*reason(error))) from error
 
     def _attempt(self, items: Sequence[PageRecord]) -> None:
-        """Stage, compare and write, in a savepoint. Raises what PostgreSQL says of a record, or Refused."""
+        """Stage, compare and write, in a savepoint. Raises what PostgreSQL says of a record, or AttemptFailed."""
         counts = Counts()
         with self._tx.transaction():
             plan, left_out = self._plan(items)
@@ -209,16 +209,16 @@ class Batch:
         self._tx.execute(_TEMPORARY)
 
     def _foresee(self, plan: TablePlan, items: Sequence[PageRecord]) -> None:
-        """Look for those that the table would refuse, and raise Refused as if they had been written; a preview writes nothing."""
+        """Look for those that the table would refuse, and raise AttemptFailed as if they had been written; a preview writes nothing."""
         if plan.table is None or not (plan.outcome.inserted or plan.outcome.updated):
             return
         bad = constraints.refused(self._tx, plan.merge, plan.table)
         if places := _places(items, {self._spelt.get(key, key): cause for key, cause in bad.items()}):
-            raise Refused(Cause("integrity_constraint_violation"), places)
+            raise AttemptFailed(Cause("integrity_constraint_violation"), places)
 
     # who is to blame
 
-    def _find(self, items: Sequence[PageRecord], refused: Refused) -> dict[int, Cause]:
+    def _find(self, items: Sequence[PageRecord], refused: AttemptFailed) -> dict[int, Cause]:
         """Those on whom the transform or a cast fails, or whose rows have other keys; by place, empty where that explains nothing."""
         return _places(items, self._odd(items, refused) if isinstance(refused, OddKeys) else self._failing(items))
 

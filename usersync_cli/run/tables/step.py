@@ -203,9 +203,9 @@ class TableStep:
         if plan is None:
             merge, _ = self._target.fitted(self.desired, self._tx)
             return self._rejects.transform(merge, self._step.transform, list(self._stages.values()))
-        if self._rejects.check(plan.merge, plan.table, plan.counts.read):
-            return True
-        return self._rejects.write(plan.merge, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx))
+        return self._rejects.refused(
+            plan.merge, plan.table, plan.counts.read, lambda: self._target.prepare(self._swept(plan, options), self._tx)
+        )
 
     def _swept(self, plan: TablePlan, options: Options) -> TablePlan:
         """The plan with the rows that have left the source, if the step removes any."""
