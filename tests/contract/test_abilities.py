@@ -19,7 +19,7 @@ from tests.conftest import ROOT, NewDatabase
 from tests.contract.live import NAMES, PERSON, SECRET, LiveSource, keys, sample
 from tests.list_source import ListSource, people
 from usersync_cli import ports
-from usersync_cli.config.registry import source_port
+from usersync_cli.config.registry import export_shapes, source_port
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import Database, Page, Record, Stream
 from usersync_cli.signals import Stop
@@ -61,7 +61,7 @@ def test_every_ability_is_known_here() -> None:
     """
     A class of ports.py is a port, an ability that this suite holds, or one of targets.
     """
-    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools}
+    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools, ports.ExportShape}
     found = {one for one in vars(ports).values() if isinstance(one, type) and one.__module__ == ports.__name__}
 
     assert {*SESSIONS, *SOURCES, *OF_SESSIONS, *OF_SOURCES} == found - others
@@ -375,3 +375,21 @@ def test_what_is_read_is_said(name: str, live: LiveSource, source: Any) -> None:
 
     assert source.reads(stream.name) == same.reads(stream.name) != edited.reads(stream.name)
     assert SECRET not in source.reads(stream.name)
+
+
+@pytest.mark.parametrize("shape", export_shapes().values(), ids=lambda shape: shape.stream)
+def test_an_export_has_the_columns_that_it_names(shape: ports.ExportShape, records: psycopg.Connection[Any]) -> None:
+    """
+    Its SELECTs run over a table with the column of documents alone: each of its columns as text, and whether a custom field is lacking.
+    """
+    column = sql.Identifier(shape.document)
+    records.execute(sql.SQL("CREATE TEMP TABLE documents ({} jsonb)").format(column))
+    records.execute(sql.SQL("INSERT INTO documents VALUES ('{{}}')").format())
+    found = records.execute(shape.select(sql.Identifier("documents"), {}))
+    lacks = shape.lacks(sql.Identifier("documents"), "581bc693-feb9-416a-806a-90c2fa4bc5c6")
+
+    assert [*shape.columns] == [one.name for one in found.description or ()]
+    assert {"text"} == {psycopg.adapters.types[one.type_code].name for one in found.description or ()}
+    assert [(True,)] == records.execute(lacks).fetchall()
+    with pytest.raises(ConfigError):
+        shape.field("no-such-column=581bc693-feb9-416a-806a-90c2fa4bc5c6")
