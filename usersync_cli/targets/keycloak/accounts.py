@@ -175,25 +175,34 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
     if about.get("registrationEmailAsUsername"):
         new = replace(new, username=new.email)
     first = FirstPassword(policy(about) if tell else None, new.username, new.email)
-    actions = list(own.required_actions)
-    user = {
+    account = first.give(lambda password: _create(realm, {**_representation(own, new, path), **credentials(password)}, new.key))
+    if tell and first.value:
+        tell(new.username, first.value)
+    _finish(realm, own, account, role)
+    return Made(_verified(realm, account, own.required_actions, name, path), first.value)
+
+
+def _representation(own: Settings, new: Newcomer, path: str) -> dict[str, Any]:
+    """The new account as Keycloak is asked for it, without its password."""
+    return {
         "username": new.username,
         "email": new.email,
         "firstName": new.first_name,
         "lastName": new.last_name,
         "enabled": True,
         "emailVerified": own.email_verified,
-        "requiredActions": actions,
+        "requiredActions": list(own.required_actions),
         "groups": [path] if path else [],
         "attributes": {ATTRIBUTE: [new.key]} if new.key else {},
     }
-    account = first.give(lambda password: _create(realm, {**user, **credentials(password)}, new.key))
-    if tell and first.value:
-        tell(new.username, first.value)
+
+
+def _finish(realm: Realm, own: Settings, account: str, role: Mapping[str, Any]) -> None:
+    """Give the new account its role, and mail its person. Raises PartialError: the account is there, and something of it is not."""
     try:
         realm.add_roles(account, [role])
         if own.notify == "email":
-            realm.send_actions(account, actions, own.link_lifespan)
+            realm.send_actions(account, list(own.required_actions), own.link_lifespan)
     except UsersyncError as error:
         hints = [f"usersync keycloak status {account}", error.hint]
         if own.notify == "email":
@@ -201,7 +210,6 @@ def make(realm: Realm, own: Settings, new: Newcomer, tell: Callable[[str, str], 
         raise PartialError(
             f"{realm.name}: the account was made, but not all of it: {error.message}", hint="\n".join(filter(None, hints))
         ) from error
-    return Made(_verified(realm, account, actions, name, path), first.value)
 
 
 def _role_and_group(own: Settings, role: str) -> tuple[str, str]:
