@@ -92,11 +92,18 @@ def test_threads_share_it() -> None:
     """
     Many requests at once, all refused: one asks for the newer token, one at a time, and all use it.
     """
-    api = Api(2)
+    api, refused = Api(2), threading.Barrier(8)
     bearer = Bearer(api.ask)
     bearer.access(go)
+
+    def send(token: str) -> Reply:
+        reply = api.send(token)
+        if reply.status == 401:
+            refused.wait(10)
+        return reply
+
     with ThreadPoolExecutor(8) as pool:
-        assert [200] * 8 == [reply.status for reply in pool.map(lambda _: bearer.send(api.send, go, what), range(8))]
+        assert [200] * 8 == [reply.status for reply in pool.map(lambda _: bearer.send(send, go, what), range(8))]
 
     assert ([0, 1], 1) == (api.after, api.most_at_once)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests import servers
 from tests.http_server import Answer, HttpServer
-from usersync_cli.clients.http.transport import LEAVE, Lost, Post, post
+from usersync_cli.clients.http.transport import LEAVE, Lost, Post, _Body, post
 
 
 @pytest.fixture
@@ -74,12 +74,19 @@ def test_a_server_that_never_answers() -> None:
     """
     It is left when the time is over; it may still be at work on what it has got.
     """
-    with socket.create_server(("127.0.0.1", 0)) as frozen, pytest.raises(Lost) as lost:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
         began = time.monotonic()
-        post(to(f"http://127.0.0.1:{frozen.getsockname()[1]}/"), 0.3)
+        with pytest.raises(Lost) as lost:
+            post(to(f"http://127.0.0.1:{frozen.getsockname()[1]}/"), 0.3)
+        took = time.monotonic() - began
+        connection, _ = frozen.accept()
+        with connection:
+            connection.settimeout(2)
+            heard = b"".join(iter(lambda: connection.recv(4096), b""))  # to its end: it was cut
 
     assert (True, True) == (lost.value.sent, lost.value.pending)
-    assert time.monotonic() - began < 0.3 + LEAVE + 1
+    assert heard.endswith(b"a=b")
+    assert took < 0.3 + LEAVE + 1
 
 
 def test_a_name_that_is_looked_up_for_ever(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +110,15 @@ def test_a_name_that_is_looked_up_for_ever(server: HttpServer, monkeypatch: pyte
 
     assert (None, False) == (lost.value.error, lost.value.sent)
     assert [] == server.asked
+
+
+def test_a_body_that_was_withdrawn_is_not_sent() -> None:
+    """
+    From then on it is not given away, so that what was said of it stays true.
+    """
+    body = _Body(b"a=b")
+    body.withdraw()
+    with pytest.raises(TimeoutError):
+        body.read()
+
+    assert not body.asked
