@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
-from tests.http_server import Answer, HttpServer
+from tests.http_server import Answer, Fault, HttpServer
 from usersync_cli.clients.http.transport import LEAVE, Lost, Post, _Body, post
 
 
@@ -87,6 +87,21 @@ def test_a_server_that_never_answers() -> None:
     assert (True, True) == (lost.value.sent, lost.value.pending)
     assert heard.endswith(b"a=b")
     assert took < 0.3 + LEAVE + 1
+
+
+@pytest.mark.parametrize("fault", ["dribble headers", "dribble"])
+def test_a_server_that_dribbles_is_cut(server: HttpServer, fault: Fault) -> None:
+    """
+    Each byte comes within every time-out, the whole never: the connection is cut when the time is over.
+    """
+    server.on("/x", Answer(200, b"0123456789" * 100, fault=fault))
+    before = set(threading.enumerate())
+    with pytest.raises(Lost) as lost:
+        post(to(f"{server.url}/x", most=10_000), 0.3)
+
+    assert (None, True, True) == (lost.value.error, lost.value.sent, lost.value.pending)
+    servers.until(lambda: server.left == 1)
+    assert [] == [thread.name for thread in set(threading.enumerate()) - before if thread.name == "rest"]
 
 
 def test_a_name_that_is_looked_up_for_ever(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
