@@ -278,15 +278,16 @@ def post(request: Post, seconds: float) -> Answer:
     body, lines = _Body(request.content), Lines(partial(Session, request.ca))
     call: Call[Answer] = Call(partial(_posted, request, body, seconds), until=time.monotonic() + seconds, stop=Stop())
     lines.start(call)
-    late = bool(futures.wait([call.future], seconds).not_done)
-    if late:
+    futures.wait([call.future], seconds)
+    late = not call.future.done()
+    if late:  # what comes after the cut is no whole answer, however it looks
         body.withdraw()
         call.give_up()
     lines.close()
-    if not call.future.done():
+    if late:
         raise Lost(None, sent=body.asked)
     if error := call.future.exception():
-        raise Lost(None if late else error, sent=body.asked)
+        raise Lost(error, sent=body.asked)
     return call.future.result()
 
 
