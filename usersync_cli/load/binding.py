@@ -30,7 +30,7 @@ _NAMES = "the names after FROM are those of the step's extracts; their columns a
 
 @dataclass(frozen=True)
 class Own:
-    """What of a step a person wrote. `reads` are tables of the target that the transform may read, beside its extracts."""
+    """The SQL of a step that a person wrote. `reads` are tables of the target that the transform may read, beside its extracts."""
 
     transform: str | None  # the step's own or its source's; None where an extract is loaded as it is
     order_by: str | None = None
@@ -39,7 +39,7 @@ class Own:
 
     @classmethod
     def of(cls, step: Step, transform: str | None = None) -> Own:
-        """With the source's transform, where the step has none."""
+        """The SQL of this step; `transform` is the source's, where the step has none."""
         own = step.transform
         return cls(own if transform is None else transform, step.load.order_by, step.reads, theirs=own is not None)
 
@@ -71,7 +71,7 @@ def bind(tx: Connection, own: Own, stages: Sequence[stage.Stage], number: int = 
 
 
 def _view(tx: Connection, own: Own, name: sql.Composed) -> None:
-    """The text stands alone in both statements: no bracket of ours that it could close."""
+    """Make a view of the transform. Its text is alone in both statements, so there is no bracket of ours that it could close."""
     text = queries.bare(own.transform or "")
     start = sql.SQL("CREATE TEMP VIEW {} AS\n").format(name).as_string(tx)
     with own.path(tx):
@@ -92,7 +92,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
-    """It stands at the end of statements and in windows: what fits into both can neither close a bracket nor bring a LIMIT.
+    """Parse `order_by` at the end of a statement and in a window: what fits into both can neither close a bracket nor bring a LIMIT.
 
     It is only used when a key occurs twice, and its mistakes are found now, not in that night.
     """
@@ -110,7 +110,7 @@ def _check_order(tx: Connection, own: Own, rows: sql.Composable) -> None:
 
 
 def _complain(what: str, text: str, error: psycopg.Error, before: int) -> NoReturn:
-    """The statement's text is the person's own, so it may be said."""
+    """Raise PostgreSQL's complaint as ours. The statement's text is the person's own, so it may be repeated."""
     if passes(error):
         raise error
     said = f"{what}{queries.place(text, error, before)}: {queries.wrong(error)}"
@@ -125,7 +125,8 @@ def _complain(what: str, text: str, error: psycopg.Error, before: int) -> NoRetu
 
 
 def _refuse_other_tables(tx: Connection, own: Own, stages: Sequence[stage.Stage], view: sql.Composed) -> None:
-    """Every extract is read, and of the target what the step names. A function's tables are its own affair."""
+    """Raise ConfigError for an extract that is not read, and for a table of the target that the step does not name. The tables that a
+    function reads are its own affair."""
     found = {oid: (schema, name) for oid, schema, name in tx.execute(_READ, (view.as_string(tx),)).fetchall()}
     mine = {one.name: _oid(tx, stage.table(one.name)) for one in stages}
     allowed = {*mine.values(), *(locate(tx, name) for name in own.reads)}
@@ -172,7 +173,7 @@ def _has_unread_queries(tx: Connection, view: sql.Composed) -> bool:
 
 
 def _unread_by_plan(tx: Connection, view: sql.Composed, stages: Sequence[stage.Stage]) -> list[str]:
-    """Such queries are in no plan."""
+    """The extracts that only unused WITH queries read: those are in no plan."""
     with as_user(tx):
         plan = str(tx.execute(sql.SQL("EXPLAIN (FORMAT JSON) SELECT * FROM {}").format(view)).fetchall())
     return [one.name for one in stages if f"'Relation Name': {stage.relname(tx, one)!r}" not in plan]

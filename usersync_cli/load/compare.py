@@ -1,6 +1,6 @@
 """What has to be written to make a table equal to what was staged: one pass of a hash join, which locks and writes nothing.
 
-Only when something differs are those rows kept in a temp table, CHANGES, and decided among duplicates.
+Only when something differs are those rows kept in a temp table, CHANGES, and duplicates among them decided.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def compare(tx: Connection, merge: Merge, *, rows: int) -> Outcome:
 
 
 def _rows(tx: Connection, merge: Merge) -> float:
-    """About how many the table holds."""
+    """About how many rows the table holds."""
     query = "SELECT reltuples FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)::pg_catalog.oid"
     number = scalar(tx, query, (merge.table.as_string(tx),)) or 0
     return float(number)
@@ -84,7 +84,7 @@ def _compared(tx: Connection, merge: Merge, *, small: bool) -> Outcome:
 
 
 def _decided(tx: Connection, merge: Merge, found: Outcome, *, duplicates: bool) -> Outcome:
-    """The outcome with winners only; `distinct` of `found` leaves the new rows out."""
+    """The outcome that counts only the winners among duplicates; `distinct` of `found` leaves the new rows out."""
     new_distinct = _count_new(tx, merge)
     if new_distinct == found.inserted and not duplicates:
         return replace(found, distinct=found.distinct + new_distinct)
@@ -97,7 +97,7 @@ _Found = tuple[int, int, int, int, int, int, int]  # read, without key, new, dif
 
 
 def _whole(tx: Connection, merge: Merge) -> _Found:
-    """In one pass.
+    """Compare all rows of both sides in one pass.
 
     Keys of the table are unique: it has as many rows as the join hits, once each, plus those that the join leaves over.
     So the distinct keys among the matched rows need no sort and no second hash table (0.5 s for a million).
@@ -152,7 +152,7 @@ def _packed(merge: Merge) -> dict[str, sql.Composable]:
 
 
 def _small(tx: Connection, merge: Merge) -> _Found:
-    """Where the table is far bigger than what was staged, so that it need not be read whole."""
+    """Compare by key, where the table is far bigger than what was staged, so that it need not be read whole."""
     hit = listed(sql.SQL("t.{}").format(identifier(name)) for name in merge.key)
     query = sql.SQL("""
         SELECT pg_catalog.count(*),
@@ -208,8 +208,11 @@ def _count_changes(tx: Connection) -> tuple[int, int]:
 
 
 def _decide_duplicates(tx: Connection, merge: Merge) -> list[str]:
-    """One winner for each key that occurs twice, chosen among all its rows: the one that equals the table must not lose
-    to its twin only because it is not among the changes. Ties end by the values, so every run decides the same."""
+    """Choose one winner for each key that occurs twice, among all its rows; gives the first of those keys, as text.
+
+    The row that equals the table must not lose to its twin only because it is not among the changes. Ties end by the values, so
+    every run decides the same.
+    """
     columns = [sql.SQL("{} AS {}").format(identifier(name), identifier(f"usersync_key_{i}")) for i, name in enumerate(merge.key)]
     keys = listed(identifier(name) for name in merge.key)
     tx.execute(
@@ -277,6 +280,6 @@ def changed(merge: Merge) -> sql.Composed:
 
 
 def _one(tx: Connection, query: sql.Composed) -> tuple[Any, ...]:
-    """The only row."""
+    """The only row of a query."""
     (row,) = tx.execute(query).fetchall()
     return row

@@ -49,7 +49,7 @@ SELECT pg_catalog.quote_ident(current_user), pg_catalog.row_security_active(%(ta
 
 
 def columns_of(tx: Connection, desired: Desired) -> list[Column]:
-    """The columns of the transform, whose mistakes were found when it was bound."""
+    """The columns of a transform that was bound before, with their types."""
     found = tx.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(desired.transform)).pgresult
     assert found is not None  # noqa: S101  a SELECT always has a result
     names = [str(found.fname(i) or b"", "utf8") for i in range(found.nfields)]
@@ -70,7 +70,7 @@ def fit(tx: Connection, new: NewTable, desired: Desired, outputs: Sequence[Colum
 
 
 def _refuse(tx: Connection, new: NewTable, outputs: Sequence[Column], table: Table | None) -> None:
-    """Raises Drift for what is not a table that a step can load."""
+    """Raise Drift for what is not a table that a step can load."""
     load = new.load
     if table is None and (moved := misplaced(tx, load)):
         raise Drift(f"target table {load.table} is in the schema {OWN_SCHEMA}, which holds usersync's own tables", hint=moved)
@@ -268,7 +268,7 @@ class _Fitting:
 
 
 def sequences(tx: Connection, table: str, columns: Sequence[str]) -> str:
-    """What to do about sequences that stay behind the ids that are loaded: the application's next INSERT would collide; "" if none does."""
+    """Advice about sequences that stay behind the ids that are loaded, so that an application's next INSERT would collide; "" for none."""
     found = describe(tx, table)
     return "\n".join(
         f"the sequence {name} is behind the ids that are loaded: an application's INSERT would get an id that is taken, or one that the"
@@ -296,7 +296,7 @@ def misplaced(tx: Connection, load: Load) -> str:
 
 
 def _instead(tx: Connection, view: Table) -> str:
-    """What a view reads."""
+    """The tables that a view reads, as the end of a hint."""
     names = read_by(tx, view)
     return f": {' or '.join(names)}" if names else ""
 

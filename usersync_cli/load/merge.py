@@ -45,7 +45,7 @@ class Field:
         return sql.SQL("{} OPERATOR({}) {}").format(a, sql.SQL(EQUAL if self.as_text else self.operator), b)  # from the catalog
 
     def differs(self, one: str, other: str) -> sql.Composed:
-        """As IS DISTINCT FROM, whatever `=` means along the path."""
+        """The values of these two sides differ, as IS DISTINCT FROM says it, whatever `=` means along the path."""
         a, b = (sql.SQL("{}.{}").format(sql.SQL(side), self.column) for side in (one, other))
         null = sql.SQL("pg_catalog.num_nulls({}, {}) OPERATOR(pg_catalog.=) 2" if self.composite else "{} IS NULL AND {} IS NULL")
         return sql.SQL("(({}) IS NOT TRUE AND NOT ({}))").format(self.same(one, other), null.format(a, b))
@@ -53,7 +53,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Merge:
-    """What goes where: a table, the SELECT of what it should hold, and which columns say who is who."""
+    """What goes where: a table, the SELECT of what it should hold, and which columns are the key."""
 
     table: sql.Composable
     fields: Sequence[Field]
@@ -88,13 +88,13 @@ class Merge:
 
     @property
     def is_reject(self) -> sql.Composed:
-        """w is not to be loaded."""
+        """The row w is a reject, or has no key."""
         without = or_(sql.SQL("w.{} IS NULL").format(identifier(name)) for name in self.key)
         return sql.SQL("({} OR EXISTS (SELECT FROM {} AS a WHERE {}))").format(without, REJECTS, self.same("a", "w"))
 
     @property
     def present(self) -> sql.Composed:
-        """t is at the source, be it as a reject."""
+        """The row t is at the source, even if only as a reject."""
         keys = listed(identifier(name) for name in self.key)
         found = sql.SQL("SELECT {} FROM ({}) AS w").format(keys, self.wanted)
         if self.without_rejects:
@@ -117,15 +117,15 @@ class Merge:
 
     @cached_property
     def same_key(self) -> sql.Composed:
-        """t and w mean the same record."""
+        """The rows t and w have the same key."""
         return self.same("t", "w")
 
     def same(self, one: str, other: str) -> sql.Composed:
-        """Of any two sides."""
+        """The rows of any two sides have the same key."""
         return and_(self.field(name).same(one, other) for name in self.key)
 
     def field(self, name: str) -> Field:
-        """The one of this name."""
+        """The field of this name."""
         return next((f for f in self.fields if f.name == name), Field(name))
 
     @cached_property
@@ -135,7 +135,7 @@ class Merge:
 
     @cached_property
     def differs(self) -> sql.Composed:
-        """t and w, of the same key, hold different values."""
+        """The rows t and w, of the same key, hold different values."""
         return self.differs_from("w")
 
     @property
@@ -145,11 +145,11 @@ class Merge:
 
     @property
     def marked(self) -> sql.Composed:
-        """t is marked as gone."""
+        """The row t is marked as deleted."""
         return sql.Composed([sql.SQL("t.{} IS NOT NULL").format(identifier(self.marks[0])) if self.marks else sql.SQL("false")])
 
     def differs_from(self, other: str) -> sql.Composed:
-        """t and `other` ("w" or "excluded"), of the same key, hold different values."""
+        """The rows t and `other` ("w" or "excluded"), of the same key, hold different values."""
         marked = self.marked
         if not self.values:
             return marked
@@ -169,6 +169,6 @@ def key_text(key: Sequence[str], side: str = "t") -> sql.Composed:
 
 
 def texts(side: str, columns: Iterable[sql.Identifier], *more: sql.Composable) -> sql.Composed:
-    """The values of these columns as an array of text; and these values."""
+    """An array of text: the values of these columns, then `more`."""
     own = (sql.SQL("{}.{}::pg_catalog.text").format(sql.SQL(side), name) for name in columns)
     return sql.SQL("ARRAY[{}]").format(listed([*own, *more]))

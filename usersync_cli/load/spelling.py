@@ -67,7 +67,7 @@ class Spelling:
         return written is not None and written.fullmatch(key) is not None
 
     def ask(self, tx: Connection, query: sql.Composed, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        """What a query over `typed` gives for these keys, without those that are none of its type."""
+        """The rows of a query over `typed` for these keys; keys that the type of the column does not accept are left out."""
         try:
             with tx.transaction():
                 return tx.execute(query, self.columns(keys)).fetchall()
@@ -77,7 +77,7 @@ class Spelling:
         return tx.execute(query, self.columns(self._readable(tx, keys))).fetchall()
 
     def read(self, tx: Connection, keys: Sequence[str]) -> dict[str, Spelt]:
-        """Each of these in the table's spelling; without those that are no keys of its type. In a transaction."""
+        """Each of these keys in the table's spelling; keys that its type does not accept are left out. In a transaction."""
         names = [identifier(name) for name in self.key]
         found = sql.SQL("LEFT JOIN (SELECT {}) AS t ON true").format(listed(sql.SQL("NULL::text AS {}").format(name) for name in names))
         if self.table is not None:
@@ -128,7 +128,7 @@ class Spelling:
         return [texts(parts[i] if parts else None for parts in split) for i in range(len(self.key))]
 
     def _readable(self, tx: Connection, keys: Sequence[str]) -> list[str]:
-        """Those that the types of the key take."""
+        """The keys that the types of the key columns accept."""
         names = [sql.SQL(f"usersync_part_{i}") for i in range(len(self.key))]
         query = sql.SQL("SELECT usersync_key FROM unnest({}) AS p(usersync_key, {names}) WHERE {}(ARRAY[{names}])").format(
             listed([sql.SQL("%s::text[]")] * (1 + len(self.key))), self._is_key, names=listed(names)
@@ -161,7 +161,7 @@ def of_table(table: Table, key: Sequence[str], number: int = 0) -> Spelling:
 
 
 def spelling_of(tx: Connection, merge: Merge, table: Table | None) -> Spelling:
-    """The same; where the table is still to be made, by the transform, which is run over nothing."""
+    """How the key of this table is spelt; of one that is still to be made, by the types of the transform, which is run over nothing."""
     if table is not None:
         return of_table(table, merge.key)
     collations = [merge.field(name).collation for name in merge.key]

@@ -44,7 +44,7 @@ class Stage:
 
     @property
     def as_seen(self) -> sql.Composed:
-        """What the transform sees of it."""
+        """The SELECT that the transform sees."""
         seen = [sql.SQL("{0}::{1} AS {0}" if one.wire else "{0}").format(identifier(one.name), type_sql(one.type)) for one in self.columns]
         return sql.SQL("SELECT {} FROM {}").format(listed(seen) if seen else sql.SQL("*"), self.table)
 
@@ -78,7 +78,7 @@ def _may_create(tx: Connection) -> bool:
 
 
 def used_by_us(column: str) -> str:
-    """What is wrong with such a name."""
+    """The complaint about a column whose name is one of OURS."""
     return f"column {column} has a name that usersync uses itself"
 
 
@@ -107,7 +107,7 @@ def relname(tx: Connection, stage: Stage) -> str:
 
 
 def drop(tx: Connection, stages: Sequence[Stage]) -> None:
-    """Temp tables go with the transaction; the others must not outlive it."""
+    """Drop the stages that are not temp tables: nothing else ends them."""
     for stage in stages:
         if not stage.temporary:
             tx.execute(sql.SQL("DROP TABLE {} CASCADE").format(stage.table))  # and the views of them
@@ -121,7 +121,7 @@ def type_sql(type_: str) -> sql.SQL:
 
 
 def copy(tx: Connection, into: sql.Composable, content: Copy, moved: Callable[[int], None], *, freeze: bool = False) -> int:
-    """Pass the blocks on, as they come; returns the number of rows. `moved` hears of each block's bytes and may raise."""
+    """Pass the blocks on as they come; returns the number of rows. `moved` is called with the bytes of each block, and may raise."""
     names = listed(identifier(column.name) for column in content.columns)
     options = sql.SQL(f"FORMAT {content.format}{', FREEZE' if freeze else ''}")
     cursor = tx.cursor()

@@ -49,11 +49,11 @@ class TablePlan:
     merge: Merge
     outcome: Outcome
     table: Table | None
-    sweep: Sweep | None = None  # who has left the source; None with on_missing: keep
+    sweep: Sweep | None = None  # the rows that have left the source; None with on_missing: keep
 
     @property
     def counts(self) -> Counts:
-        """What applying it does, or would do."""
+        """The counts of applying it."""
         o = self.outcome
         gone = self.sweep.removable if self.sweep else 0
         return Counts(read=o.read, duplicates=o.read - o.distinct, inserted=o.inserted, updated=o.updated, unchanged=o.unchanged, gone=gone)
@@ -105,7 +105,7 @@ class TableLoad:
     # an empty table
 
     def copy_into_empty(self, content: Copy, desired: Desired, tx: Connection, moved: Callable[[int], None]) -> Counts | None:
-        """Without a stage: COPY straight into a table that is empty, or that we make here. The blocks are read once.
+        """COPY straight into a table that is empty, or that we make here, without a stage. The blocks are read once.
 
         None when that is not possible (the table has rows, other types, triggers), when a key occurs twice or a record does
         not fit: nothing was written then, and the caller stages.
@@ -149,7 +149,7 @@ class TableLoad:
         return Counts(read=rows, inserted=rows)
 
     def _takes_copy(self, merge: Merge, table: Table, content: Copy) -> bool:
-        """COPY wants the same binary format; time stamps need a default, because COPY can't compute them."""
+        """Whether COPY can fill it: the binary formats are the same, and time stamps have a default, because COPY can't compute them."""
         same = all(_format(table.columns[c.name].type) == _format(c.type) for c in content.columns)
         stamped = all(table.columns[name].has_default for name, _ in merge.on_insert)
         return same and stamped and not table.watched and not merge.helpers and not merge.overriding
@@ -177,8 +177,8 @@ class TableLoad:
         return TablePlan(merge, compare.compare(tx, merge, rows=desired.rows), found.table)
 
     def apply(self, plan: TablePlan, tx: Connection) -> Counts:
-        """Write the plan, then remove who has left. People who pass on a unique value among themselves, or take one of
-        somebody who left, are not an error: then every value that is given up is taken away first."""
+        """Write the plan, then remove the rows that have left the source. Records that pass on a unique value among themselves, or
+        take one from a row that leaves, are not an error: then every value that is given up is taken away first."""
         try:
             with tx.transaction(), self._nobody_else_lost(plan, tx):
                 self._write(plan, tx)
@@ -192,10 +192,8 @@ class TableLoad:
 
     @contextmanager
     def _nobody_else_lost(self, plan: TablePlan, tx: Connection) -> Iterator[None]:
-        """A trigger may delete more than what we remove. Of a table, everybody who was read is looked for then; a page knows a
-        few of the rows only, so there it is enough that the table has fewer than it should.
-
-        Raises VerificationFailed."""
+        """Raise VerificationFailed when a trigger deletes more rows than we remove. For a whole table, every record that was read is
+        looked for then; a page knows only a few of the rows, so the table must not have fewer rows than it should."""
         merge = plan.merge
         if not merge.watched:
             yield
@@ -229,7 +227,7 @@ class TableLoad:
                 ) from error
 
     def prepare(self, plan: TablePlan, tx: Connection) -> None:
-        """Before the records are written one by one: remove who has left and take away what others give up, where that can be done."""
+        """Remove the rows that have left and take away values that others give up, where that can be done, before records are tried."""
         for first in (self._remove, self._vacate):
             try:
                 with tx.transaction():
@@ -238,7 +236,7 @@ class TableLoad:
                 continue
 
     def changes(self, plan: TablePlan, step: str, tx: Connection) -> Generator[Change, None, None]:
-        """What applying the plan would do, row by row, by key; read in batches, as text."""
+        """The changes that applying the plan would make, row by row, by key; read in batches, as text."""
         if plan.outcome.inserted or plan.outcome.updated:
             yield from self._written(plan, step, tx)
         if plan.sweep and plan.sweep.removable:

@@ -46,7 +46,7 @@ def _update(tx: Connection, merge: Merge, *, vacated: bool) -> int:
 
 
 def update(merge: Merge, rows: sql.Composable, *, vacated: bool = False) -> sql.Composed:
-    """UPDATE of those of these rows that are not new and differ still; of all that are not new after `vacate`."""
+    """UPDATE of the rows that are not new and still differ; after `vacate`, of all that are not new."""
     differs = sql.SQL("true") if vacated else merge.differs
     return sql.SQL("UPDATE {} AS t SET {} FROM {} AS w WHERE {} AND NOT w.usersync_is_new AND {}").format(
         merge.table, _assignments(merge, "w"), rows, merge.same_key, differs
@@ -61,7 +61,7 @@ def _assignments(merge: Merge, side: str) -> sql.Composed:
 
 
 def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = (), *, ordered: bool = True) -> sql.Composed:
-    """INSERT of these rows; with `conflict` sorted by key, and whoever inserted the same key meanwhile is updated."""
+    """INSERT of these rows; with `conflict` sorted by key, and a row that somebody inserted meanwhile is updated."""
     names = listed([*(f.column for f in merge.fields), *(identifier(name) for name, _ in merge.on_insert)])
     values = listed([*(sql.SQL("w.{}").format(f.column) for f in merge.fields), *(sql.SQL(value) for _, value in merge.on_insert)])  # ours
     statement = sql.SQL("INSERT INTO {} AS t ({}) {} SELECT {} FROM ({}) AS w").format(
@@ -81,7 +81,7 @@ def insert(merge: Merge, rows: sql.Composable, conflict: Sequence[str] = (), *, 
 
 
 def _look_again(tx: Connection, merge: Merge, wrong: sql.Composable) -> None:
-    """Each row of CHANGES is there, and is not `wrong`."""
+    """Raise VerificationFailed unless each row of CHANGES is there, and is not `wrong`."""
     left = sql.SQL("FROM {} AS w LEFT JOIN {} AS t ON {} WHERE t.{} IS NULL OR {}").format(
         CHANGES, merge.table, merge.same_key, merge.first_key, wrong
     )
@@ -95,7 +95,7 @@ def _look_again(tx: Connection, merge: Merge, wrong: sql.Composable) -> None:
 
 
 def tally(tx: Connection, merge: Merge) -> tuple[int, int]:
-    """How many rows this transaction has inserted into the table and deleted from it so far, whoever told it to."""
+    """How many rows this transaction has inserted into the table and deleted from it so far, be it through triggers."""
     table = sql.SQL("pg_catalog.to_regclass({})").format(sql.Literal(merge.table.as_string(tx)))
     query = sql.SQL("""
         WITH RECURSIVE every(one) AS (
@@ -109,7 +109,7 @@ def tally(tx: Connection, merge: Merge) -> tuple[int, int]:
 
 
 def missing(tx: Connection, merge: Merge) -> int:
-    """How many of those who were read are not in the table, also of those of whom nothing was written."""
+    """How many of the records that were read are not in the table, including those that were not written."""
     lost = sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS w WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})")
     with as_user(tx):
         return int(scalar(tx, lost.format(merge.wanted, merge.table, merge.same_key)))

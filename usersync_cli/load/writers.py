@@ -1,4 +1,4 @@
-"""Two steps that write one table, of which one removes rows: each would remove the other's people, in every run."""
+"""Refuses two steps that write one table where one of them removes rows: each would remove the other's people in every run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usersync_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Writer:
-    """A step of the config file, of whatever job, and where it writes: tables of the target, or a place outside it."""
+    """A step of the config file, of any job, and where it writes: tables of the target, or a place outside it."""
 
     job: str
     step: str
@@ -26,7 +26,7 @@ class Writer:
 
 
 def refuse(tx: Connection, job: str, step: str, writers: Sequence[Writer]) -> None:
-    """Raises ConfigError when another of the writers writes where this step does, and either removes what its source lacks."""
+    """Raise ConfigError when another of the writers writes where this step does, and either removes what its source lacks."""
     mine = next((one for one in writers if (one.job, one.step) == (job, step)), None)
     others = [one for one in writers if mine and one is not mine and (mine.removes or one.removes)]
     if mine is None or not others:
@@ -44,21 +44,21 @@ def _shared(tx: Connection, mine: Writer, others: Sequence[Writer]) -> Iterator[
     for table in mine.tables:
         here = _identities(tx, table)
         for other in others:
-            # Most have another name, and are no partition: nobody need be asked.
+            # Most have another name and are not a partition, so PostgreSQL need not be asked.
             near = [name for name in other.tables if len(here) > 1 or name.rpartition(".")[2] == table.rpartition(".")[2]]
             if any(_identity(tx, name) in here for name in near):
                 yield other, f"table {table}"
 
 
 def _identity(tx: Connection, table: str) -> str:
-    """The same for all names of one table, also before it is made."""
+    """A name that all names of one table share, also before the table is made."""
     if (oid := locate(tx, table)) is not None:
         return str(oid)
     return table if "." in table else f"{next(iter(schemas(tx)), '')}.{table}"
 
 
 def _identities(tx: Connection, table: str) -> set[str]:
-    """The table, those that it is a partition of, and its own partitions: what is written to one is in the other."""
+    """The oids of the table, of those that it is a partition of, and of its own partitions: a row written to one is in the others."""
     if (oid := locate(tx, table)) is None:
         return {_identity(tx, table)}
     return {str(found) for (found,) in tx.execute(_FAMILY, {"oid": oid}).fetchall()}

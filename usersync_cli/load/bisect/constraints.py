@@ -1,4 +1,4 @@
-"""What the constraints of a table refuse, found by looking at the records of CHANGES, not by writing them.
+"""Which records of CHANGES the constraints of a table refuse, found by looking at them, not by writing them.
 
 Exact for NOT NULL, lengths, CHECK, foreign keys and unique columns of a table without triggers; the rest only writing can
 tell. A preview knows what is found here.
@@ -34,7 +34,7 @@ class Broken:
 
 
 def conditions(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | None = None) -> list[Broken]:
-    """Everything that can be looked at. Nothing where triggers may change what is written.
+    """All conditions that can be looked at; none where triggers may change what is written.
 
     `stays` says of t, a row of the table, that it will still be there; without it, whatever may leave is taken to leave.
     """
@@ -44,7 +44,7 @@ def conditions(tx: Connection, merge: Merge, table: Table, stays: sql.Composable
 
 
 def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
-    """File in REJECTS the records of CHANGES that this condition meets; gives how many. None where it can't be looked at."""
+    """File in REJECTS the records of CHANGES that this condition meets; gives how many. 0 where it can't be looked at."""
     keys = listed(identifier(name) for name in merge.key)
     values = listed(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
     statement = sql.SQL("""
@@ -119,7 +119,7 @@ def _foreign_keys(tx: Connection, merge: Merge, table: Table) -> Iterator[Broken
 
 
 def _unique(tx: Connection, merge: Merge, table: Table, stays: sql.Composable | None) -> Iterator[Broken]:
-    """A value that a row has which keeps it, or that a record with a smaller key takes."""
+    """A unique value that a row keeps, or that a record with a smaller key takes."""
     if stays is None:
         stays = merge.present if merge.sums and not merge.marks else sql.SQL("true")
     key = [identifier(name) for name in merge.key]

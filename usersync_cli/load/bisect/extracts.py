@@ -73,7 +73,7 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
 
 
 def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Sequence[Failure]) -> None:
-    """File each of them under its key, if that can be computed, with the column that fails. Several rows, several keys."""
+    """File each failure under its key, if that can be computed, with the column that fails; one that gives several rows, under each."""
     fields = [f.column for f in merge.fields]
     tries = [sql.SQL("PERFORM pg_catalog.count(*) FROM ({}) AS w;").format(tried)]
     tries += [sql.SQL("PERFORM pg_catalog.count(w.{}) FROM ({}) AS w;").format(column, tried) for column in fields]
@@ -169,7 +169,7 @@ def _by_row(plan: Mapping[str, Any], relation: str) -> bool:
 
 
 def _mixed(tx: Connection, merge: Merge) -> Drift:
-    """What to say when it can't be told which record is bad: at least the column."""
+    """The error when nobody can tell which record is bad: it names the column at least."""
     for f in merge.fields:
         try:
             with tx.transaction(), as_user(tx):
@@ -220,7 +220,7 @@ def _columns(tx: Connection, table: sql.Composable) -> list[sql.Identifier]:
 
 
 def _choice(statements: Sequence[sql.Composable]) -> sql.Composed:
-    """The one whose number is usersync_which."""
+    """PL/pgSQL that runs the statement whose number is usersync_which."""
     tries = [
         sql.SQL("IF usersync_which OPERATOR(pg_catalog.=) {} THEN {} END IF;").format(sql.Literal(i), one)
         for i, one in enumerate(statements)

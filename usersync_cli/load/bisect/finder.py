@@ -28,7 +28,7 @@ class Finder:
         self._tx, self._job, self._step = tx, job, step
 
     def begin(self, merge: Merge) -> None:
-        """From here on, records without a key and those in REJECTS are left out."""
+        """Leave out records without a key and those in REJECTS from here on."""
         if not self.begun:
             found.create(self._tx, merge)
             self.begun = True
@@ -79,7 +79,7 @@ class Finder:
         return bool(failures)
 
     def judge(self, merge: Merge, read: int) -> None:
-        """Raises Drift when so many are bad that it is not the records. What was set aside before has been judged."""
+        """Raise Drift when so many are bad that it is not the records. Rejects of earlier runs do not count."""
         before: sql.Composable = sql.SQL("false")
         if rejects.readable(self._tx):
             before = sql.SQL(

@@ -48,5 +48,5 @@ def filed_as(merge: Merge, side: str) -> sql.Composed:
 
 
 def without_key(merge: Merge, side: str) -> sql.Composed:
-    """A record has no key."""
+    """The row of this side has no key."""
     return or_(sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(name)) for name in merge.key)

@@ -36,6 +36,7 @@ class Failure:
 
 
 def number(tx: Connection, rows: sql.Composable) -> int:
+    """Put these records into ORDERED, numbered; gives how many."""
     tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_ordered")
     tx.execute("CREATE TEMP SEQUENCE IF NOT EXISTS usersync_at")
     done = tx.execute(
@@ -49,6 +50,7 @@ def number(tx: Connection, rows: sql.Composable) -> int:
 
 
 def forget(tx: Connection) -> None:
+    """Drop what a search has made."""
     tx.execute("DROP TABLE IF EXISTS pg_temp.usersync_ordered")
     tx.execute("DROP SEQUENCE IF EXISTS pg_temp.usersync_at")
     for signature in (

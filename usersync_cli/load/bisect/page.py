@@ -40,7 +40,7 @@ def failing(  # noqa: PLR0913, PLR0917  the page, and how it goes into its table
 
 
 def _cause(state: str, column: str | None, constraint: str | None, table: str | None) -> Cause:
-    """`column` "" is the document itself."""
+    """What the server said, as a cause; `column` "" is the document itself."""
     where = DOCUMENT if column == "" else detail(column, constraint, table)
     return Cause(state if state in {NO_KEY, KEY_DIFFERS} else condition(state), where)
 

@@ -30,7 +30,7 @@ def write(tx: Connection, merge: Merge, most: int) -> list[Failure]:
 
 
 def number_changes(tx: Connection, merge: Merge) -> None:
-    """ORDERED holds CHANGES, sorted by key."""
+    """Put CHANGES into ORDERED, sorted by key."""
     keys = listed(identifier(name) for name in merge.key)
     number(tx, sql.SQL("SELECT * FROM {} ORDER BY {}").format(CHANGES, keys))
 

@@ -21,7 +21,7 @@ class Rejects(Finder):
     """The rejects of one step while it is being loaded. Everything happens in its transaction."""
 
     def finish(self, merge: Merge, read: int) -> Counts:
-        """The rejects among the records, those without a key too, beside `read` that can be loaded. Raises Drift for too many."""
+        """Count the rejects among the records, those without a key too; `read` others can be loaded. Raises Drift for too many."""
         if not self.begun:
             return Counts()
         keyless = sql.SQL("""
@@ -47,14 +47,14 @@ class Rejects(Finder):
         return Counts(read=records, duplicates=records - rejected, rejected=rejected)
 
     def store(self, run_id: int) -> None:
-        """File them; forget those of earlier runs that this one did not meet, and documents of long ago."""
+        """File the rejects; forget those of earlier runs that this one did not meet, and documents of long ago."""
         if self.begun:
             rejects.store_rows(self._tx, self._job, self._step, "", run_id, _FILED, {})
         rejects.resolve_unmet(self._tx, self._job, self._step, "", run_id)
         rejects.prune(self._tx, self._job)
 
     def changes(self, merge: Merge) -> Iterator[Change]:
-        """Each of them, for a preview."""
+        """The rejects as changes of a preview."""
         if not self.begun:
             return
         keys = [identifier(name) for name in merge.key]
@@ -65,7 +65,7 @@ class Rejects(Finder):
             yield Change(self._step, "reject", dict(zip(merge.key, key, strict=True)), reason=f"{why} ({where})" if where else why)
 
     def waiting(self) -> int:
-        """How many rejects of the step wait, be they of an earlier run."""
+        """How many rejects of the step wait, earlier runs included."""
         return rejects.count_waiting(self._tx, self._job, step=self._step).get((self._job, self._step), 0)
 
     def would_wait(self) -> int:
@@ -73,11 +73,11 @@ class Rejects(Finder):
         return self._met() if self.begun else 0
 
     def left_out(self, number: int) -> PartialError:
-        """What the step's end says while so many rejects wait."""
+        """The step's error while so many rejects wait."""
         return PartialError(f"{number:,} record{'' if number == 1 else 's'} set aside", hint=rejects.looking(self._job))
 
     def unknown(self) -> int:
-        """Records whose key is not known: they may be any of the target. Nobody has said that these may be forgotten."""
+        """How many rejects have no known key and were not dropped: they may be any row of the target."""
         return self._met("a.usersync_key LIKE 'sha256:%'") if self.begun else 0
 
     def _met(self, which: str = "true") -> int:
