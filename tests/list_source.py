@@ -12,7 +12,7 @@ from tests.simple_job import execute
 from usersync_cli.config.jobs import Job
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
 from usersync_cli.ports import DocumentSession, DocumentSource, HasDetails, NumbersVersions, OneMoment, ReadsTogether, TellsWhoIsGone, Tools
-from usersync_cli.run.context import Options, World
+from usersync_cli.run.context import Options, RunContext
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 
@@ -149,11 +149,11 @@ class Sync:
         return Job.model_validate({"name": "sync", "steps": [step]})
 
     @property
-    def world(self) -> World:
-        return World(self.target, {"crm": self.source}, Tools("sync", Stop(), Database), lambda _extract, _size: None)
+    def context(self) -> RunContext:
+        return RunContext(self.target, {"crm": self.source}, Tools("sync", Stop(), Database), lambda _extract, _size: None)
 
     def run(self, **options: Any) -> RunResult:
-        return run(self.job, self.world, Options(**options))
+        return run(self.job, self.context, Options(**options))
 
     def ok(self, **options: Any) -> str:
         """A run that went well, as `new changed same gone`."""

@@ -13,7 +13,7 @@ import psycopg
 
 from tests import servers
 from tests.conftest import Command, Result
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.config import loader
 from usersync_cli.model import Database
 from usersync_cli.run import context
@@ -97,7 +97,7 @@ class Job:
         """A run in this process, without command line and log: cheaper where those are not the point."""
         settings = loader.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), context.Options(**options))
+        return run.run(job, run_context(settings, job, Stop()), context.Options(**options))
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -22,7 +22,7 @@ from usersync_cli.config.jobs import Job
 from usersync_cli.errors import UsersyncError
 from usersync_cli.model import Change, Database
 from usersync_cli.ports import Tools
-from usersync_cli.run.context import Options, World
+from usersync_cli.run.context import Options, RunContext
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings as FineractSettings
@@ -91,19 +91,19 @@ class Staff:
 
     # a run
 
-    def world(self) -> World:
+    def run_context(self) -> RunContext:
         source = Source("fineract", FineractSettings.model_validate(self.source))
         opened = partial(_opened, Settings.model_validate(self.sso))
         tools = Tools(self.name, Stop(), Database)
         targets = {"keycloak": opened}
-        return World(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets=targets, steps=self.job.steps)
+        return RunContext(self.target, {"fineract": source}, tools, lambda _stream, _size: None, targets=targets, steps=self.job.steps)
 
     @property
     def job(self) -> Job:
         return Job.model_validate({"name": self.name, "steps": self.steps})
 
     def run(self, **options: Any) -> RunResult:
-        return run(self.job, self.world(), Options(**options))
+        return run(self.job, self.run_context(), Options(**options))
 
     def ok(self, **options: Any) -> str:
         """A run that went well, as `new changed same gone`."""

@@ -15,7 +15,7 @@ from tests.teamleader_server import TOKEN, Asked, Teamleader
 from usersync_cli.config.jobs import Job
 from usersync_cli.model import Access, Database, Token
 from usersync_cli.ports import Tools
-from usersync_cli.run.context import Options, World
+from usersync_cli.run.context import Options, RunContext
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.teamleader import STREAMS, Settings, Source, limits
@@ -60,8 +60,8 @@ class Crm:
     def run(self, **options: Any) -> RunResult:
         tools = Tools("teamleader", Stop(), Database, self.tokens)
         job = self.job
-        world = World(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None, steps=job.steps)
-        return run(job, world, Options(**options))
+        context = RunContext(self.target, {"crm": self.source()}, tools, lambda _extract, _size: None, steps=job.steps)
+        return run(job, context, Options(**options))
 
     def soon(self, seconds: float = 0.4, **options: Any) -> RunResult:
         """A run in which a fault that stays is told soon. Others have all the time they need, on a busy machine too."""

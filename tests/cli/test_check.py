@@ -260,7 +260,7 @@ def test_a_source_that_can_only_be_read(job: Job) -> None:
     sync = Sync(ListSource({"companies": people(1, 2), "people": people(1, 2, 3, 4)}), job.target)
 
     def findings() -> list[Finding]:
-        return [finding for finding in look(sync.job, sync.world) if finding.what.startswith("step")]
+        return [finding for finding in look(sync.job, sync.context) if finding.what.startswith("step")]
 
     found = findings()
 

@@ -21,7 +21,7 @@ from tests.night.test_crash import Fault, counting
 from tests.simple_job import DAWDLE, PERSON, SLEEPING, Job, clean, execute, with_password
 from usersync_cli import log
 from usersync_cli.cli import cli
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.config import loader
 from usersync_cli.errors import UsersyncError, status_of
 from usersync_cli.model import Database
@@ -80,7 +80,7 @@ class Export:
     def sync(self, **options: Any) -> RunResult:
         settings = loader.load(self.usersync.folder / "config.yaml")
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), context.Options(**options))
+        return run.run(job, run_context(settings, job, Stop()), context.Options(**options))
 
     def ran(self, **options: Any) -> str:
         """Exit status of a run, and how many rows are new, changed, the same, set aside."""

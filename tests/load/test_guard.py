@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, counts, people, person
 from tests.simple_job import PERSON, Job, clean, execute
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.config import loader
 from usersync_cli.errors import UsersyncError
@@ -424,7 +424,7 @@ def test_a_source_that_is_told_to_read_something_else(files: Command, edit: dict
 
 def in_process(settings: loader.Config, step: str = "people") -> RunResult:
     job = settings.job("copy")
-    return run.run(job, world(settings, job, Stop()), Options(steps=[step]))
+    return run.run(job, run_context(settings, job, Stop()), Options(steps=[step]))
 
 
 # a slow drain
@@ -603,7 +603,7 @@ def two(usersync: Command, target: str, one: dict[str, Any], other: dict[str, An
 def looked(settings: loader.Config, name: str) -> list[UsersyncError]:
     """What `check` finds wrong with a job."""
     job = settings.job(name)
-    return [finding.error for finding in check.check(job, world(settings, job, Stop())) if finding.error]
+    return [finding.error for finding in check.check(job, run_context(settings, job, Stop())) if finding.error]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["the table is there", "it is not made yet"])
@@ -630,7 +630,7 @@ def test_two_jobs_on_one_table(
 
     for name in ("copy", "other"):
         job = settings.job(name)
-        done = run.run(job, world(settings, job, Stop()), Options())
+        done = run.run(job, run_context(settings, job, Stop()), Options())
         assert 2 == done.exit_status
         assert f"step {one['name']} of job copy" in str(done.steps[0].error)
         assert f"step {other['name']} of job other" in str(done.steps[0].error)
@@ -688,7 +688,7 @@ def test_two_steps_on_one_realm(usersync: Command, new_database: NewDatabase, ta
 def looked_at_rivals(settings: loader.Config) -> list[UsersyncError]:
     """What is wrong with job copy, without asking its realm."""
     job = settings.job("copy")
-    made = world(settings, job, Stop())
+    made = run_context(settings, job, Stop())
     with connect(made.target, job="copy") as tx:
         try:
             writers.refuse(tx, "copy", "staff", made.writers)

@@ -59,7 +59,7 @@ def new_sync(new_database: NewDatabase, request: pytest.FixtureRequest) -> Calla
 
 def verified(sync: Sync) -> tuple[int, int, int, int]:
     """missing, extra, different, rejected"""
-    (report,) = steps.verify(sync.job, sync.world, Options())
+    (report,) = steps.verify(sync.job, sync.context, Options())
     assert report.error is None, (report.error, report.error and report.error.hint)
     return report.missing, report.extra, report.different, report.rejected
 

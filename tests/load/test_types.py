@@ -10,7 +10,7 @@ from psycopg import sql
 from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.simple_job import Job, execute
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config import loader
 from usersync_cli.load import stage
@@ -82,7 +82,7 @@ def job(request: pytest.FixtureRequest, usersync: Command, new_database: NewData
 def verified(job: Job) -> Report:
     settings = loader.load(job.usersync.folder / "config.yaml")
     one = settings.job("copy")
-    (report,) = steps.verify(one, world(settings, one, Stop()), VerifyOptions())
+    (report,) = steps.verify(one, run_context(settings, one, Stop()), VerifyOptions())
     return report
 
 

@@ -29,7 +29,7 @@ from usersync_cli.config.jobs import Job
 from usersync_cli.errors import ConfigError, UsersyncError, status_of
 from usersync_cli.model import Database, KeptOut
 from usersync_cli.ports import Tools
-from usersync_cli.run.context import Options, World
+from usersync_cli.run.context import Options, RunContext
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings, Source, listing, source
@@ -60,8 +60,8 @@ class Bank:
 
     def run(self, **options: Any) -> RunResult:
         source = Source("bank", Settings.model_validate(made(self.server.url, **{**LEFT_ALONE, **self.settings})))
-        world = World(self.target, {"bank": source}, Tools("fineract", Stop(), Database), self.progress)
-        return run(Job.model_validate({"name": "fineract", "steps": [self.step]}), world, Options(**options))
+        context = RunContext(self.target, {"bank": source}, Tools("fineract", Stop(), Database), self.progress)
+        return run(Job.model_validate({"name": "fineract", "steps": [self.step]}), context, Options(**options))
 
     def ok(self, **options: Any) -> str:
         """A run that went well, as `new changed same gone`."""

@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from usersync_cli.load.writers import Writer
     from usersync_cli.model import Job, Step
     from usersync_cli.ports import Source
-    from usersync_cli.run.context import Open, Progress, World
+    from usersync_cli.run.context import Open, Progress, RunContext
     from usersync_cli.signals import Stop
 
 
-def world(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> World:
+def run_context(settings: Config, job: Job, stop: Stop, progress: Progress = lambda _extract, _size: None) -> RunContext:
     """The target, the job's sources and tools. Nothing is contacted."""
     from usersync_cli.ports import Tools
-    from usersync_cli.run.context import World
+    from usersync_cli.run.context import RunContext
 
     names = {extract.source for step in job.steps for extract in step.extract.values()}
     sources = {name: source(settings, name) for name in sorted(names)}
     tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
     targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
     known = {"steps": job.steps, "jobs": list(settings.jobs), "writers": writers(settings)}
-    return World(settings.target_database(), sources, tools, progress, targets=targets, **known)  # type: ignore[arg-type]  # all of them
+    return RunContext(settings.target_database(), sources, tools, progress, targets=targets, **known)  # type: ignore[arg-type]  # all of them
 
 
 def writers(settings: Config) -> list[Writer]:
@@ -39,10 +39,10 @@ def writers(settings: Config) -> list[Writer]:
 
 def _writer(settings: Config, job: str, step: Step) -> Writer:
     from usersync_cli.load.writers import Writer
-    from usersync_cli.run.context import is_outward, streams
+    from usersync_cli.run.context import is_outbound, streams
 
     removes = step.load.on_missing != "keep"
-    if is_outward(step):
+    if is_outbound(step):
         own = settings.target(step.load.target)
         return Writer(job, step.name, (), settings.target_port(step.load.target).place(own), removes)
     return Writer(job, step.name, [step.load.table.replace("{stream}", one) for one in streams(step) or [""]], "", removes)

@@ -44,7 +44,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
         for job in jobs:
             _print_sql(settings, job)
         return 0
-    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.errors import status_of, worst
     from usersync_cli.report.check import check as look
 
@@ -52,7 +52,7 @@ def check(stop: Stop, job_name: str | None, config_path: Path | None, *, show_sq
     findings: list[tuple[str, Finding]] = []
     for job in jobs:
         settings.check_environment(job)
-        for finding in look(job, world(settings, job, stop)):
+        for finding in look(job, run_context(settings, job, stop)):
             findings.append((job.name, finding))
             if output == "text":
                 _print(job.name, finding)
@@ -88,13 +88,13 @@ def _print(job: str, finding: Finding) -> None:
 
 
 def _print_sql(settings: Config, job: Job) -> None:
-    from usersync_cli.run.context import is_outward, reads_streams
+    from usersync_cli.run.context import is_outbound, reads_streams
 
     for step in job.steps:
-        if is_outward(step) and reads_streams(step) and not step.transform:
+        if is_outbound(step) and reads_streams(step) and not step.transform:
             _print_accounts_sql(settings, job, step)
             continue
-        if reads_streams(step) and not is_outward(step):
+        if reads_streams(step) and not is_outbound(step):
             _print_stream_sql(settings, job, step)
             continue
         click.echo(f"-- job {job.name}, step {step.name}, into {step.load.table}")

@@ -95,12 +95,12 @@ def _hold(interview: Interview) -> int:
 
 def _check(interview: Interview, settings: Config, answers: Answers) -> None:
     """As `usersync check` does it. Raises what was found, unless somebody wants the files all the same."""
-    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.report.check import check
 
     job = settings.job(answers.job)
     settings.check_environment(job)
-    found = [finding.error for finding in check(job, world(settings, job, interview.stop)) if finding.error]
+    found = [finding.error for finding in check(job, run_context(settings, job, interview.stop)) if finding.error]
     if not found:
         click.echo("  ok    the job fits the table that is loaded")
         return

@@ -130,7 +130,7 @@ def retry(  # noqa: PLR0913  each option is one
       usersync rejects retry --all --job auroville
     """
     from usersync_cli import log
-    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.config import loader
     from usersync_cli.run.context import Options
     from usersync_cli.run.documents import retry as retrying
@@ -143,7 +143,7 @@ def retry(  # noqa: PLR0913  each option is one
     settings.check_environment(job)
     stop.limit(job.max_runtime.total_seconds() if job.max_runtime else None)
     stop.patience = Patience(job.max_wait.total_seconds())
-    target = world(settings, job, stop)
+    target = run_context(settings, job, stop)
     chosen = retrying.chosen(job, target, ids)
     if not chosen:
         _say_retried(RunResult(job.name, job.noun, dry_run=False), output)

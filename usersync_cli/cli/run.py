@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913  each option is one
       usersync run --job auroville --output json           one JSON document on stdout
     """
     from usersync_cli import log
-    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.config import loader
     from usersync_cli.run.context import Options
     from usersync_cli.run.job import line
@@ -134,7 +134,7 @@ def run(  # noqa: PLR0913  each option is one
     ):
         with progress(shown=sys.stderr.isatty() and not quiet and output == "text") as bar:
             told = replace(options, diff=bar.aside(printer)) if printer else options
-            result = run_job(job, replace(world(settings, job, stop, bar.advance), began=watch.began), told)
+            result = run_job(job, replace(run_context(settings, job, stop, bar.advance), began=watch.began), told)
         watch.ended(document(result), [line(result, step) for step in result.steps])
         report(result, output, printer, quiet=quiet)
     return result.exit_status

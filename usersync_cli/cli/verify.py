@@ -71,7 +71,7 @@ def verify(  # noqa: PLR0913  each option is one
       usersync verify --job auroville --output json --limit 0
     """
     from usersync_cli import log
-    from usersync_cli.cli.bootstrap import world
+    from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.config import loader
     from usersync_cli.errors import status_of, worst
     from usersync_cli.report.verify.report import Options, line
@@ -83,7 +83,7 @@ def verify(  # noqa: PLR0913  each option is one
     settings.check_environment(job)
     stop.patience = Patience(job.max_wait.total_seconds(), partial(click.echo, err=True))
     reports: list[Report] = []
-    for report in compare(job, world(settings, job, stop), Options(steps, streams, limit or None, values=values)):
+    for report in compare(job, run_context(settings, job, stop), Options(steps, streams, limit or None, values=values)):
         reports.append(report)
         if output == "text" and not (quiet and report.exit_status == 0):
             click.echo(line(job.name, report))

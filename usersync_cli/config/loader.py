@@ -59,7 +59,7 @@ class Config:
         self.jobs: Mapping[str, Job] = file.jobs
         self.sources: Mapping[str, BaseModel] = _Sources(self, file.sources)
         self._target = file.target
-        self._outward = file.targets
+        self._outbound = file.targets
         self._types = {name: str(raw["type"]) for name, raw in file.sources.items()}
         self._settings, self._targets = sources, targets
         self._reader = reader
@@ -126,7 +126,7 @@ class Config:
 
     def targets_named(self, type_: str) -> list[str]:
         """The targets of this type."""
-        return [name for name, raw in self._outward.items() if raw.get("type") == type_]
+        return [name for name, raw in self._outbound.items() if raw.get("type") == type_]
 
     def source_port(self, name: str) -> Port:
         """What a source of this file is made of, by its `type`."""
@@ -136,7 +136,7 @@ class Config:
 
     def target_port(self, name: str) -> TargetPort[Any]:
         """What a target outside Postgres is made of, by its `type`."""
-        return target_port(self._outward[name]["type"])
+        return target_port(self._outbound[name]["type"])
 
     def source_database(self, name: str) -> Database:
         """The Postgres of a SQL source."""

@@ -23,7 +23,7 @@ from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.ports import CanLook, RunsSql, Session
 from usersync_cli.run.checkpoint import Preview
-from usersync_cli.run.context import Options, StepResult, World, is_outward, reads_streams, refuse_other_account
+from usersync_cli.run.context import Options, RunContext, StepResult, is_outbound, reads_streams, refuse_other_account
 from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
 from usersync_cli.run.outbound.reader import try_transform
 from usersync_cli.run.tables.reader import SourceReader
@@ -44,26 +44,26 @@ class Finding:
     step: str = ""
 
 
-def check(job: Job, world: World) -> Iterator[Finding]:
+def check(job: Job, context: RunContext) -> Iterator[Finding]:
     """Look at the target, then at every step with its sources. What can't be looked at any more is left out."""
     try:
-        tx = connect(world.target, job=job.name, stop=world.tools.stop, read_write=True)
+        tx = connect(context.target, job=job.name, stop=context.tools.stop, read_write=True)
     except UsersyncError as error:
         yield Finding("target", error)
         return
     try:
-        yield from _target(tx, world)
+        yield from _target(tx, context)
         for step in job.steps:
-            yield from _rivals(step, tx, world)
-            look = _outward if is_outward(step) else _streams if reads_streams(step) else _tables
-            yield from (replace(finding, step=step.name) for finding in look(step, tx, world))
+            yield from _rivals(step, tx, context)
+            look = _outbound if is_outbound(step) else _streams if reads_streams(step) else _tables
+            yield from (replace(finding, step=step.name) for finding in look(step, tx, context))
     finally:
         rollback(tx)
         tx.close()
 
 
-def _target(tx: Connection, world: World) -> Iterator[Finding]:
-    with translated(world.target, "looking at the server"):
+def _target(tx: Connection, context: RunContext) -> Iterator[Finding]:
+    with translated(context.target, "looking at the server"):
         role, database, temp = tx.execute(
             "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
         ).fetchone() or ("", "", True)
@@ -77,10 +77,10 @@ def _target(tx: Connection, world: World) -> Iterator[Finding]:
     if not temp:
         grant = f"GRANT TEMPORARY ON DATABASE {identifier(database).as_string(tx)} TO {identifier(role).as_string(tx)};"
         yield Finding("target: temporary tables", ConfigError("target: the right to make temporary tables is missing", hint=grant))
-    with translated(world.target, "looking at its search path"):
+    with translated(context.target, "looking at its search path"):
         yield from (Finding(*one) for one in _others("target", others_may_create(tx)))
     try:
-        with translated(world.target, "looking at usersync's own tables"):
+        with translated(context.target, "looking at usersync's own tables"):
             yield Finding(f"target: {ledger.inspect(tx)}")
     except UsersyncError as error:
         yield Finding("target: usersync's own tables", error)
@@ -100,28 +100,28 @@ def _others(where: str, others: Iterable[tuple[str, str, bool]]) -> Iterator[tup
         )
 
 
-def _rivals(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+def _rivals(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding]:
     """Only what is wrong."""
     try:
-        with translated(world.target, "looking for other steps of the same table"):
-            writers.refuse(tx, world.tools.job, step.name, world.writers)
+        with translated(context.target, "looking for other steps of the same table"):
+            writers.refuse(tx, context.tools.job, step.name, context.writers)
     except UsersyncError as error:
         yield Finding(f"step {step.name}: other steps", error)
 
 
-def _stored(step: Step, tx: Connection, world: World) -> dict[str, ledger.StoredCursor]:
+def _stored(step: Step, tx: Connection, context: RunContext) -> dict[str, ledger.StoredCursor]:
     with suppress(psycopg.Error):  # `_target` has told what is wrong with them
-        return ledger.cursors(tx, world.tools.job, step.name)
+        return ledger.cursors(tx, context.tools.job, step.name)
     return {}
 
 
-def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
-    stored = _stored(step, tx, world)
+def _tables(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding]:
+    stored = _stored(step, tx, context)
     with ExitStack() as stack:
         readers: list[SourceReader] = []
         for source in dict.fromkeys(extract.source for extract in step.extract.values()):
             try:
-                reader = SourceReader(source, world, step, stack)
+                reader = SourceReader(source, context, step, stack)
                 reader.refuse_other_account(stored, Options())
                 for stream in reader.streams:
                     columns = reader.session.columns(stream)
@@ -133,9 +133,9 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(f"step {step.name}: source {source}", error)
                 return
         try:
-            with translated(world.target, f"loading {step.load.table}"):
+            with translated(context.target, f"loading {step.load.table}"):
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                loading = TableStep(world.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), world.progress)
+                loading = TableStep(context.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), context.progress)
                 told = f"step {step.name}: {loading.describe()}"
                 advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns)]
                 yield Finding(told, advice="\n".join(filter(None, advice)))
@@ -145,13 +145,13 @@ def _tables(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
             rollback(tx)
 
 
-def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+def _streams(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding]:
     """Each stream by itself, so that all are told that do not fit."""
     (extract,) = step.extract.values()
-    stored = _stored(step, tx, world)
+    stored = _stored(step, tx, context)
     with ExitStack() as stack:
         try:
-            session = stack.enter_context(world.sources[extract.source].open(world.tools))
+            session = stack.enter_context(context.sources[extract.source].open(context.tools))
             before = [stored[name] for name in extract.streams if name in stored]
             refuse_other_account(extract.source, session.account, before, Options())
         except UsersyncError as error:
@@ -160,21 +160,21 @@ def _streams(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
         for name in extract.streams:
             what = f"step {step.name}: stream {name} from source {extract.source}"
             try:
-                fits, advice = _fitting(step, name, session, tx, world)
+                fits, advice = _fitting(step, name, session, tx, context)
                 yield Finding(f"{what}: {_look(extract.source, session, name)}; {fits}", advice=advice)
             except UsersyncError as error:
                 yield Finding(what, error)
 
 
-def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
+def _outbound(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding]:
     """The source, then the target: what is missing there, all of it."""
     sessions: dict[str, Session] = {}
     with ExitStack() as stack:
         for name in dict.fromkeys(extract.source for extract in step.extract.values()):
             what = f"step {step.name}: source {name}"
             try:
-                session = sessions[name] = stack.enter_context(world.sources[name].open(world.tools))
-                for stored in _stored(step, tx, world).values():
+                session = sessions[name] = stack.enter_context(context.sources[name].open(context.tools))
+                for stored in _stored(step, tx, context).values():
                     refuse_other_account(name, session.account, [stored], Options())
                 for extract in step.extract.values():
                     for stream in extract.streams if extract.source == name else ():
@@ -183,18 +183,18 @@ def _outward(step: Step, tx: Connection, world: World) -> Iterator[Finding]:
                 yield Finding(what, error)
         if len(sessions) == len({extract.source for extract in step.extract.values()}):
             try:
-                with translated(world.target, f"looking at the transform of {step.name}"):
+                with translated(context.target, f"looking at the transform of {step.name}"):
                     begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-                    try_transform(step, tx, world.sources, sessions)
+                    try_transform(step, tx, context.sources, sessions)
                 yield Finding(f"step {step.name}: its transform reads {', '.join(step.extract)}")
             except UsersyncError as error:
                 yield Finding(f"step {step.name}: transform", error)
             finally:
                 rollback(tx)
-        context = StepContext(StepScope(world.tools.job, step.name, 0), world.tools.stop)
+        step_context = StepContext(StepScope(context.tools.job, step.name, 0), context.tools.stop)
         what = f"step {step.name}: target {step.load.target}"
         try:
-            for said, problem in stack.enter_context(world.targets[step.load.target](context, world.tools)).look():
+            for said, problem in stack.enter_context(context.targets[step.load.target](step_context, context.tools)).look():
                 yield Finding(f"{what}: {said}", problem)
         except UsersyncError as error:
             yield Finding(what, error)
@@ -213,13 +213,13 @@ def _look(source: str, session: Session, stream: str) -> str:
     return f"{len(first.content.records)} on its first page"
 
 
-def _fitting(step: Step, stream: str, session: Session, tx: Connection, world: World) -> tuple[str, str]:
+def _fitting(step: Step, stream: str, session: Session, tx: Connection, context: RunContext) -> tuple[str, str]:
     """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
     ((_, extract),) = step.extract.items()
-    scope = {"job": world.tools.job, "step": step.name, "run_id": 0, "account": session.account}
-    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
+    scope = {"job": context.tools.job, "step": step.name, "run_id": 0, "account": session.account}
+    into = StreamLoad(step, context.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     try:
-        with translated(world.target, f"loading {into.load.table}"):
+        with translated(context.target, f"loading {into.load.table}"):
             begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             merge, table = fit(tx, into)
             name = merge.table.as_string(tx)

@@ -62,7 +62,7 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class World:
+class RunContext:
     """What a run works with: the target, the sources by name, and whom to tell about progress."""
 
     target: Database
@@ -110,7 +110,7 @@ def chosen_streams(extract: Extract, wanted: Sequence[str]) -> list[str]:
     return [name for name in extract.streams if not wanted or name in wanted]
 
 
-def is_outward(step: Step) -> bool:
+def is_outbound(step: Step) -> bool:
     """Whether the step writes to a target outside PostgreSQL."""
     return step.load.target != "target"
 

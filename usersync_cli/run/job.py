@@ -20,7 +20,7 @@ from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.errors import Fenced, GuardRefused, PartialError, Stopped, UsersyncError, status_of, worst
 from usersync_cli.model import Counts, Job, Step
 from usersync_cli.run.checkpoint import Checkpoint, Committed, Preview
-from usersync_cli.run.context import Options, StepResult, World, chosen, chosen_streams, is_outward, reads_streams, streams
+from usersync_cli.run.context import Options, RunContext, StepResult, chosen, chosen_streams, is_outbound, reads_streams, streams
 from usersync_cli.run.documents import retry
 from usersync_cli.run.documents import step as documents
 from usersync_cli.run.outbound import step as outbound
@@ -48,7 +48,7 @@ class RunResult:
         return worst(status_of(step.error) for step in self.steps if step.error)
 
 
-def run(job: Job, world: World, options: Options) -> RunResult:
+def run(job: Job, context: RunContext, options: Options) -> RunResult:
     """Run the job's steps in their order; a step that fails does not stop the next one, but a signal or a fence does.
 
     Raises Busy when another run holds the job, and whatever keeps a run from beginning; errors of steps are in the result.
@@ -57,24 +57,24 @@ def run(job: Job, world: World, options: Options) -> RunResult:
     result = RunResult(job.name, job.noun, options.dry_run)
     began = time.monotonic()
     if options.dry_run:
-        connection = connect(world.target, job=job.name, stop=world.tools.stop)
-        with closing(connection), translated(world.target, "looking for lists"):
+        connection = connect(context.target, job=job.name, stop=context.tools.stop)
+        with closing(connection), translated(context.target, "looking for lists"):
             ledger.refuse_newer(connection)
             _check_approval(job, options, connection)
-        _run_steps(steps, world, options, Preview(options.diff), result)
+        _run_steps(steps, context, options, Preview(options.diff), result)
         result.seconds = time.monotonic() - began
         return result
-    with hold(world.target, job.name, lease=job.lease, stop=world.tools.stop, full=options.full) as lease:
+    with hold(context.target, job.name, lease=job.lease, stop=context.tools.stop, full=options.full) as lease:
         result.run_id = lease.run_id
-        world.began()
+        context.began()
         with lease.ledger("looking for lists") as connection:
             _withdraw_others(job, lease, connection)
             _check_approval(job, options, connection)
         if lease.crashed:
             log.once("an earlier run ended without a word", job=job.name, runs=lease.crashed)
-        _run_steps(steps, world, options, Committed(lease), result)
+        _run_steps(steps, context, options, Committed(lease), result)
         if options.retry is not None and result.exit_status in (0, PartialError.status):
-            result.steps += retry.elsewhere(job, world, [step.name for step in steps])
+            result.steps += retry.elsewhere(job, context, [step.name for step in steps])
         result.seconds = time.monotonic() - began
         first = next((step.error for step in result.steps if step.error and status_of(step.error) == result.exit_status), None)
         lease.finish(exit_status=result.exit_status, summary="; ".join(line(result, step) for step in result.steps), error=first)
@@ -86,7 +86,7 @@ def _withdraw_others(job: Job, lease: Lease, connection: Connection) -> None:
     """A list from whose table the job removes nobody now is withdrawn."""
     removing = [(step, stream) for step in job.steps if step.load.on_missing != "keep" for stream in streams(step) or [""]]
     swept = {(step.name, stream) for step, stream in removing}
-    swept |= {(step.name, not_remembered(stream)) for step, stream in removing if is_outward(step)}
+    swept |= {(step.name, not_remembered(stream)) for step, stream in removing if is_outbound(step)}
     approvals.withdraw_others(connection, job.name, swept, lease.run_id)
 
 
@@ -96,7 +96,7 @@ def _check_approval(job: Job, options: Options, connection: Connection) -> None:
         approvals.check(connection, job.name, options.approve_deletes)
 
 
-def _run_steps(steps: Sequence[Step], world: World, options: Options, checkpoint: Checkpoint, result: RunResult) -> None:
+def _run_steps(steps: Sequence[Step], context: RunContext, options: Options, checkpoint: Checkpoint, result: RunResult) -> None:
     for step in steps:
         done = StepResult(step.name)
         result.steps.append(done)
@@ -104,7 +104,7 @@ def _run_steps(steps: Sequence[Step], world: World, options: Options, checkpoint
         logger = log.get(job=result.job, step=step.name)
         try:
             checkpoint.start(step.name)
-            _run_step(step, options)(step, world, options, checkpoint, done)
+            _run_step(step, options)(step, context, options, checkpoint, done)
         except UsersyncError as error:
             done.error = checkpoint.verdict(error)
             if not done.written:
@@ -131,8 +131,8 @@ def _outcomes(step: Step, options: Options, done: StepResult) -> list[tuple[str,
     return [(name, known.get(name, done.error)) for name in names]
 
 
-def _run_step(step: Step, options: Options) -> Callable[[Step, World, Options, Checkpoint, StepResult], None]:
-    if is_outward(step):
+def _run_step(step: Step, options: Options) -> Callable[[Step, RunContext, Options, Checkpoint, StepResult], None]:
+    if is_outbound(step):
         return outbound.run_step
     if not reads_streams(step):
         return tabular.run_step

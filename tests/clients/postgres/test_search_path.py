@@ -13,7 +13,7 @@ from tests import servers
 from tests.conftest import Command
 from tests.list_source import ListSource, Sync, people
 from tests.simple_job import Job
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.clients.postgres import catalog
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.clients.postgres.transactions import transaction
@@ -40,8 +40,8 @@ def outcomes(job: Job) -> tuple[int, int, int, int, str]:
     settings = load_config(job.usersync.folder / "config.yaml")
     configured = settings.job("copy")
     ran, tried = job.sync(), job.sync(dry_run=True)
-    (report,) = steps.verify(configured, world(settings, configured, Stop()), VerifyOptions())
-    found = [one for one in check.check(configured, world(settings, configured, Stop())) if one.error]
+    (report,) = steps.verify(configured, run_context(settings, configured, Stop()), VerifyOptions())
+    found = [one for one in check.check(configured, run_context(settings, configured, Stop())) if one.error]
     findings = [one.error for one in found if one.error]
     error = ran.steps[0].error
     assert {"people"} == {one.step for one in found}
@@ -146,8 +146,8 @@ def test_documents_are_read_too(database: Database) -> None:
     sync = Sync(ListSource({"people": people(1, 2)}), database, transform="SELECT key::int AS id, 'x' AS name FROM other")
     sync.ask("CREATE TABLE other AS SELECT '1' AS key; CREATE TABLE people (id int PRIMARY KEY, name text)")
     ran, tried = sync.run(), sync.run(dry_run=True)
-    (report,) = steps.verify(sync.job, sync.world, VerifyOptions())
-    found = [one.error for one in check.check(sync.job, sync.world) if one.error]
+    (report,) = steps.verify(sync.job, sync.context, VerifyOptions())
+    found = [one.error for one in check.check(sync.job, sync.context) if one.error]
 
     assert [2, 2, 2, 2] == [ran.exit_status, tried.exit_status, report.exit_status, found[0].status]
     assert "the transform does not read the extract records; it reads the target's own table public.other" in found[0].message

@@ -47,7 +47,7 @@ def sync(target: Database) -> Sync:
 
 
 def reports(sync: Sync, **options: Any) -> list[Report]:
-    return list(steps.verify(sync.job, sync.world, Options(**options)))
+    return list(steps.verify(sync.job, sync.context, Options(**options)))
 
 
 def found(sync: Sync, **options: Any) -> Report:
@@ -384,15 +384,15 @@ def test_a_signal_ends_it(sync: Sync) -> None:
     SIGTERM between two pages ends all of it.
     """
     sync.ok()
-    world = sync.world
+    context = sync.context
 
     def fail(_stream: str, page: int) -> None:
         if page == 2:
-            world.tools.stop._note(signal.SIGTERM, None)
+            context.tools.stop._note(signal.SIGTERM, None)
 
     sync.source.fail = fail
     with pytest.raises(Stopped):
-        list(steps.verify(sync.job, world, Options()))
+        list(steps.verify(sync.job, context, Options()))
 
 
 def test_more_than_fits_into_a_batch(target: Database, monkeypatch: pytest.MonkeyPatch) -> None:

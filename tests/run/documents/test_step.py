@@ -768,7 +768,7 @@ def test_what_the_target_can_not_write(server: servers.Server, encoding: str) ->
         assert [("no_key", 1), ("untranslatable_character", 3)] == sync.ask(
             "SELECT reason, count(*) FROM usersync.rejects GROUP BY 1 ORDER BY 1"
         )
-        (report,) = steps.verify(sync.job, sync.world, VerifyOptions())
+        (report,) = steps.verify(sync.job, sync.context, VerifyOptions())
         assert (None, 0, 0, 0) == (report.error, report.missing, report.extra, report.different)
     finally:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -17,7 +17,7 @@ import pytest
 from tests import servers
 from tests.conftest import Command
 from tests.simple_job import PERSON, execute
-from usersync_cli.cli.bootstrap import world
+from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.config import loader
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
@@ -565,7 +565,7 @@ class Job:
         (self.folder / "config.yaml").write_text(json.dumps(document))
         settings = loader.load(self.folder / "config.yaml", {})
         job = settings.job("copy")
-        return run.run(job, world(settings, job, Stop()), context.Options(**options))
+        return run.run(job, run_context(settings, job, Stop()), context.Options(**options))
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         return execute(self.target.url, query)

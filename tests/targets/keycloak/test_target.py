@@ -755,7 +755,7 @@ def test_a_leaver_that_the_state_does_not_know(staff: Staff, lost: str) -> None:
 
 
 def verified(staff: Staff) -> Report:
-    (report,) = verify(staff.job, staff.world(), VerifyOptions())
+    (report,) = verify(staff.job, staff.run_context(), VerifyOptions())
     assert report.error is None, report.error
     return report
 
@@ -1209,7 +1209,7 @@ def test_check_finds_the_right_that_a_run_needs(staff: Staff, rights: tuple[str,
     staff.bank.rights(*rights)
     staff.settings |= settings
 
-    found = [one.error for one in check(staff.job, staff.world()) if one.error]
+    found = [one.error for one in check(staff.job, staff.run_context()) if one.error]
     assert bool(lacks) == bool(found)
     assert all(lacks in f"{error.message} {error.hint}" and status_of(error) == 2 for error in found)
 
@@ -1364,10 +1364,10 @@ def test_people_of_a_database(staff: Staff, new_database: Callable[..., Database
     extract = {"staff": {"source": "crm", "query": "SELECT id, name FROM people"}}
     transform = "SELECT id, name AS username, name || '@test.example' AS email, '{Teller}'::text[] AS roles FROM staff"
     step = {"name": "accounts", "extract": extract, "transform": transform, "load": {"target": "keycloak"}}
-    world = replace(staff.world(), sources={"crm": postgres.Source("crm", postgres.Settings(type="postgres", url=source.url))})
+    context = replace(staff.run_context(), sources={"crm": postgres.Source("crm", postgres.Settings(type="postgres", url=source.url))})
 
     def sync() -> str:
-        return counts(run(Job.model_validate({"name": "people", "steps": [step]}), world, Options()))
+        return counts(run(Job.model_validate({"name": "people", "steps": [step]}), context, Options()))
 
     assert "5 0 0 0" == sync()
     execute(source.url, "DELETE FROM people WHERE id = 3")

@@ -17,7 +17,7 @@ from usersync_cli.report.verify.report import Options, Report, failures_in, say_
 from usersync_cli.report.verify.shape import shape_of
 from usersync_cli.report.verify.target import cursors_of, moved, only_read, rejects_of, table_of, transaction
 from usersync_cli.run.context import Options as RunOptions
-from usersync_cli.run.context import World, chosen_streams, refuse_other_account, refuse_silence
+from usersync_cli.run.context import RunContext, chosen_streams, refuse_other_account, refuse_silence
 from usersync_cli.run.documents.stream import StreamLoad, is_numbered
 from usersync_cli.state import ledger, readings
 
@@ -25,38 +25,38 @@ from usersync_cli.state import ledger, readings
 _PATIENT = {"idle_in_transaction_session_timeout": "1h"}
 
 
-def compare(step: Step, world: World, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
     """A report for each stream; one that can't be compared does not stop the others."""
     (extract,) = step.extract.values()
-    source = world.sources[extract.source]
+    source = context.sources[extract.source]
     reports = [Report(step.name, step.load.table.replace("{stream}", name), name) for name in chosen_streams(extract, options.streams)]
     with ExitStack() as closing:
         session: Session | None = None
         with failures_in(reports):
-            session = closing.enter_context(source.open(world.tools))
+            session = closing.enter_context(source.open(context.tools))
         if session is None:
             yield from reports
             return
         for group in [reports] if isinstance(session, ReadsTogether) else [[report] for report in reports]:
-            with failures_in(group), transaction(world, f"comparing {', '.join(report.table for report in group)}", **_PATIENT) as tx:
-                _compare(step, world, options, session, group, tx)
+            with failures_in(group), transaction(context, f"comparing {', '.join(report.table for report in group)}", **_PATIENT) as tx:
+                _compare(step, context, options, session, group, tx)
             for report in group:
-                say_if_silent(report, world.tools.job)
+                say_if_silent(report, context.tools.job)
                 yield report
 
 
 def _compare(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, world: World, options: Options, session: Session, reports: Sequence[Report], tx: Connection
+    step: Step, context: RunContext, options: Options, session: Session, reports: Sequence[Report], tx: Connection
 ) -> None:
     """Streams that are read together are read once; one that has no table leaves the others."""
     (extract,) = step.extract.values()
     listings: list[Listing] = []
     for number, report in enumerate(reports):
-        with failures_in([report]), translated(world.target, f"comparing {report.table}"), tx.transaction():
-            listings.append(_listing(step, world, options, session, report, number, tx))
+        with failures_in([report]), translated(context.target, f"comparing {report.table}"), tx.transaction():
+            listings.append(_listing(step, context, options, session, report, number, tx))
     if not listings:
         return
-    stored = cursors_of(tx, world.tools.job, step.name)
+    stored = cursors_of(tx, context.tools.job, step.name)
     refuse_other_account(extract.source, session.account, [stored[one] for one in extract.streams if one in stored], RunOptions())
     before = {one.into.name: _listed_before(tx, one) for one in listings}
     only_read(tx)
@@ -66,7 +66,7 @@ def _compare(  # noqa: PLR0913, PLR0917  all that it takes
             refuse_silence(f"stream {one.into.name}", before[one.into.name], one.records + one.report.read, RunOptions())
         if one.report.error:
             continue
-        with failures_in([one.report]), translated(world.target, f"comparing {one.report.table}"), tx.transaction():
+        with failures_in([one.report]), translated(context.target, f"comparing {one.report.table}"), tx.transaction():
             one.compare()
 
 
@@ -79,19 +79,19 @@ def _listed_before(tx: Connection, one: Listing) -> int:
 
 
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, world: World, options: Options, session: Session, report: Report, number: int, tx: Connection
+    step: Step, context: RunContext, options: Options, session: Session, report: Report, number: int, tx: Connection
 ) -> Listing:
     """A stream before anything of it was read. Raises NotFound without its table, Drift where the transform does not fit it."""
     ((_, extract),) = step.extract.items()
-    job, stream = world.tools.job, report.stream
+    job, stream = context.tools.job, report.stream
     scope = {"job": job, "step": step.name, "run_id": 0, "account": session.account}
-    into = StreamLoad(step, world.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
+    into = StreamLoad(step, context.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
     into.codec = codec(tx)
     table, rejects = table_of(tx, into.load.table, job), rejects_of(tx, job, step.name, stream)
     details = partial(session.details, stream) if isinstance(session, HasDetails) and stream in session.detailed else None
-    found = Listing(tx, into, extract.source, details, rejects, report, partial(moved, world, stream), number)
+    found = Listing(tx, into, extract.source, details, rejects, report, partial(moved, context, stream), number)
     found.begin(
         lambda desired: shape_of(desired, into.load, table, tx, job, number),
-        lambda shape, rejects: Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values),
+        lambda shape, rejects: Comparison(shape, rejects, tx, context.tools.stop, report, limit=options.limit, values=options.values),
     )
     return found

@@ -10,11 +10,11 @@ from usersync_cli.model import Change, Step
 from usersync_cli.report.verify.report import Difference, Options, Report, failures_in
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options as RunOptions
-from usersync_cli.run.context import StepResult, World
+from usersync_cli.run.context import RunContext, StepResult
 from usersync_cli.run.outbound import step as outbound
 
 
-def compare(step: Step, world: World, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
     """One report, from a preview of the step that leaves nothing out."""
     report = Report(step.name, step.load.table)
 
@@ -29,7 +29,7 @@ def compare(step: Step, world: World, options: Options) -> Iterator[Report]:
 
     with failures_in([report]):
         done = StepResult(step.name)
-        outbound.run_step(step, world, RunOptions(everybody=True), Preview(tell), done)
+        outbound.run_step(step, context, RunOptions(everybody=True), Preview(tell), done)
         if done.error and not isinstance(done.error, (PartialError, GuardRefused)):
             raise done.error
         counts = done.counts

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from usersync_cli.model import Job
 from usersync_cli.report.verify import documents, outbound, tables
 from usersync_cli.report.verify.report import Options, Report
-from usersync_cli.run.context import World, chosen, is_outward, reads_streams
+from usersync_cli.run.context import RunContext, chosen, is_outbound, reads_streams
 
 
-def verify(job: Job, world: World, options: Options) -> Iterator[Report]:
+def verify(job: Job, context: RunContext, options: Options) -> Iterator[Report]:
     """Compare the job's steps in their order, each stream by itself; one that can't be compared does not stop the next, but
     a signal does."""
     for step in chosen(job, options.steps, options.streams):
-        kind = outbound if is_outward(step) else documents if reads_streams(step) else tables
-        yield from kind.compare(step, world, options)
+        kind = outbound if is_outbound(step) else documents if reads_streams(step) else tables
+        yield from kind.compare(step, context, options)

@@ -19,25 +19,25 @@ from usersync_cli.report.verify.report import Options, Report, failures_in, say_
 from usersync_cli.report.verify.shape import shape_of
 from usersync_cli.report.verify.target import cursors_of, moved, only_read, rejects_of, table_of, transaction
 from usersync_cli.run.context import Options as RunOptions
-from usersync_cli.run.context import World, refuse_silence
+from usersync_cli.run.context import RunContext, refuse_silence
 from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.state.ledger import StoredCursor
 
 
-def compare(step: Step, world: World, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
     """One report: a step of tables has one table."""
     report = Report(step.name, step.load.table)
-    with failures_in([report]), transaction(world, f"comparing {step.load.table}") as tx:
-        _compare(step, world, options, report, tx)
-    say_if_silent(report, world.tools.job)
+    with failures_in([report]), transaction(context, f"comparing {step.load.table}") as tx:
+        _compare(step, context, options, report, tx)
+    say_if_silent(report, context.tools.job)
     yield report
 
 
-def _compare(step: Step, world: World, options: Options, report: Report, tx: Connection) -> None:
-    job = world.tools.job
+def _compare(step: Step, context: RunContext, options: Options, report: Report, tx: Connection) -> None:
+    job = context.tools.job
     table, rejects = table_of(tx, step.load.table, job), rejects_of(tx, job, step.name)
     with ExitStack() as closing:
-        readers = open_sources(step, world, closing, as_text=True)
+        readers = open_sources(step, context, closing, as_text=True)
         stored = cursors_of(tx, job, step.name)
         for reader in readers:
             reader.refuse_other_account(stored, RunOptions())
@@ -46,23 +46,23 @@ def _compare(step: Step, world: World, options: Options, report: Report, tx: Con
         }
         desired = Desired(bind(tx, Own.of(step), list(stages.values())), 0)
         shape = shape_of(desired, step.load, table, tx, job)
-        comparison = Comparison(shape, rejects, tx, world.tools.stop, report, limit=options.limit, values=options.values)
+        comparison = Comparison(shape, rejects, tx, context.tools.stop, report, limit=options.limit, values=options.values)
         comparison.begin()
         only_read(tx)
         for reader in readers:
-            _stage(reader, stages, stored, world, tx)
+            _stage(reader, stages, stored, context, tx)
     taken = _put(comparison, desired, list(stages.values()), rejects, tx)
     report.read += taken
     comparison.run(keyless=sum(key.startswith("sha256:") for key in rejects))
 
 
 def _stage(
-    reader: SourceReader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], world: World, tx: Connection
+    reader: SourceReader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], context: RunContext, tx: Connection
 ) -> None:
     """All that this source has; then it is closed."""
     for content in reader.pages():
         name, into = content.stream, stages[content.stream].table
-        rows = stage.copy(tx, into, content, partial(moved, world, name), freeze=True)
+        rows = stage.copy(tx, into, content, partial(moved, context, name), freeze=True)
         refuse_silence(f"extract {name}", stored[name].rows if name in stored else 0, rows, RunOptions())
         tx.execute(sql.SQL("ANALYZE {}").format(into))
     reader.close()

@@ -10,7 +10,7 @@ from usersync_cli.clients.postgres.connections import Connection, connect, rollb
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import NotFound
-from usersync_cli.run.context import World
+from usersync_cli.run.context import RunContext
 from usersync_cli.state import ledger
 from usersync_cli.state.ledger import StoredCursor
 
@@ -19,11 +19,11 @@ SETTINGS = {"jit": "off", "row_security": "off", "cursor_tuple_fraction": "1"}
 
 
 @contextmanager
-def transaction(world: World, doing: str, **settings: str) -> Iterator[Connection]:
+def transaction(context: RunContext, doing: str, **settings: str) -> Iterator[Connection]:
     """A transaction of the target, rolled back at its end."""
-    tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
+    tx = connect(context.target, job=context.tools.job, stop=context.tools.stop, read_write=True)
     try:
-        with translated(world.target, doing):
+        with translated(context.target, doing):
             begin(tx, long=True, **SETTINGS, **settings)  # type: ignore[arg-type]  # mypy takes any key for `long`
             yield tx
     finally:
@@ -57,7 +57,7 @@ def cursors_of(tx: Connection, job: str, step: str) -> Mapping[str, StoredCursor
     return ledger.cursors(tx, job, step) if ledger.may_read(tx, "cursors") else {}
 
 
-def moved(world: World, name: str, size: int) -> None:
+def moved(context: RunContext, name: str, size: int) -> None:
     """So many bytes of an extract or stream were read: a step of the progress, and a place to stop."""
-    world.tools.stop.check()
-    world.progress(name, size)
+    context.tools.stop.check()
+    context.progress(name, size)

@@ -18,7 +18,7 @@ from usersync_cli.load.known import UNCHANGED
 from usersync_cli.load.rejects import NO_KEY, NOT_AN_OBJECT, NOT_JSON
 from usersync_cli.model import Counts, Job, Record, Step
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, StepResult, World, loading, streams
+from usersync_cli.run.context import Options, RunContext, StepResult, loading, streams
 from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, keys_of, verdict_again
 from usersync_cli.run.documents.record import BAD_VERSION, read_record
 from usersync_cli.run.documents.step import Reading
@@ -33,13 +33,13 @@ _NO_RECORD = {NO_KEY, NOT_JSON, NOT_AN_OBJECT, BAD_VERSION}
 _NOBODYS = re.compile("sha256:[0-9a-f]{64}")
 
 
-def chosen(job: Job, world: World, ids: Sequence[int]) -> list[Waiting]:
+def chosen(job: Job, context: RunContext, ids: Sequence[int]) -> list[Waiting]:
     """The job's rejects of these numbers, dropped ones too; without numbers, all that wait.
 
     Raises NotFound for a number that the job has not, ConfigError for one whose step or stream the config has no more.
     """
-    connection = connect(world.target, job=job.name, stop=world.tools.stop)
-    with closing(connection), permitted(connection, world.target, "reading rejects"):
+    connection = connect(context.target, job=job.name, stop=context.tools.stop)
+    with closing(connection), permitted(connection, context.target, "reading rejects"):
         found = rejects.chosen(connection, ids, job.name) if ids else rejects.waiting(connection, job.name)
     known = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]}
     for one in found:
@@ -52,18 +52,18 @@ def chosen(job: Job, world: World, ids: Sequence[int]) -> list[Waiting]:
     return found
 
 
-def elsewhere(job: Job, world: World, tried: Sequence[str]) -> list[StepResult]:
+def elsewhere(job: Job, context: RunContext, tried: Sequence[str]) -> list[StepResult]:
     """The job's other steps in which rejects wait: because of them it is not well, whatever became of those that were tried."""
-    with closing(connect(world.target, job=job.name)) as connection, translated(world.target, "counting rejects"):
+    with closing(connect(context.target, job=job.name)) as connection, translated(context.target, "counting rejects"):
         waiting = rejects.count_waiting(connection, job.name)
     others = [step.name for step in job.steps if step.name not in tried and waiting.get((job.name, step.name))]
     return [StepResult(name, error=rejects.left(job.name, waiting[job.name, name])) for name in others]
 
 
-def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+def run_step(step: Step, context: RunContext, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Try the rejects of `options.retry` again that are of this step of documents. What waits afterwards is in `done.error`."""
-    with ExitStack() as stack, translated(world.target, loading(step)):
-        retrying = Retrying(step, world, options, checkpoint, done)
+    with ExitStack() as stack, translated(context.target, loading(step)):
+        retrying = Retrying(step, context, options, checkpoint, done)
         stack.callback(retrying.close)
         done.error = retrying.retry()
         if done.error is None:
@@ -75,7 +75,7 @@ class Retrying(Reading):
 
     def retry(self) -> PartialError | None:
         """Try all that can be tried again; gives what a person has to hear about those that are left."""
-        job, step = self._world.tools.job, self._step.name
+        job, step = self._context.tools.job, self._step.name
         found = rejects.waiting(self._tx, job, step=step, dropped=True, ids=self._options.retry)
         of_stream = {name: list(some) for name, some in groupby(found, key=lambda one: one.stream)}
         streams = {name: self._recalled(name, some) for name, some in of_stream.items()}
@@ -91,7 +91,7 @@ class Retrying(Reading):
         if not stream.known.memory.id:
             raise ConfigError(
                 f"step {self._step.name} loads another table or key now, of which it has read nothing yet; nothing was tried",
-                hint=f"usersync run --job {self._world.tools.job} --step {self._step.name}: it reads everything, these records too",
+                hint=f"usersync run --job {self._context.tools.job} --step {self._step.name}: it reads everything, these records too",
             )
         if not versions:
             stream.known.numbered = stream.known.has_numbers(self._tx)
@@ -142,7 +142,7 @@ class Retrying(Reading):
 
     def _left(self, untried: Sequence[Waiting]) -> PartialError | None:
         """What still waits in this step, and why some of them could not even be tried."""
-        job, failed = self._world.tools.job, self._done.counts.rejected
+        job, failed = self._context.tools.job, self._done.counts.rejected
         waiting = rejects.count_waiting(self._tx, job, step=self._step.name).get((job, self._step.name), 0)
         if not waiting and not failed:
             return None

@@ -33,7 +33,7 @@ from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Documents, Page, Record, Step, Stream
 from usersync_cli.ports import LeavesOut, ReadsTogether, Session
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, StepResult, StreamResult, World, chosen_streams, loading, read_of, refuse_other_account
+from usersync_cli.run.context import Options, RunContext, StepResult, StreamResult, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.run.documents.deletes import StreamDeletes
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.planner import Planner
@@ -43,10 +43,10 @@ from usersync_cli.state import approvals, ledger, rejects
 from usersync_cli.state.ledger import StoredCursor
 
 
-def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+def run_step(step: Step, context: RunContext, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Read and load every stream that is chosen, each by itself: one that fails leaves the others done. Errors are in `done.error`."""
-    with ExitStack() as stack, translated(world.target, loading(step)):
-        reading = Reading(step, world, options, checkpoint, done)
+    with ExitStack() as stack, translated(context.target, loading(step)):
+        reading = Reading(step, context, options, checkpoint, done)
         stack.callback(reading.close)
         reading.open(stack)
         try:
@@ -61,8 +61,8 @@ def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint,
 class Reading:
     """The reading of one step of documents, in one run."""
 
-    def __init__(self, step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
-        self._step, self._world, self._options, self._checkpoint, self._done = step, world, options, checkpoint, done
+    def __init__(self, step: Step, context: RunContext, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+        self._step, self._context, self._options, self._checkpoint, self._done = step, context, options, checkpoint, done
         ((_, self._extract),) = step.extract.items()
         self._connection: Connection | None = None
         self._session: Session
@@ -71,13 +71,13 @@ class Reading:
         self._store = Store(checkpoint)
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
-        self._log = log.get(job=world.tools.job, step=step.name)
+        self._log = log.get(job=context.tools.job, step=step.name)
 
     @property
     def _tx(self) -> Connection:
         """The connection to the target; a new one when the last was lost in a COMMIT that arrived."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._world.target, job=self._world.tools.job, stop=self._world.tools.stop, read_write=True)
+            self._connection = connect(self._context.target, job=self._context.tools.job, stop=self._context.tools.stop, read_write=True)
         return self._connection
 
     def close(self) -> None:
@@ -87,11 +87,11 @@ class Reading:
 
     def open(self, stack: ExitStack) -> None:
         """Open the source, and recall what is known of each stream. Raises Drift when the source is another account's now."""
-        writers.refuse(self._tx, self._world.tools.job, self._step.name, self._world.writers)
-        everything = ledger.all_cursors(self._tx, self._world.tools.job)
+        writers.refuse(self._tx, self._context.tools.job, self._step.name, self._context.writers)
+        everything = ledger.all_cursors(self._tx, self._context.tools.job)
         stored = {one.stream: one for one in everything if one.step == self._step.name}
-        source = self._world.sources[self._extract.source]
-        self._session = stack.enter_context(source.open(self._world.tools))
+        source = self._context.sources[self._extract.source]
+        self._session = stack.enter_context(source.open(self._context.tools))
         chosen = chosen_streams(self._extract, self._options.streams)
         self._check_account(everything)
         self._planner = Planner(lambda: self._tx, self._session, self._extract.source, self._options, self._checkpoint, self._check)
@@ -101,13 +101,13 @@ class Reading:
             self._deletes.measure(stream)
             stream.stored = stored.get(name)
             stream.cursor_version = stream.stored.version if stream.stored else 0
-            stream.limits = Limits(self._step.name, expected=stream.known.memory.previous or 0, job=self._world.tools.job)
+            stream.limits = Limits(self._step.name, expected=stream.known.memory.previous or 0, job=self._context.tools.job)
             self._streams.append(stream)
 
     def _check_account(self, everything: Sequence[StoredCursor]) -> None:
         """Raises Drift when the source, its token, or what any step has read of it so far belongs to another account."""
         source, account, options = self._extract.source, self._session.account, self._options
-        read = read_of(source, [self._step, *self._world.steps])
+        read = read_of(source, [self._step, *self._context.steps])
         refuse_other_account(source, account, [one for one in everything if (one.step, one.stream) in read], options)
         given = store.account(self._tx, source)
         if given not in {None, "", account} and not options.accept_account:
@@ -115,14 +115,14 @@ class Reading:
                 f"source {source} is {account} now; its token was given for {given}",
                 hint="fix the source's settings, or authorise again; if the move is intentional, run once with --accept-account",
             )
-        kept = self._world.tools.tokens
+        kept = self._context.tools.tokens
         if given not in {None, account} and kept:
             self._checkpoint.keep(kept.belong, source, account)
 
     def _stream(self, name: str, account: str, *, numbered: bool) -> StreamLoad:
         """A stream on its way into its table, and what is remembered of it."""
-        scope = {"job": self._world.tools.job, "step": self._step.name, "run_id": self._checkpoint.run_id, "account": account}
-        stream = StreamLoad(self._step, self._world.sources[self._extract.source], name, scope, numbered=numbered)
+        scope = {"job": self._context.tools.job, "step": self._step.name, "run_id": self._checkpoint.run_id, "account": account}
+        stream = StreamLoad(self._step, self._context.sources[self._extract.source], name, scope, numbered=numbered)
         stream.known.recall(self._tx)
         stream.codec = codec(self._tx)
         if stream.removes:
@@ -133,7 +133,7 @@ class Reading:
         """Look at the table before anything is read: what only deletes need of it would be missed no sooner than with the last page."""
         begin(self._tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         try:
-            with translated(self._world.target, f"loading {stream.load.table}"):
+            with translated(self._context.target, f"loading {stream.load.table}"):
                 fit(self._tx, stream)
         finally:
             rollback(self._tx)
@@ -145,7 +145,7 @@ class Reading:
 
     def forget(self) -> None:
         """Forget the documents of rejects that were not met for long."""
-        self._checkpoint.keep(rejects.prune, self._tx, self._world.tools.job)
+        self._checkpoint.keep(rejects.prune, self._tx, self._context.tools.job)
 
     # all streams
 
@@ -158,7 +158,7 @@ class Reading:
             for stream in group:
                 self._result(stream)
             try:
-                with translated(self._world.target, f"loading {', '.join(stream.load.table for stream in group)}"):
+                with translated(self._context.target, f"loading {', '.join(stream.load.table for stream in group)}"):
                     self._read(group)
             except (Stopped, Fenced):
                 raise
@@ -183,13 +183,13 @@ class Reading:
 
     def _check(self) -> None:
         """End the reading on a signal, --max-runtime or a lost lease: called between two pages."""
-        self._world.tools.stop.check()
+        self._context.tools.stop.check()
         self._checkpoint.check()
 
     def _kept(self) -> list[GuardRefused]:
         """What the guard said about the step's streams that were not read now, as long as that holds."""
         judged = [stream.name for stream in self._streams if stream.removes]
-        return approvals.standing(self._tx, self._world.tools.job, self._step.name, judged)
+        return approvals.standing(self._tx, self._context.tools.job, self._step.name, judged)
 
     def _waiting(self) -> list[UsersyncError]:
         """What the step reports in the end while rejects wait, those of earlier runs too."""
@@ -197,13 +197,13 @@ class Reading:
         return [error] if error else []
 
     def _are_left(self) -> PartialError | None:
-        job, step = self._world.tools.job, self._step.name
+        job, step = self._context.tools.job, self._step.name
         number = rejects.count_waiting(self._tx, job, step=step).get((job, step), 0)
         return rejects.left(job, number) if number else None
 
     def _would_be_left(self) -> PartialError | None:
         number = sum(stream.waiting for stream in self._streams)
-        hint = f"after a run: usersync rejects list --job {self._world.tools.job}"
+        hint = f"after a run: usersync rejects list --job {self._context.tools.job}"
         return PartialError(f"{number:,} {_records(number)} would be set aside", hint=hint) if number else None
 
     def _read(self, group: Sequence[StreamLoad]) -> None:
@@ -300,7 +300,7 @@ class Reading:
             if plan.refusal:
                 self._refusals.append(plan.refusal)
                 self._result(stream).error = plan.refusal
-            self._world.progress(stream.name, plan.size)
+            self._context.progress(stream.name, plan.size)
             facts = {name: value for name, value in vars(plan.counts).items() if value or name == "read"}
             self._log.info(f"page {self._checkpoint.outcome}", stream=stream.name, **facts)
 

@@ -21,7 +21,7 @@ from usersync_cli.load.proof import DeleteVerdict
 from usersync_cli.model import Step
 from usersync_cli.ports import OutboundPlan, OutboundTarget, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, World, reads
+from usersync_cli.run.context import Options, RunContext, reads
 from usersync_cli.run.outbound.reader import WholeSource
 from usersync_cli.state import readings
 from usersync_cli.state.outbox import StepScope
@@ -37,9 +37,16 @@ class AccountDeletes:
     """Plans to disable accounts, for one step in one run: those that this job remembers, and those that only carry our attribute."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what a step is made of
-        self, step: Step, world: World, options: Options, checkpoint: Checkpoint, tx: Connection, source: WholeSource, scope: StepScope
+        self,
+        step: Step,
+        context: RunContext,
+        options: Options,
+        checkpoint: Checkpoint,
+        tx: Connection,
+        source: WholeSource,
+        scope: StepScope,
     ) -> None:
-        self._step, self._world, self._options, self._checkpoint = step, world, options, checkpoint
+        self._step, self._context, self._options, self._checkpoint = step, context, options, checkpoint
         self._tx, self._source, self._scope = tx, source, scope
         self.found: list[Sweep] = []
         self._unproved = 0
@@ -147,7 +154,7 @@ class AccountDeletes:
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             account=self._source.account,
             stream=scope.stream if known else not_remembered(scope.stream),
-            reads=reads(self._step, self._world.sources, scope.stream),
+            reads=reads(self._step, self._context.sources, scope.stream),
             window=load.missing_window,
         )
 

@@ -16,7 +16,7 @@ from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.rejects import NO_KEY, NOT_JSON
 from usersync_cli.model import Column, Cursor, Desired, Documents, KeptOut, Record, Step, Stream
 from usersync_cli.ports import BringsAccounts, HasDetails, KeepsOut, LeavesOut, Session, Source
-from usersync_cli.run.context import Options, StepResult, World, reads_streams, refuse_other_account, refuse_silence
+from usersync_cli.run.context import Options, RunContext, StepResult, reads_streams, refuse_other_account, refuse_silence
 from usersync_cli.run.tables.reader import open_sources, tabular
 from usersync_cli.state import ledger
 from usersync_cli.state.rejects import Reject
@@ -27,10 +27,10 @@ COLUMNS = (Column("key", "text"), Column("data", "jsonb"), Column("version", "te
 class WholeSource:
     """The source of a step, whole: staged in the transaction that is open."""
 
-    def __init__(self, step: Step, world: World, options: Options, tx: Connection, done: StepResult, stack: ExitStack) -> None:  # noqa: PLR0913, PLR0917
-        self._step, self._world, self._options, self._tx, self._done = step, world, options, tx, done
+    def __init__(self, step: Step, context: RunContext, options: Options, tx: Connection, done: StepResult, stack: ExitStack) -> None:  # noqa: PLR0913, PLR0917
+        self._step, self._context, self._options, self._tx, self._done = step, context, options, tx, done
         self._stack = stack
-        self.stored = ledger.cursors(tx, world.tools.job, step.name)
+        self.stored = ledger.cursors(tx, context.tools.job, step.name)
         self.cursors: dict[str, tuple[Cursor, str, int]] = {}  # stream: cursor, account, rows
         self.bad: list[Reject] = []
         self.session: Session | None = None
@@ -60,7 +60,7 @@ class WholeSource:
 
     def _tables(self, check: Callable[[int], None]) -> Desired:
         stages: dict[str, stage.Stage] = {}
-        for reader in open_sources(self._step, self._world, self._stack):
+        for reader in open_sources(self._step, self._context, self._stack):
             reader.refuse_other_account(self.stored, self._options)
             for stream in reader.streams:
                 stages[stream.name] = stage.create(self._tx, stream.name, reader.session.columns(stream))
@@ -74,10 +74,10 @@ class WholeSource:
 
     def _documents(self, check: Callable[[int], None]) -> Desired:
         ((name, extract),) = self._step.extract.items()
-        source = self._world.sources[extract.source]
+        source = self._context.sources[extract.source]
         (self.stream,) = extract.streams
         self.transform = self._step.transform or transform_of(source, extract.source, self.stream)
-        self.session = session = self._stack.enter_context(source.open(self._world.tools))
+        self.session = session = self._stack.enter_context(source.open(self._context.tools))
         before = [self.stored[self.stream]] if self.stream in self.stored else []
         refuse_other_account(extract.source, session.account, before, self._options)
         staged = stage.create(self._tx, name if self._step.transform else "records", COLUMNS)

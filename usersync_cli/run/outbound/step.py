@@ -23,21 +23,21 @@ from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Step
 from usersync_cli.ports import OutboundPlan, OutboundTarget
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, StepResult, World, streams
+from usersync_cli.run.context import Options, RunContext, StepResult, streams
 from usersync_cli.run.outbound.deletes import AccountDeletes
 from usersync_cli.run.outbound.reader import WholeSource
 from usersync_cli.state import ledger, outbox, rejects
 from usersync_cli.state.outbox import Living, StepContext, StepScope
 
 
-def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+def run_step(step: Step, context: RunContext, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Read, plan, commit, apply. What a person has to see is in `done.error`."""
-    tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
+    tx = connect(context.target, job=context.tools.job, stop=context.tools.stop, read_write=True)
     try:
-        with ExitStack() as stack, translated(world.target, f"planning for {step.load.target}"):
-            writers.refuse(tx, world.tools.job, step.name, world.writers)
-            source = WholeSource(step, world, options, tx, done, stack)
-            outbound = OutboundStep(step, world, options, checkpoint, tx, done, source)
+        with ExitStack() as stack, translated(context.target, f"planning for {step.load.target}"):
+            writers.refuse(tx, context.tools.job, step.name, context.writers)
+            source = WholeSource(step, context, options, tx, done, stack)
+            outbound = OutboundStep(step, context, options, checkpoint, tx, done, source)
             target = outbound.open(stack)
             plan = outbound.plan(target)
             checkpoint.keep(outbound.apply, target, plan)
@@ -51,28 +51,35 @@ class OutboundStep:
     """A step whose target is outside PostgreSQL, in one run."""
 
     def __init__(  # noqa: PLR0913, PLR0917  all that a step is
-        self, step: Step, world: World, options: Options, checkpoint: Checkpoint, tx: Connection, done: StepResult, source: WholeSource
+        self,
+        step: Step,
+        context: RunContext,
+        options: Options,
+        checkpoint: Checkpoint,
+        tx: Connection,
+        done: StepResult,
+        source: WholeSource,
     ) -> None:
-        self._step, self._world, self._options, self._checkpoint = step, world, options, checkpoint
+        self._step, self._context, self._options, self._checkpoint = step, context, options, checkpoint
         self._tx, self._done, self._source = tx, done, source
         (stream, *_) = (*streams(step), "")
-        self._scope = StepScope(world.tools.job, step.name, checkpoint.run_id, stream=stream)
-        self._deletes = AccountDeletes(step, world, options, checkpoint, tx, source, self._scope)
+        self._scope = StepScope(context.tools.job, step.name, checkpoint.run_id, stream=stream)
+        self._deletes = AccountDeletes(step, context, options, checkpoint, tx, source, self._scope)
 
     def open(self, stack: ExitStack) -> OutboundTarget[Any]:
         """The target; it is contacted when it plans."""
         options = self._options
-        context = StepContext(
+        step_context = StepContext(
             self._scope,
-            self._world.tools.stop,
-            living=Living([step.name for step in self._world.steps], self._world.jobs),
+            self._context.tools.stop,
+            living=Living([step.name for step in self._context.steps], self._context.jobs),
             check=self._checkpoint.check,
             judge=Limits(self._step.name).count,
             order_by=self._step.load.order_by,
             again=options.full or options.retry is not None,
             credentials=options.credentials_out,
         )
-        return stack.enter_context(self._world.targets[self._step.load.target](context, self._world.tools))
+        return stack.enter_context(self._context.targets[self._step.load.target](step_context, self._context.tools))
 
     def plan(self, target: OutboundTarget[Any]) -> OutboundPlan:
         """Everything up to the COMMIT: read, compare, write the calls down."""
@@ -92,15 +99,15 @@ class OutboundStep:
         return plan
 
     def _moved(self, size: int) -> None:
-        self._world.tools.stop.check()
+        self._context.tools.stop.check()
         self._checkpoint.check()
-        self._world.progress(self._source.stream or self._step.name, size)
+        self._context.progress(self._source.stream or self._step.name, size)
 
     def _add_bad(self, counts: Counts) -> None:
         """Records that no transform has seen."""
         counts.read += len(self._source.bad)
         counts.rejected += len(self._source.bad)
-        job, step, bad = self._world.tools.job, self._step.name, self._source.bad
+        job, step, bad = self._context.tools.job, self._step.name, self._source.bad
         before = rejects.stored(self._tx, job, step, self._source.stream, bad)
         limits = Limits(step, job=job)
         limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])

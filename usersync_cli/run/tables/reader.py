@@ -7,14 +7,14 @@ from contextlib import ExitStack
 
 from usersync_cli.model import Copy, Cursor, Step, Stream
 from usersync_cli.ports import HadOtherNames, Session, TabularSession
-from usersync_cli.run.context import Options, World, refuse_other_account
+from usersync_cli.run.context import Options, RunContext, refuse_other_account
 from usersync_cli.state.ledger import StoredCursor
 
 
-def open_sources(step: Step, world: World, closing: ExitStack, *, as_text: bool = False) -> list[SourceReader]:
+def open_sources(step: Step, context: RunContext, closing: ExitStack, *, as_text: bool = False) -> list[SourceReader]:
     """A reader for each source of the step, in the order in which the step names them."""
     return [
-        SourceReader(name, world, step, closing, as_text=as_text)
+        SourceReader(name, context, step, closing, as_text=as_text)
         for name in dict.fromkeys(extract.source for extract in step.extract.values())
     ]
 
@@ -22,12 +22,12 @@ def open_sources(step: Step, world: World, closing: ExitStack, *, as_text: bool 
 class SourceReader:
     """One source of a step while it is open: its session, what to read from it, and the cursors it gave."""
 
-    def __init__(self, source: str, world: World, step: Step, closing: ExitStack, *, as_text: bool = False) -> None:
+    def __init__(self, source: str, context: RunContext, step: Step, closing: ExitStack, *, as_text: bool = False) -> None:
         self.source = source
         self.streams = [Stream(name, e.table, e.query, as_text) for name, e in step.extract.items() if e.source == source]
         self.cursors: dict[str, Cursor] = {}
         self._stack = closing.enter_context(ExitStack())
-        self.session = tabular(source, self._stack.enter_context(world.sources[source].open(world.tools)))
+        self.session = tabular(source, self._stack.enter_context(context.sources[source].open(context.tools)))
         self.close = self._stack.close
 
     def refuse_other_account(self, stored: Mapping[str, StoredCursor], options: Options) -> None:

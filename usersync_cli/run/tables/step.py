@@ -23,7 +23,7 @@ from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
 from usersync_cli.model import Desired, Step
 from usersync_cli.run.checkpoint import Checkpoint
-from usersync_cli.run.context import Options, Progress, StepResult, World, refuse_silence
+from usersync_cli.run.context import Options, Progress, RunContext, StepResult, refuse_silence
 from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.run.tables.rejects import Rejects
 from usersync_cli.state import ledger
@@ -31,19 +31,19 @@ from usersync_cli.state.ledger import StoredCursor
 from usersync_cli.state.readings import Scope
 
 
-def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
+def run_step(step: Step, context: RunContext, options: Options, checkpoint: Checkpoint, done: StepResult) -> None:
     """Extract, transform, load and cursors, in one transaction of the target."""
-    tx = connect(world.target, job=world.tools.job, stop=world.tools.stop, read_write=True)
+    tx = connect(context.target, job=context.tools.job, stop=context.tools.stop, read_write=True)
     try:
-        with translated(world.target, f"loading {step.load.table}"), ExitStack() as closing:
-            writers.refuse(tx, world.tools.job, step.name, world.writers)
-            stored = ledger.cursors(tx, world.tools.job, step.name)
-            readers = open_sources(step, world, closing)
+        with translated(context.target, f"loading {step.load.table}"), ExitStack() as closing:
+            writers.refuse(tx, context.tools.job, step.name, context.writers)
+            stored = ledger.cursors(tx, context.tools.job, step.name)
+            readers = open_sources(step, context, closing)
             for reader in readers:
                 reader.refuse_other_account(stored, options)
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             checkpoint.attach(tx)
-            load = TableStep(world.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, world, checkpoint))
+            load = TableStep(context.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, context, checkpoint))
             load.extract()
             load.refuse_empty(options)
             with checkpoint.transaction(tx, done):
@@ -56,11 +56,11 @@ def run_step(step: Step, world: World, options: Options, checkpoint: Checkpoint,
         tx.close()
 
 
-def _moved(world: World, checkpoint: Checkpoint, extract: str, size: int) -> None:
+def _moved(context: RunContext, checkpoint: Checkpoint, extract: str, size: int) -> None:
     """After each block: the place where a signal, --max-runtime or a lost lease ends the reading."""
-    world.tools.stop.check()
+    context.tools.stop.check()
     checkpoint.check()
-    world.progress(extract, size)
+    context.progress(extract, size)
 
 
 class TableStep:
