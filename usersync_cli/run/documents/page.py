@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -162,10 +161,19 @@ class PagePlan:
     normalised: int = 0  # rows that the table holds otherwise than they were written
     leaving: Leaving | None = None  # of the last page of a complete listing
     refusal: GuardRefused | None = None
+    _sorted: dict[Verdict, list[PageRecord]] = field(default_factory=dict)
+
+    def sort(self) -> None:
+        """Sort the records by their verdicts, which are final now, and count them."""
+        for one in self.records:
+            self._sorted.setdefault(one.verdict, []).append(one)
+        self.counts += Counts(read=len(self.bad), rejected=len(self.bad))
+        for verdict_, records in self._sorted.items():
+            self.counts += Counts(**{name: len(records) * value for name, value in vars(COUNTED[verdict_]).items()})
 
     def of(self, *verdicts: Verdict) -> list[PageRecord]:
-        """The records with these verdicts."""
-        return [one for one in self.records if one.verdict in verdicts]
+        """The records with these verdicts, once they are sorted."""
+        return [one for verdict_ in verdicts for one in self._sorted.get(verdict_, ())]
 
     @property
     def to_load(self) -> list[PageRecord]:
@@ -190,12 +198,6 @@ class PagePlan:
     def present(self) -> list[str]:
         """The keys under which the records that are at the source are remembered, until the page is stored."""
         return [*self.met, *self.respelt]
-
-    def count(self) -> None:
-        """Count the records by their verdicts."""
-        self.counts += Counts(read=len(self.bad), rejected=len(self.bad))
-        for one, number in Counter(one.verdict for one in self.records).items():
-            self.counts += Counts(**{name: number * value for name, value in vars(COUNTED[one]).items()})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
@@ -44,18 +45,20 @@ class Planner:
             else:
                 plan.records.append(one)
         self._meet(plan)
-        for one in plan.records:
-            one.verdict = self._verdict(stream, one)
-            _note_passed(stream, one)
-        if plan.to_load and isinstance(self.session, HasDetails) and stream.name in self.session.detailed:
+        self._decide(plan)
+        if isinstance(self.session, HasDetails) and stream.name in self.session.detailed:
             self._fetch(plan, self.session)
-        plan.count()
+        plan.sort()
         self._refuse_empty(plan, page)
         return plan
 
-    def _verdict(self, stream: StreamLoad, one: PageRecord) -> Verdict:
-        came = self.checkpoint.foresee(stream.foreseen.came.same, one.record.key, one.hash)
-        return verdict(one.record, one.before, removes=stream.removes, afresh=self._afresh(stream, one), came=came)
+    def _decide(self, plan: PagePlan) -> None:
+        """Give each record its verdict."""
+        stream, removes = plan.stream, plan.stream.removes
+        came = self.checkpoint.foresee(_came, plan) or repeat(None)
+        for one, before in zip(plan.records, came, strict=False):
+            one.verdict = verdict(one.record, one.before, removes=removes, afresh=self._afresh(stream, one), came=before)
+            _note_passed(stream, one)
 
     def _afresh(self, stream: StreamLoad, one: PageRecord) -> bool:
         """Whether the record's row is compared with the target, whatever is known of it."""
@@ -120,9 +123,10 @@ class Planner:
 
     def _fetch(self, plan: PagePlan, session: HasDetails) -> None:
         """Fetch the whole documents of those that are to be loaded, where the listing is only part of them."""
-        stream, asked = plan.stream, {one.record.key: one for one in plan.to_load}
-        plan.records = [one for one in plan.records if one.verdict not in {Verdict.LOAD, Verdict.LOAD_AGAIN}]
-        for record in session.details(stream.name, list(asked)):
+        stream, load = plan.stream, (Verdict.LOAD, Verdict.LOAD_AGAIN)
+        asked = {one.record.key: one for one in plan.records if one.verdict in load}
+        plan.records = [one for one in plan.records if one.verdict not in load]
+        for record in session.details(stream.name, list(asked)) if asked else ():
             self.check()
             listed = asked.pop(record.key, None)
             if listed is None:
@@ -163,9 +167,14 @@ class Planner:
             )  # fmt: skip
 
 
+def _came(plan: PagePlan) -> list[bool | None]:
+    """Whether earlier pages of a dry run had each of these records, and with the same document: see `verdict`."""
+    return [plan.stream.foreseen.came.same(one.record.key, one.hash) for one in plan.records]
+
+
 def _note_passed(stream: StreamLoad, one: PageRecord) -> None:
     """Keep apart the keys of which this listing had only records that it has passed over before."""
     if one.verdict is Verdict.PASSED_OVER:
         stream.passed.add(one.record.key)
-    else:
+    elif stream.passed:
         stream.passed -= {one.record.key, one.known_as}

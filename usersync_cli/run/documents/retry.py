@@ -118,7 +118,7 @@ class Retrying(Reading):
         for position, one in enumerate(plan.records):
             one.before = met.get(position, UNCHANGED)
             one.verdict = verdict_again(one.before)
-        plan.count()
+        plan.sort()
 
     def _records(self, plan: PagePlan, page: Sequence[Kept]) -> list[PageRecord]:
         listed = plan.stream.known.listed(self._tx, [one.key for one in page])
