@@ -166,7 +166,7 @@ class Written:
 
 
 def written(connection: Connection, job: str | None, *, everything: bool) -> list[Written]:
-    """The open intents, with `everything` also those that ended within KEPT; oldest first. Empty where the table is not there yet."""
+    """The open intents, with `everything` all that were written within KEPT; oldest first. Empty where the table is not there yet."""
     if not may_read(connection, "intents"):
         return []
     return [Written(*row) for row in connection.execute(_WRITTEN.encode(), {"job": job, "everything": everything, "kept": KEPT}).fetchall()]
