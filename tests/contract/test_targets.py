@@ -300,6 +300,20 @@ def test_gone_is_disabled_and_nobody_else(outbound: LiveOutbound, later: Later) 
     assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(outbound.rows())
 
 
+def test_whom_the_guard_keeps_stays_enabled(outbound: LiveOutbound, later: Later) -> None:
+    """
+    An account that is leaving and is not on `usersync_gone` is left as it is.
+    """
+    target, plan, tx = later
+    gone(tx)
+    for known in (True, False):
+        target.disable(tx, plan, known=known)
+    tx.execute("COMMIT")
+    target.apply(plan, tx)
+
+    assert [1, 2, 3, 4] == list(outbound.enabled())
+
+
 def test_who_is_kept_out_does_not_leave(later: Later) -> None:
     """
     An account whose person the source lists and does not give becomes a conflict with that reason, and leaves the list.
