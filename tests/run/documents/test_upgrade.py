@@ -67,5 +67,6 @@ def test_a_run_goes_on_from_the_state_of_version_0011(database: Database, connec
 
     ((run, keys),) = connection.execute("SELECT run_id, keys FROM usersync.approvals WHERE status = 'waiting'").fetchall()
     assert 11 == keys
+    assert "0 0 16 11 rejected 1" == counts(sync.run(approve_deletes=run, dry_run=True))
     assert "0 0 16 11 rejected 1" == counts(sync.run(approve_deletes=run))
     assert list(range(1, 17)) == sync.rows()
