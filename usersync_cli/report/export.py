@@ -86,7 +86,7 @@ def export(database: Database, stop: Stop, jobs: Mapping[str, Job], what: str, o
 
 @dataclass(frozen=True)
 class _View:
-    """What is written of a table: a SELECT without WHERE that calls the table t, and its columns."""
+    """The part of a table that is written: a SELECT without WHERE that calls the table t, and its columns."""
 
     name: str
     table: Table
@@ -250,7 +250,7 @@ def _cell(name: str, *, guarded: bool) -> sql.Composed:
 
 @contextmanager
 def _permitted(connection: Connection, database: Database, what: str) -> Iterator[None]:
-    """A right that is missing is told with the statement that gives it."""
+    """Report a missing right together with the statement that grants it."""
     doing = f"exporting {what}"
     with translated(database, doing):
         try:

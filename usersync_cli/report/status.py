@@ -1,4 +1,4 @@
-"""What the ledger in the target says of each job, beside what the config file says. Only reads; nothing is upgraded."""
+"""What the ledger in the target says of each job, next to what the config file says. Only reads; nothing is upgraded."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _read(config: Configured, connection: Connection, only: str | None, *, table
 
 
 def token_states(config: Configured) -> Mapping[str, State]:
-    """What is known of each source's tokens, by its name."""
+    """The state of each source's tokens, by the source's name."""
     from usersync_cli.auth import store
     from usersync_cli.clients.postgres import connections
 

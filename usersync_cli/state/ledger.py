@@ -256,7 +256,7 @@ SELECT b.step, b.stream, b.exit_status, b.error, b.error_hint, b.run_id,
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a job now. `owner` is the lease's own JSON (host, pid, ...)."""
+    """The run that holds a job now. `owner` is the lease's own JSON (host, pid, ...)."""
 
     job: str
     owner: str

@@ -33,12 +33,12 @@ class Blobs:
 
 
 def texts(values: Iterable[str | None]) -> Texts:
-    """The same of strings."""
+    """A parameter of type text[] from strings."""
     return Texts([None if value is None else value.encode() for value in values])
 
 
 class _TextsDumper(Dumper):
-    """What psycopg calls."""
+    """Writes `Texts` for psycopg."""
 
     format = Format.BINARY
     oid = 1009
@@ -48,7 +48,7 @@ class _TextsDumper(Dumper):
 
 
 class _BlobsDumper(Dumper):
-    """What psycopg calls."""
+    """Writes `Blobs` for psycopg."""
 
     format = Format.BINARY
     oid = 1001

@@ -56,7 +56,7 @@ class _Cursor(private.SurroundedCursor):
 
 
 def _doubled(query: sql.Composed, connection: psycopg.Connection[Any]) -> sql.Composed:
-    """The same with every % in a name or literal doubled: psycopg looks for placeholders there too."""
+    """A query with every % in a name or literal doubled: psycopg looks for placeholders there too."""
     parts: list[sql.Composable] = []
     for part in query:
         if isinstance(part, (sql.Identifier, sql.Literal)):
@@ -104,7 +104,7 @@ class Connection(private.Hooked):
     schemas: Sequence[str] | None = None  # `transactions.schemas`, once it was asked
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
-        """What psycopg waits with; `gen` asks for the socket and is woken ten times a second."""
+        """Wait as psycopg does; `gen` asks for the socket and is woken ten times a second."""
         try:
             return super().wait(self._watched(gen), *args, **kwargs)
         except (Stopped, Unavailable):

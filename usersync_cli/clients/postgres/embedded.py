@@ -113,7 +113,7 @@ def _binaries() -> Path | None:
 
 
 def _running(folder: Path) -> _Server | None:
-    """The server if it is up and its socket answers; a left-over postmaster.pid is told by that."""
+    """The server if it is up and its socket answers; that tells a left-over postmaster.pid from a true one."""
     try:
         lines = (folder / "postmaster.pid").read_text().splitlines()
         if len(lines) < 8 or lines[7].strip() != "ready":
@@ -229,7 +229,7 @@ def _wheel(folder: Path) -> PostgresServer:
 
 
 def _initialise(folder: Path) -> None:
-    """initdb in a folder beside it, then a rename: killed half-way, it is not mistaken for a database."""
+    """Run initdb in a folder next to it, then rename: killed half-way, it is not mistaken for a database."""
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds something, but no PostgreSQL database", hint="move it away, or point USERSYNC_HOME elsewhere")
     fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=folder.parent))

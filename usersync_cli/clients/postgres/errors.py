@@ -30,7 +30,8 @@ def translate(error: psycopg.Error, database: Database, doing: str) -> UsersyncE
 
 
 def _lockers(database: Database) -> str:
-    """Who has held locks on tables of this database for long, and may be who was waited for; never what they execute.
+    """The sessions that have held locks on tables of this database for long, one of which may be the one that was waited for;
+    never what they execute.
 
     Asked when the wait is over. Whoever locks a row has a lock on its table too.
     """

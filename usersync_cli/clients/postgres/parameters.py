@@ -20,7 +20,10 @@ class BadURL(psycopg.OperationalError):
 
 
 def defaults(url: str, job: str, *, read_write: bool = False) -> dict[str, Any]:
-    """What is to be given beside the URL. `read_write` insists on a primary where the URL names several servers. Raises BadURL."""
+    """The parameters to give in addition to the URL, without those that it has.
+
+    `read_write` insists on a primary where the URL names several servers. Raises BadURL.
+    """
     given = _given(url)
     every: dict[str, Any] = {"application_name": f"usersync/{job}"[:63], "client_encoding": "utf8", **_KEEPALIVE}
     every["connect_timeout"] = CONNECT_SECONDS

@@ -1,4 +1,4 @@
-"""What we use of psycopg that it does not promise to keep, and of libpq what it says in its trace alone.
+"""Parts of psycopg that it does not promise to keep, and a SQLSTATE that libpq shows in its trace alone.
 
 tests/clients/postgres/test_private.py names the versions that this is known to fit, and pyproject.toml allows no others.
 """
@@ -133,7 +133,7 @@ def _ready(socket: int, wanted: Wait) -> Generator[Any, Any, None]:
 
 @contextmanager
 def _overheard(pgconn: pq.abc.PGconn) -> Iterator[Callable[[], bytes]]:
-    """What is said while a connection is made. libpq has a SQLSTATE for each refusal, and shows it in its trace alone."""
+    """Record what the server says while a connection is made. libpq has a SQLSTATE for each refusal, and shows it in its trace alone."""
     if not hasattr(os, "memfd_create"):  # psycopg traces on Linux alone
         yield lambda: b""
         return

@@ -63,7 +63,7 @@ class Comparison:
         self._tx.execute(sql.SQL('CREATE TEMP TABLE {} (key text COLLATE "C" PRIMARY KEY) ON COMMIT DROP').format(self._left_out))
 
     def put(self, desired: Desired) -> None:
-        """Put what the transform gives beside the table; nothing of it when PostgreSQL raises."""
+        """Put the rows of the transform next to the table; none of them when PostgreSQL raises."""
         try:
             with self._tx.transaction():
                 number = self._tx.execute(self._shape.fill(desired)).rowcount
@@ -75,7 +75,10 @@ class Comparison:
         self._report.read += number
 
     def leave_out(self, keys: Collection[str]) -> int:
-        """The source has these, and they can't be loaded: rejected when they were set aside, else missing. How many are new."""
+        """Note keys that the source has and that can't be loaded: rejected when they were set aside, else missing.
+
+        Returns how many were not noted before.
+        """
         statement = sql.SQL("INSERT INTO {} SELECT DISTINCT key FROM unnest(%s::text[]) AS g(key) ON CONFLICT DO NOTHING")
         number = self._tx.execute(statement.format(self._left_out), (list(keys),)).rowcount if keys else 0
         self._without += number
@@ -86,7 +89,7 @@ class Comparison:
         self._left_alone = set(keys)
 
     def run(self, *, keyless: int = 0) -> None:
-        """Fill the report. So many rejects are of rows for which the transform gives no key."""
+        """Fill the report. `keyless` is the number of rejects of rows for which the transform gives no key."""
         if self._shape.inexact_key:
             self._tx.execute(self._shape.respell())
         without_key = self._without_key(keyless)

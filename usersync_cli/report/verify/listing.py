@@ -1,6 +1,6 @@
-"""All that a source of documents has, read from no cursor into temp tables of the target, for `usersync verify`.
+"""A stream of documents, read whole and from no cursor into temp tables of the target.
 
-Of each key the newest counts, by version and then by its place. Records that nobody could load are told apart from the
+Of each key the newest counts, by version and then by its place. Records that nobody could load are kept apart from the
 others, so that one of them does not hide the rest.
 """
 
@@ -171,7 +171,7 @@ class Listing:
         self.records += len(items)
 
     def _was_set_aside(self, record: Record) -> bool:
-        """Just as it is."""
+        """Whether a run set this very document aside."""
         return record.key in self.rejects and self.rejects[record.key] == hashlib.sha256(record.data).digest()
 
     # when all of it is there

@@ -38,11 +38,11 @@ class Shape:
 
     @property
     def names(self) -> list[str]:
-        """What is compared: all that is loaded but the key, and the mark where the step sets one."""
+        """The columns that are compared: all that are loaded but the key, and the mark where the step sets one."""
         return [name for name in self.loaded if name not in self.load.key] + ([MARK] if self.load.on_missing == "mark" else [])
 
     def create(self) -> sql.Composed:
-        """Make that table, as the target's columns are: what is put in is cast by PostgreSQL's own rules of assignment."""
+        """Make the table `into`, with the types of the target's columns: values are cast by PostgreSQL's own rules of assignment."""
         definitions: list[sql.Composable] = [
             sql.SQL("{} {} {}").format(
                 identifier(name), sql.SQL(_wide(column)), sql.SQL(f"COLLATE {column.collation}" if column.collation else "")
@@ -53,7 +53,7 @@ class Shape:
         return sql.SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(self.into, listed(definitions))
 
     def fill(self, desired: Desired) -> sql.Composed:
-        """Put what the transform gives into it."""
+        """Put the rows of the transform into the table `into`."""
         values: list[sql.Composable] = [
             sql.SQL("v.{}::pg_catalog.text::{}").format(identifier(name), sql.SQL(type_name(self.table.columns[name].bare)))
             if self.table.columns[name].is_enum

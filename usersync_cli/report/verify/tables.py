@@ -59,7 +59,7 @@ def _compare(step: Step, context: RunContext, options: Options, report: Report, 
 def _stage(
     reader: SourceReader, stages: Mapping[str, stage.Stage], stored: Mapping[str, StoredCursor], context: RunContext, tx: Connection
 ) -> None:
-    """All that this source has; then it is closed."""
+    """Copy everything that this source has into the stages, then close it."""
     for content in reader.pages():
         name, into = content.stream, stages[content.stream].table
         rows = stage.copy(tx, into, content, partial(moved, context, name), freeze=True)
@@ -69,7 +69,10 @@ def _stage(
 
 
 def _put(comparison: Comparison, desired: Desired, stages: Sequence[stage.Stage], rejects: Mapping[str, bytes], tx: Connection) -> int:
-    """Records on which the transform fails are left out if they were set aside before; gives how many."""
+    """Put the rows of the transform next to the table. Records on which it fails are left out if they were set aside before.
+
+    Returns how many were left out.
+    """
     taken = 0
     try:
         with as_user(tx):
@@ -86,7 +89,7 @@ def _put(comparison: Comparison, desired: Desired, stages: Sequence[stage.Stage]
 
 
 def _take_out(one: stage.Stage, rejects: Mapping[str, bytes], tx: Connection) -> list[str]:
-    """Take the records out of a stage that were set aside just as they are; gives their keys."""
+    """Take the records out of a stage that were set aside just as they are. Returns their keys."""
     keys = {hash_: key for key, hash_ in rejects.items()}
     statement = sql.SQL("DELETE FROM {} AS f WHERE {hash} = ANY(%s) RETURNING {hash}").format(
         one.table, hash=sql.SQL("sha256(convert_to(row_to_json(f.*)::text, 'UTF8'))")
