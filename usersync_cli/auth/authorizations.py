@@ -1,4 +1,4 @@
-"""A person's authorisation on its way: a random state that is good once, for ten minutes, and only as a hash in the database."""
+"""Authorizations under way while a person is in a browser: a random state, good once, for ten minutes, and kept as a hash only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the vendor sent a person back with."""
+    """The answer that the vendor sent a person back with."""
 
     code: str = field(repr=False)
     state: str | None = field(repr=False)
@@ -34,14 +34,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Opened:
-    """The authorisation that an answer belongs to."""
+    """An authorization that an answer belongs to."""
 
     source: str
     state_hash: bytes
 
 
 def to_authorize(source: str) -> str:
-    """What a person types to begin."""
+    """The command that begins an authorization."""
     return f"usersync oauth-url --source {source}"
 
 
@@ -80,7 +80,7 @@ def parse(given: str, state: str | None) -> Answer:
 
 
 def use(connection: Connection, answer: Answer, source: str | None) -> Opened:
-    """The authorisation that this answer belongs to, which is used from now on. Raises LoginRequired when there is none.
+    """The authorization that this answer belongs to, which is used from now on. Raises LoginRequired when there is none.
 
     A bare code carries no state: it is taken only while one is open.
     """

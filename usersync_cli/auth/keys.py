@@ -67,7 +67,7 @@ class Keys:
 
 
 def _bound(source: str, account: str, column: str, key_id: str) -> bytes:
-    """What a ciphertext is good for; quoted, so that no part can hold a | of its own."""
+    """The place that a ciphertext is bound to; quoted, so that no part can hold a | of its own."""
     return "|".join(quote(part, safe="") for part in (source, account, column, key_id)).encode()
 
 

@@ -157,7 +157,7 @@ class Client:
 
 
 def _token(read: Mapping[str, Any]) -> Token:
-    """As the library read it, but for its `expires_at`, which is by this machine's clock: the database's counts."""
+    """The token that the library read, without its `expires_at`, which is by this machine's clock: the database's counts."""
     return Token(str(read["access_token"]), str(read["refresh_token"]), timedelta(seconds=read["expires_in"]))
 
 

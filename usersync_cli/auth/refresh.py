@@ -41,7 +41,7 @@ class Refresher:
         self._store, self._stop, self._folders = store, stop, folders
 
     def share(self, source: str) -> Share:
-        """Of the run's patience, for the token endpoint."""
+        """The token endpoint's share of the run's patience."""
         return self._stop.patience.of(f"the token endpoint of {source}")
 
     def refresh(self, connection: connections.Connection, claim: Claim, refresh: Refresh) -> Access | None:
@@ -118,7 +118,7 @@ class Refresher:
         write: Callable[[connections.Connection], T],
         seconds: float,
     ) -> T | UsersyncError:
-        """What `write` gives; tried again on new connections for a while, then the last error."""
+        """The result of `write`, tried again on new connections for a while, then the last error."""
         until = time.monotonic() + seconds
         while True:
             try:

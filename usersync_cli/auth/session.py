@@ -36,7 +36,7 @@ class Session(OAuth2Session):
     def request(  # type: ignore[override]  # as the parent's differs from that of requests
         self, method: str | bytes, url: str | bytes, data: Any = None, headers: Any = None, **_: Any
     ) -> requests.Response:
-        """What the parent sends both of its messages by."""
+        """The one method by which the parent sends its messages."""
         return self._send(urlencode(data).encode(), headers)
 
 

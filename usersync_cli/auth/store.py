@@ -30,7 +30,7 @@ LONGEST = timedelta(days=366)
 
 @dataclass(frozen=True)
 class State:
-    """What may be known of a source's tokens: never a token."""
+    """The state of a source's tokens, without a token."""
 
     source: str
     account: str
@@ -152,7 +152,7 @@ def readable(connection: psycopg.Connection[Any]) -> bool:
 
 
 def states(connection: psycopg.Connection[Any]) -> list[State]:
-    """What is known of each source's tokens; nothing where the table is not there yet."""
+    """The state of each source's tokens; empty where the table is not there yet."""
     if not readable(connection):
         return []
     with connection.cursor(row_factory=class_row(State)) as cursor:
@@ -179,12 +179,12 @@ class Store:
 
     @contextmanager
     def translated(self, connection: connections.Connection, doing: str) -> Iterator[None]:
-        """What psycopg raises, in our words."""
+        """Translate psycopg's errors, with the GRANT that helps where a right is missing."""
         with permitted(connection, self.database, doing):
             yield
 
     def states(self) -> list[State]:
-        """What is known of each source's tokens."""
+        """The state of each source's tokens."""
         with closing(self.connect()) as connection, self.translated(connection, "reading the tokens' state"):
             return states(connection)
 
@@ -202,7 +202,7 @@ class Store:
         return row
 
     def keep(self, source: str, token: Token, *, account: str = "", expired: bool = False) -> int:
-        """Keep what a person authorised. Returns its generation.
+        """Keep the token that a person authorized. Returns its generation.
 
         Raises Drift when it belongs to another account than the one whose data we have.
         """

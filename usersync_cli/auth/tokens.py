@@ -1,6 +1,6 @@
 """OAuth tokens: a refresh token is spent once, by one process, and what it buys is kept before it is used.
 
-Who refreshes claims the row first, and that claim is committed: a row lock would be gone with the database's connection
+Whichever process refreshes claims the row first, and commits that claim: a row lock would be gone with the database's connection
 while the request still runs. The claim also proves that the row can be written.
 """
 
@@ -47,7 +47,7 @@ class Tokens:
     def access(self, source: str, refresh: Refresh, *, after: int = 0) -> Access:
         """A valid access token of a generation greater than `after`; refreshed by one of all threads, processes and machines.
 
-        Raises LoginRequired when a person must authorise (nothing is sent then), Unavailable when the next run may succeed.
+        Raises LoginRequired when a person must authorize (nothing is sent then), Unavailable when the next run may succeed.
         """
         with self._alone():
             access = self._held.get(source)
@@ -59,7 +59,7 @@ class Tokens:
             return access
 
     def store(self, source: str, token: Token, *, account: str = "", expired: bool = False) -> int:
-        """Keep what a person authorised. Returns its generation.
+        """Keep the token that a person authorized. Returns its generation.
 
         Raises Drift when it belongs to another account than the one whose data we have.
         """
@@ -76,12 +76,12 @@ class Tokens:
         return self._store.restore(rescued)
 
     def states(self) -> list[State]:
-        """What is known of each source's tokens."""
+        """The state of each source's tokens."""
         return self._store.states()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One thread at a time; who waits can be interrupted."""
+        """One thread at a time; the others can be interrupted while they wait."""
         while not self._lock.acquire(timeout=POLL_SECONDS):
             self._stop.check()
         try:
@@ -109,7 +109,7 @@ class Tokens:
         return Access(token, row.generation, time.monotonic() + row.left)
 
     def _check(self, connection: connections.Connection, row: Row, began: datetime) -> None:
-        """Whether it makes sense to refresh now. Raises what keeps us from it."""
+        """Raise what keeps us from refreshing now, if anything does."""
         if not (share := self._refresher.share(row.source)).left:
             raise Unavailable(f"{row.source}: {row.last_error or 'no token came'}; not asked again", hint=share.over)
         age = row.age.total_seconds()

@@ -33,14 +33,14 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "TZ")
 
 
 class OnFailure(Protocol):
-    """What to start when a run did not end well."""
+    """The program to start when a run did not end well."""
 
     @property
     def command(self) -> str: ...
 
 
 class Job(Protocol):
-    """Of a job, as the config file says it: whom to tell."""
+    """The part of a job in the config file that says whom to tell."""
 
     @property
     def name(self) -> str: ...
@@ -84,7 +84,7 @@ class Watch:
             self._ping.start()
 
     def ended(self, document: Mapping[str, Any], summary: Sequence[str]) -> None:
-        """What to tell at the end, when there is a result."""
+        """Note what to report at the end, when there is a result."""
         self.outcome = Ended(document, summary)
 
     def finish(self, job: Job, outcome: Ended, environment: str, bounds: Bounds) -> None:

@@ -155,7 +155,7 @@ class Lease:
         self._until = began + self._length.total_seconds()
 
     def _settle(self, xid: str, error: Exception) -> None:
-        """What became of a COMMIT whose answer never came; returns if it was committed."""
+        """Find out what became of a COMMIT whose answer never came; returns if it was committed."""
         deadline = time.monotonic() + OUTCOME_SECONDS
         patience = time.monotonic() + 2
         outcome = None
@@ -176,7 +176,7 @@ class Lease:
         ) from error
 
     def _renew(self) -> bool:
-        """Whether the job is still ours; then for another whole lease."""
+        """Renew the lease for its whole length; False when the job is no longer ours."""
         began = time.monotonic()
         if not self._control.execute(f"{_EXTEND} RETURNING 1", self._mine):
             self._lost = True

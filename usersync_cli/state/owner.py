@@ -36,7 +36,7 @@ class Owner:
             return cls("an unknown host", 0)
 
     def text(self) -> str:
-        """What `parse` reads."""
+        """The owner as JSON, which `parse` reads."""
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:

@@ -87,11 +87,11 @@ class Client:
         return self.send(Request("POST", path, json, repeat=repeat))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, repeat: bool = True) -> Reply:
-        """Like `post`."""
+        """GET; it raises what `post` raises."""
         return self.send(Request("GET", path, params=params or {}, repeat=repeat))
 
     def send(self, request: Request) -> Reply:
-        """Like `post`, for any method."""
+        """Send any request; it raises what `post` raises."""
         call = self._start(request)
         with self._leaving([call]):
             return call.result()

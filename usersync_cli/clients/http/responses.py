@@ -71,7 +71,7 @@ class Missing(Refused):
 
 
 class Unknown(Unavailable):
-    """What was not to be repeated may have been done: look before it is done again."""
+    """A request that must not be repeated may have been carried out: look before it is sent again."""
 
 
 class Untrusted(ConfigError):
@@ -80,7 +80,7 @@ class Untrusted(ConfigError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask for. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer."""
+    """A request to an API. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer."""
 
     method: str
     path: str
@@ -111,7 +111,7 @@ class Reply:
 
     @property
     def request_id(self) -> str:
-        """What the vendor's log calls this request; empty when it does not say."""
+        """The id that the vendor's log has for this request; empty when it does not say."""
         named = (self.headers.get(name, "") for name in _REQUEST_IDS)
         return next((text for text in named if re.fullmatch(r"[\w.:/=+-]{1,80}", text)), "")
 
@@ -130,7 +130,7 @@ class Reply:
 
 
 class Again(Exception):
-    """The same request may have another outcome. `untouched`: the server did nothing; `told`: the log says so already."""
+    """An outcome that may differ when the request is sent again. `untouched`: the server did nothing; `told`: the log says so already."""
 
     def __init__(self, message: str, *, untouched: bool = False, told: bool = False) -> None:
         super().__init__(message)
@@ -226,7 +226,7 @@ def _no_tls(error: ssl.SSLError) -> str:
 
 
 def said(reply: Reply) -> str:
-    """What a reply was, for the middle of a sentence."""
+    """The words for a reply, for the middle of a sentence."""
     return f"answered {reply.status}" + (f" (request id {reply.request_id})" if reply.request_id else "")
 
 

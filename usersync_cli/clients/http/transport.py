@@ -236,7 +236,7 @@ class Session(requests.Session):
 
 @dataclass(frozen=True)
 class Post:
-    """What to send, and where. `ca` is a file or folder of certificates instead of the public ones.
+    """A POST to make. `ca` is a file or folder of certificates instead of the public ones.
 
     Of the answer's body at most `most` bytes are taken; with 0 it is left unread.
     """
@@ -250,7 +250,7 @@ class Post:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered to `post`."""
+    """A server's answer to `post`."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)  # asked for in any case
@@ -315,7 +315,7 @@ def _pieces(response: requests.Response, most: int) -> Iterator[bytes]:
 
 
 class _Body(io.BytesIO):
-    """What is sent. It knows whether it was asked for, and is not given away any more when that is too late."""
+    """The bytes to send. It knows whether it was asked for, and is not given away any more when that is too late."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)

@@ -104,7 +104,7 @@ def downgrade(database: Database, job: str = "downgrade") -> None:
 
 
 def upgrade_sql() -> str:
-    """What `upgrade` would run on an empty database, for a DBA."""
+    """The SQL that `upgrade` would run on an empty database, for a DBA."""
     from alembic import command
 
     config = _config()
