@@ -121,7 +121,7 @@ def type_sql(type_: str) -> sql.SQL:
 
 
 def copy(tx: Connection, into: sql.Composable, content: Copy, moved: Callable[[int], None], *, freeze: bool = False) -> int:
-    """Pass the blocks on as they come; returns the number of rows. `moved` is called with the bytes of each block, and may raise."""
+    """Pass the blocks on as they come; returns the number of rows. `moved` gets the size of each block in bytes, and may raise."""
     names = listed(identifier(column.name) for column in content.columns)
     options = sql.SQL(f"FORMAT {content.format}{', FREEZE' if freeze else ''}")
     cursor = tx.cursor()
