@@ -1,5 +1,5 @@
 """A local Fineract: users, roles and offices over HTTP as a real one answers, held to its recorded answers by
-tests/sources/test_fineract_shapes.py; with faults on request.
+tests/sources/fineract/test_shapes.py; with faults on request.
 
 Deletes are soft: 404 by id, gone from the list, the name free for a new id. A list shows the caller's office and those below.
 """

@@ -13,7 +13,6 @@ from tests.cli.ledgers import Ledger
 from tests.conftest import Command
 from tests.servers import free_port
 from tests.simple_job import Job, clean
-from usersync_cli.cli.text import ago
 from usersync_cli.model import Database
 from usersync_cli.state import migrations
 
@@ -214,14 +213,3 @@ def test_newer_tables(ledger: Ledger) -> None:
         result = ledger.command(command)
         assert (7, "") == (result.status, result.stdout)
         assert "use the newer usersync that upgraded them" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(-5, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7199, "119 min ago"), (7200, "2 h ago"), (2 * 86400, "2 days ago")],
-)
-def test_ages(seconds: int, said: str) -> None:
-    """
-    An age is rounded down to one unit, and never negative.
-    """
-    assert said == ago(timedelta(seconds=seconds))

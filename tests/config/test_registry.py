@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from usersync_cli import sources, targets
-from usersync_cli.config.registry import source_port, source_types, target_port, target_types
+from usersync_cli.config.registry import export_shapes, source_port, source_types, tabular_port, target_port, target_types
 from usersync_cli.sources import DocumentPort, TabularPort
 from usersync_cli.targets import TargetPort
 
@@ -40,3 +40,23 @@ def test_a_file_without_a_port_is_no_source_or_target(tmp_path: Path, monkeypatc
         source_port(name)
     with pytest.raises((TypeError, AttributeError), match="PORT"):
         target_port(name)
+
+
+def test_a_source_without_tables_is_no_tabular_one() -> None:
+    """
+    Whoever needs a database is not handed something else.
+    """
+    assert tabular_port("postgres") is source_port("postgres")
+    with pytest.raises(TypeError, match="source teamleader has no tables"):
+        tabular_port("teamleader")
+
+
+def test_each_stream_with_columns_of_its_own_is_brought_by_one_source() -> None:
+    """
+    `usersync export STREAM` means one thing: no two sources bring the same name, and each brings streams that it has.
+    """
+    ports = [port for port in map(source_port, source_types()) if isinstance(port, DocumentPort)]
+    shapes = [(shape.stream, port) for port in ports for shape in port.exports]
+
+    assert [*export_shapes()] == [name for name, _ in shapes] == ["contacts"]
+    assert all(name in port.streams({}) for name, port in shapes)

@@ -18,7 +18,7 @@ from usersync_cli.ports import Tools
 from usersync_cli.signals import Stop
 from usersync_cli.sources.fineract import Settings, Source
 
-EXCHANGES = yaml.safe_load((Path(__file__).parent.parent / "samples" / "fineract" / "exchanges.yaml").read_text())
+EXCHANGES = yaml.safe_load((Path(__file__).parents[2] / "samples" / "fineract" / "exchanges.yaml").read_text())
 PASSWORDS = {one["request"]["username"]: one["request"]["password"] for one in reversed(EXCHANGES)}
 
 
