@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -15,7 +18,9 @@ import pytest
 
 from tests.servers import Server
 from usersync_cli.clients.postgres import connections, private
+from usersync_cli.errors import Stopped
 from usersync_cli.model import Database
+from usersync_cli.signals import Stop
 
 KNOWN = "psycopg[binary]>=3.2.9,<3.4"
 PARTS = [
@@ -124,6 +129,23 @@ def test_the_first_error_is_the_one(tx: connections.Connection) -> None:
     connections.rollback(tx)
 
     assert (2,) == tx.execute("SELECT 1 + %s", (1,)).fetchone()
+
+
+@pytest.mark.parametrize("query", ["SELECT pg_sleep(30)", "SELECT pg_sleep(30); SELECT 1"])
+def test_a_signal_ends_a_statement_alone(database: Database, query: str) -> None:
+    """
+    SIGTERM in a statement in autocommit that takes long: Stopped within a second, and the connection is closed.
+    """
+    stop = Stop()
+    timer = threading.Timer(0.3, stop._note, (signal.SIGTERM, None))
+    with connections.connect(database, job="test", stop=stop) as tx:
+        began = time.monotonic()
+        timer.start()
+        with pytest.raises(Stopped):
+            tx.execute(query.encode())
+
+    assert 1.5 > time.monotonic() - began
+    assert tx.closed
 
 
 def test_asking_has_a_time_limit_of_its_own(database: Database) -> None:
