@@ -48,11 +48,11 @@ def set_aside(tx: Connection, merge: Merge, broken: Broken) -> int:
     keys = listed(identifier(name) for name in merge.key)
     values = listed(sql.SQL("c.{}").format(identifier(name)) for name in merge.key)
     statement = sql.SQL("""
-        INSERT INTO {aside} ({keys}, usersync_reason, usersync_detail, usersync_document)
+        INSERT INTO {rejects} ({keys}, usersync_reason, usersync_detail, usersync_document)
         SELECT {values}, {reason}, {detail}, {document} FROM {changes} AS c
-         WHERE ({condition}) AND NOT EXISTS (SELECT FROM {aside} AS a WHERE {same})
+         WHERE ({condition}) AND NOT EXISTS (SELECT FROM {rejects} AS a WHERE {same})
     """).format(
-        aside=REJECTS,
+        rejects=REJECTS,
         keys=keys,
         values=values,
         reason=sql.Literal(broken.reason),

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import identifier, listed, scalar
+from usersync_cli.clients.postgres.sql import identifier, listed, scalar, statements
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import Drift
 from usersync_cli.load import stage
@@ -32,7 +32,7 @@ _BAD = sql.SQL(BAD)
 
 
 def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[Stage]) -> tuple[list[Failure], int]:
-    """Set aside in REJECTS, and take out of its stage, each record that the transform or a cast fails on.
+    """Put into REJECTS, and take out of its stage, each record that the transform or a cast fails on.
 
     The records of one extract are tried, the others stay whole: the first whose every row gives rows of its own. Gives
     the failures and how many records there were; it stops when there are more than are allowed. Raises Drift when the
@@ -56,6 +56,7 @@ def transform(tx: Connection, merge: Merge, text: str | None, stages: Sequence[S
     failures = halving.halve(tx, every, allowed(rows), BY_INDEX if indexed else "")
     if failures:
         _describe(tx, merge, tried, failures)
+        _say_why(tx, failures)
         tx.execute(
             sql.SQL("UPDATE {} AS a SET usersync_document = {} FROM {} AS o WHERE o.usersync_ord = a.usersync_ord").format(
                 REJECTS, found.as_document("o", columns), ORDERED
@@ -84,42 +85,11 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
     halving.make(tx, "usersync_column", "usersync_lo bigint, usersync_hi bigint, usersync_which int", _choice(tries))
     halving.make(tx, "usersync_file", "usersync_lo bigint, usersync_hi bigint, usersync_found pg_catalog.text, OUT usersync_filed boolean",
           file + sql.SQL(" usersync_filed := FOUND;"))  # fmt: skip
-    body = sql.SQL(
-        """
-        #variable_conflict use_column
-        DECLARE
-          usersync_lo bigint; usersync_hi bigint; usersync_last int := 1; usersync_try int; usersync_found text;
-        BEGIN
-          FOREACH usersync_lo IN ARRAY usersync_ords LOOP
-            usersync_hi := usersync_lo;
-            usersync_found := NULL;
-            FOR usersync_i IN -1 .. {last} LOOP
-              -- first whether it is in no column at all, then the one that it was the last time
-              usersync_try := CASE usersync_i WHEN -1 THEN 0 WHEN 0 THEN usersync_last ELSE usersync_i END;
-              CONTINUE WHEN usersync_i = usersync_last;
-              BEGIN
-                PERFORM pg_temp.usersync_column(usersync_lo, usersync_hi, usersync_try);
-              EXCEPTION WHEN {bad} THEN
-                IF usersync_try > 0 THEN
-                  usersync_last := usersync_try;
-                  usersync_found := ({names})[usersync_try];
-                END IF;
-                EXIT;
-              END;
-            END LOOP;
-            BEGIN
-              CONTINUE WHEN pg_temp.usersync_file(usersync_lo, usersync_hi, usersync_found);
-            EXCEPTION WHEN {bad} THEN NULL;
-            END;
-            INSERT INTO {aside} (usersync_ord, usersync_column) VALUES (usersync_lo, usersync_found);
-          END LOOP;
-        END
-        """
-    ).format(
+    body = sql.SQL(statements(__name__)["describe"]).format(
         last=sql.Literal(len(fields)),
         bad=_BAD,
         names=sql.SQL("ARRAY[{}]::text[]").format(listed(sql.Literal(f.name) for f in merge.fields)),
-        aside=REJECTS,
+        rejects=REJECTS,
     )
     tx.execute(
         sql.SQL("CREATE OR REPLACE FUNCTION pg_temp.usersync_describe(usersync_ords bigint[]) RETURNS void LANGUAGE plpgsql AS {}").format(
@@ -127,6 +97,10 @@ def _describe(tx: Connection, merge: Merge, tried: sql.Composable, failures: Seq
         )
     )
     tx.execute("SELECT pg_temp.usersync_describe(%s)", ([one.ord for one in failures],))
+
+
+def _say_why(tx: Connection, failures: Sequence[Failure]) -> None:
+    """Put reason and detail to the failures that were filed."""
     for one in dict.fromkeys((f.sqlstate, f.column, f.constraint, f.table) for f in failures):
         ords = [f.ord for f in failures if (f.sqlstate, f.column, f.constraint, f.table) == one]
         column = sql.SQL("COALESCE(usersync_column, NULLIF({}, ''))").format(sql.Literal(one[1]))

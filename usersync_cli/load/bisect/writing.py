@@ -41,12 +41,12 @@ def set_aside(tx: Connection, merge: Merge, failures: Sequence[Failure]) -> None
     values = listed(sql.SQL("o.{}").format(identifier(name)) for name in merge.key)
     tx.execute(
         sql.SQL("""
-            INSERT INTO {aside} ({keys}, usersync_reason, usersync_detail, usersync_document)
+            INSERT INTO {rejects} ({keys}, usersync_reason, usersync_detail, usersync_document)
             SELECT {values}, f.reason, f.detail, {document}
               FROM unnest({ords}::bigint[], {reasons}::text[], {details}::text[]) AS f(ord, reason, detail)
               JOIN {ordered} AS o ON o.usersync_ord = f.ord
         """).format(
-            aside=REJECTS, keys=keys, values=values, document=found.record(merge, "o"), ordered=ORDERED,
+            rejects=REJECTS, keys=keys, values=values, document=found.record(merge, "o"), ordered=ORDERED,
             ords=sql.Literal([one.ord for one in failures]),
             reasons=sql.Literal([condition(one.sqlstate) for one in failures]),
             details=sql.Literal([detail(one.column, one.constraint, one.table) for one in failures]),
