@@ -94,7 +94,7 @@ def _hold(interview: Interview) -> int:
 
 
 def _check(interview: Interview, settings: Config, answers: Answers) -> None:
-    """As `usersync check` does it. Raises what was found, unless somebody wants the files all the same."""
+    """Checks the job as `usersync check` does. Raises what was found, unless somebody wants the files all the same."""
     from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.report.check import check
 

@@ -284,7 +284,7 @@ def _job(text: str) -> str:
 
 
 def _environments(kind: str, urls: Sequence[str]) -> Sequence[str]:
-    """Those that fit, the default first; none where any does."""
+    """Environments that fit these databases, the default first; none where any does."""
     from usersync_cli.config.loader import PLAYGROUNDS
     from usersync_cli.config.template import is_embedded
 

@@ -156,7 +156,7 @@ def made_document(made: Made, password: str | None) -> Mapping[str, Any]:
 
 
 def print_person(person: Person) -> None:
-    """For people."""
+    """Print an account for people."""
     from usersync_cli.cli.diff import escaped
 
     name = " ".join(part for part in (person.first_name, person.last_name) if part)

@@ -132,7 +132,7 @@ class Bar:
         """So many bytes more were read."""
 
     def aside(self, diff: Diff) -> Diff:
-        """The same, with the bar out of the way while it prints."""
+        """A diff that prints with the bar out of the way."""
         return diff
 
 

@@ -168,7 +168,7 @@ def table_name(text: str) -> Table:
 
 
 def _revision(table: Table, down_revision: str | None) -> str:
-    """The same for the same table, so that a second call finds the first one's file instead of adding another."""
+    """A revision id that is the same for the same table, so that a second call finds the first file instead of adding another."""
     revision = hashlib.sha256(f"usersync schema {table}".encode()).hexdigest()[:12]
     if down_revision is not None and not _REVISION.fullmatch(down_revision):
         raise ConfigError("--down-revision is not the id of a migration", hint="1 to 32 letters, digits and _, as `alembic heads` shows it")

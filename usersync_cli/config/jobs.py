@@ -62,7 +62,7 @@ def loaded_table_name(value: str) -> str:
 
 
 def extract_name(value: str) -> str:
-    """It becomes the name of a table in the transform's SQL, to be written there without quotes."""
+    """The name of an extract, which is the name of a table in the transform's SQL and is written there without quotes."""
     if not _IDENTIFIER.fullmatch(value):
         rule = "it must have lower-case letters, digits and _, no digit first, 63 at most"
         raise FieldError(f"as the name of a table in the transform, {rule}")
@@ -225,7 +225,7 @@ class Outward(Model):
 
     @property
     def adopt_existing(self) -> bool:
-        """Who was there before us is adopted by the target's own rule, and removed by none."""
+        """Accounts that were there before are adopted by the target's own rule, and removed by none."""
         return False
 
 

@@ -51,7 +51,7 @@ def _as_written(definitions: dict[str, Any]) -> None:
 
 
 def _untitled(node: Any, *, names: bool = False) -> Any:
-    """Without the titles that pydantic makes out of names. `names`: the keys are names of the file, not of JSON Schema."""
+    """A schema without the titles that pydantic makes out of names. `names`: the keys are names of the file, not of JSON Schema."""
     if isinstance(node, dict):
         kept = {key: value for key, value in node.items() if names or key != "title"}
         return {key: _untitled(value, names=key in ("properties", "$defs") and not names) for key, value in kept.items()}

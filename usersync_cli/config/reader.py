@@ -130,7 +130,7 @@ class Reader:
         return found
 
     def target(self, name: str, raw: dict[str, Any]) -> BaseModel | None:
-        """The same of a target outside Postgres."""
+        """The settings of a target outside Postgres; None after a mistake, or when a variable is missing."""
         path: Place = ("targets", name)
         if name == "target":
             self.mistake(path, 'the name "target" is that of the one PostgreSQL; choose another', key=True)

@@ -156,7 +156,7 @@ def _write(file: Path, text: str, mode: int) -> None:
 
 
 def _dotenv_value(what: str, value: str) -> str:
-    """As python-dotenv reads it back; bare or in single quotes, which shells read the same way, where that can be."""
+    """A value as python-dotenv reads it back; bare or in single quotes, which shells read the same way, where that can be."""
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ConfigError(f"{what}: holds NUL or something that is not text, which no .env can hold")
     if _BARE.fullmatch(value):

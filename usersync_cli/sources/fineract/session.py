@@ -67,7 +67,7 @@ class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentS
                 )
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Those of whom Fineract itself says that it has no such id, asked one after the other; nobody whom its list has.
+        """Keys for which Fineract itself says that it has no such id, asked one after the other; none that its list has.
 
         A user whom its list calls a self-service user is no member of staff any more, which needs no other proof.
         """

@@ -72,7 +72,7 @@ def head_of(row: bytes) -> Head:
 
 
 def _truth(flag: Any) -> bool | None:
-    """Of a flag that some versions give as text or a number, and older ones not at all, which is no; None: it says neither."""
+    """A flag as yes or no. Some versions give it as text or a number, older ones leave it out, which is no; None: it says neither."""
     return _FLAGS.get("" if flag is None else str(flag).strip().casefold())
 
 
@@ -105,7 +105,7 @@ def codes_of(reply: Reply) -> list[str]:
 
 
 def caller_among(heads: Sequence[Head], username: str) -> Head | None:
-    """Who asked. Some databases under Fineract let people log in whatever the case of the letters."""
+    """The API user among these users. Some databases under Fineract ignore the case of letters at log-in."""
     for head in heads:
         if head.username == username:
             return head

@@ -24,13 +24,13 @@ class Absent:
         self._api, self._details, self._owed = api, details, owed
 
     def gone(self, resource: Resource, keys: Sequence[str]) -> Collection[str]:
-        """Those that a list of just these lacks, and that .info does not know at two moments: each may be wrong, or leave some out."""
+        """Keys that a list of just these lacks, and that .info does not know at two moments: each may be wrong, or leave some out."""
         listed = self._api.with_these_ids(resource, keys) if resource.by_ids else set()
         self._owed.unlisted += len(listed)
         return self._unknown(resource, self._unknown(resource, [key for key in keys if key not in listed]))
 
     def _unknown(self, resource: Resource, keys: Sequence[str]) -> list[str]:
-        """Those of whom .info says that it does not have them; it may have others that we are not to see."""
+        """Keys for which .info says that it has no record; it may have records that we may not see."""
         unknown = []
         for key, reply in self._api.infos(resource, keys):
             if reply.status in UNKNOWN:
@@ -43,7 +43,7 @@ class Absent:
         return unknown
 
     def departed(self, resource: Resource, keys: Sequence[str], lacking: int) -> list[str]:
-        """Who of these, of whom at most so many are lacking, is not there any more; in few requests where that are few."""
+        """Keys that do not exist any more, of which there are at most `lacking`; found in few requests where they are few."""
         if not lacking:
             return []
         if len(keys) <= limits.PAGE_RECORDS:
@@ -55,7 +55,7 @@ class Absent:
         return found + self.departed(resource, rest, lacking - len(found))
 
     def lacking(self, resource: Resource, keys: Sequence[str]) -> int:
-        """At most so many of these are not there any more: the last page of a list of just these tells."""
+        """The most of these keys that can be missing, by the last page of a list of just these."""
         pages = -(-len(keys) // limits.PAGE_RECORDS)
         if pages > limits.MANY_PAGES:
             return len(keys)

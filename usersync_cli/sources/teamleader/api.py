@@ -66,7 +66,7 @@ class Api:
         return self.listed(resource, {"filter": {"ids": list(keys)}, **page}).rows
 
     def with_these_ids(self, resource: Resource, keys: Sequence[str]) -> set[str]:
-        """Those of these that a list of just these shows."""
+        """The keys that a list of just these keys shows."""
         asked = [key for key in keys if UUID.fullmatch(key)]  # a table that was taken over may have others
         parts = (asked[at : at + limits.PAGE_RECORDS] for at in range(0, len(asked), limits.PAGE_RECORDS))
         return {head_of(row).id for part in parts for row in self.with_ids(resource, part, 1)} & set(keys)

@@ -28,7 +28,7 @@ class Details:
         self._api, self._owed = api, owed.documents
 
     def read(self, resource: Resource, keys: Sequence[str]) -> Iterator[Record]:
-        """Their .info, several at the same time; whoever was deleted since it was listed comes as deleted, after two looks."""
+        """Whole documents, several requests at a time. A record that was deleted since its listing comes as deleted, after two looks."""
         unknown, refused = [], []
         for key, reply in self._answered(resource, keys):
             if reply.status in UNKNOWN:
@@ -55,7 +55,7 @@ class Details:
         )
 
     def _looked_for(self, resource: Resource, unknown: Sequence[str]) -> Iterator[Record]:
-        """Those that .info did not know although a list had just shown them: what a list of just these shows is there, and is owed."""
+        """Records that .info did not know although a list had just shown them. What a list of just these shows exists, and is owed."""
         there = self._api.with_these_ids(resource, unknown) if resource.by_ids else set(unknown)
         for key, reply in self._answered(resource, [key for key in unknown if key in there]):
             if reply.status == 200:
@@ -82,7 +82,7 @@ class Details:
         return Record(resource.stream, key, row, head.updated_at, settled=is_settled(head, date(reply)))
 
     def _answered(self, resource: Resource, keys: Sequence[str]) -> Iterator[tuple[str, Reply]]:
-        """Without those few that get no answer, while others do: they are owed."""
+        """Answers of .info by key. A few that get no answer, while others do, are left out: they are owed."""
         left, silent = [key for key in keys if key not in self._owed], False
         while left:
             try:

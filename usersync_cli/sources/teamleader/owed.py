@@ -23,7 +23,7 @@ class Owed:
     unlisted: int = 0  # records that its listing left out, and shows when it is asked for just these
 
     def clear(self) -> None:
-        """Nothing, for another stream."""
+        """Forget what is owed, for another stream."""
         self.documents.clear()
         self.unlisted = 0
 

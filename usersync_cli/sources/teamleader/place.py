@@ -33,12 +33,12 @@ class Walk:
     owed: int = 0  # documents that could not be had
 
     def with_times_of(self, listed: Listed) -> Walk:
-        """With the earliest clock, and the newest change that is not in the future."""
+        """The walk with the earliest clock so far, and the newest change that is not in the future."""
         began = min(self.began, as_text(listed.at))
         return replace(self, began=began, newest=max(self.newest, *listed.changes(as_text(listed.at)), ""))
 
     def again(self, looks: str, looked: str) -> Walk:
-        """From its beginning."""
+        """The walk from its beginning, as another try."""
         sweep = self.sweep and uuid.uuid4().hex
         return Walk(sweep, self.since, whole=self.whole, tries=self.tries + 1, looks=looks, looked=looked)
 

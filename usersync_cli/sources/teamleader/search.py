@@ -20,7 +20,7 @@ NEAR = 6  # pages between one that has records and one that has none, which are 
 
 @dataclass
 class Search:
-    """For the last page that has records."""
+    """A search for the last page that has records."""
 
     first: int  # where it begins
     known: int  # how many there were in the last complete listing; 0 while nobody knows

@@ -90,11 +90,11 @@ class Session(HasDetails, TellsWhoIsGone, CanLook, DocumentSession):
         return not moment or as_moment(moment) + every <= self._now
 
     def details(self, stream: str, keys: Sequence[str]) -> Iterator[Record]:
-        """Their .info, several at the same time; whoever was deleted since it was listed comes as deleted, after two looks."""
+        """Whole documents, several requests at a time. A record that was deleted since its listing comes as deleted, after two looks."""
         return self._details.read(self._resource(stream), keys)
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
-        """Those that a list of just these lacks, and that .info does not know at two moments: each may be wrong, or leave some out."""
+        """Keys that a list of just these lacks, and that .info does not know at two moments: each may be wrong, or leave some out."""
         return self._absent.gone(self._resource(stream), keys)
 
     def look(self, stream: str) -> str:

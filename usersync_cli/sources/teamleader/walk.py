@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Met:
-    """Whom the walks of this reading have met; of each the hash of its key."""
+    """Records that the walks of this reading have met; of each the hash of its key."""
 
     def __init__(self, earlier: Sequence[str], *, blind: bool) -> None:
         self.earlier = earlier  # whom an earlier run met in the first of these walks
@@ -50,7 +50,7 @@ class Met:
         return hash(key) in self._read
 
     def next_walk(self) -> None:
-        """From the beginning, with nothing of an earlier run."""
+        """Start over for another walk, with nothing of an earlier run."""
         self._read |= self._now | self._before
         self.earlier, self.blind, self.moved = (), False, False
         self._now, self._before = set(), set()
@@ -99,7 +99,7 @@ class Walker:
         return Page(Documents(records), after(), complete, (self._resource.stream,), walk.sweep, after_details=after)
 
     def _cursor(self, walk: Walk) -> Cursor:
-        """On the way."""
+        """The cursor while the walk is under way."""
         return replace(self._place, walk=replace(walk, owed=walk.owed + len(self._owed.documents))).cursor
 
     def _end(self, walk: Walk, *, sure: bool) -> Cursor:
@@ -120,7 +120,7 @@ class Walker:
         return records
 
     def _again(self, walk: Walk, met: Met) -> Walk | None:
-        """The same walk once more, where a record may have come from a page before we read it to one after that."""
+        """The next walk, where a record may have moved from a page that was not read yet to one that was; None where none can have."""
         looks, looked = self._look_back(walk)
         unknown = bool(met.earlier) and not self._resource.by_ids  # who of these is gone by now
         # What an earlier run could not have of this walk is listed, and asked for, once more.
@@ -147,7 +147,7 @@ class Walker:
         return since, mark_of(rows) if rows else ""
 
     def _gone_since(self, met: Met) -> tuple[list[Record], bool]:
-        """Who was listed by an earlier run and is gone by now; and whether we know of each record where it is."""
+        """Records that an earlier run listed and that are gone by now; and whether the place of each record is known."""
         earlier = [key for key in met.earlier if UUID.fullmatch(key)] if self._resource.by_ids else []
         gone = self._absent.departed(self._resource, earlier, self._absent.lacking(self._resource, earlier)) if earlier else []
         if gone and (not self._place.swept or len(gone) > limits.PAGE_RECORDS):  # too many for the guard, which may know of nobody yet
