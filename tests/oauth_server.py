@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from usersync_cli.auth.oauth import Client
+from usersync_cli.auth.oauth import OAuthClient
 
 CLIENT_SECRET = "canary-client-secret"
 REDIRECT_URI = "https://example.org/callback"
@@ -57,9 +57,9 @@ class OAuthServer:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def client(self, **more: Any) -> Client:
+    def client(self, **more: Any) -> OAuthClient:
         known = {"client_id": "client", "client_secret": CLIENT_SECRET, "redirect_uri": REDIRECT_URI}
-        return Client(f"{self.url}/authorize", f"{self.url}/access_token", **{**known, **more})
+        return OAuthClient(f"{self.url}/authorize", f"{self.url}/access_token", **{**known, **more})
 
     def code(self) -> str:
         """Somebody said yes: the code that they are sent back with."""

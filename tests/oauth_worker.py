@@ -14,7 +14,7 @@ from typing import Any
 
 from usersync_cli import log
 from usersync_cli.auth import keys
-from usersync_cli.auth.oauth import Client
+from usersync_cli.auth.oauth import OAuthClient
 from usersync_cli.auth.store import Store
 from usersync_cli.auth.tokens import Tokens
 from usersync_cli.errors import UsersyncError, status_of
@@ -31,7 +31,7 @@ def work(url: str, given_keys: str, client: dict[str, str], phase: str, folder: 
     if phase == "before claim":
         Store.claim = lambda *_: die()  # type: ignore[assignment,method-assign]
     tokens = Tokens(Database(url, "target"), lambda: keys.parse(given_keys), stop, job="test", folder=Path(folder))
-    vendor = Client(**client)
+    vendor = OAuthClient(**client)
 
     def refresh(spent: str) -> Token:
         if phase == "after claim":

@@ -19,9 +19,9 @@ from oauthlib.oauth2.rfc6749.errors import MissingTokenTypeError
 from requests_oauthlib import OAuth2Session
 
 from tests.oauth_server import CLIENT_SECRET, REDIRECT_URI, oauth_server
-from usersync_cli.auth.oauth import Client
-from usersync_cli.auth.outcomes import InvalidGrant, Unknown
-from usersync_cli.auth.session import Session, secure
+from usersync_cli.auth.oauth import OAuthClient
+from usersync_cli.auth.outcomes import InvalidGrant, UnknownOutcome
+from usersync_cli.auth.session import GrantSession, secure
 from usersync_cli.clients.http.private import as_requests
 from usersync_cli.errors import ConfigError
 from usersync_cli.model import Token
@@ -42,13 +42,13 @@ class Vendor:
         self.sent.append((parse_qs(body.decode(), keep_blank_values=True), headers))
         return as_requests(self.status, {}, self.body)
 
-    def plain(self) -> Session:
+    def plain(self) -> GrantSession:
         """The library as it is, but for the network."""
-        return Session("client", REDIRECT_URI, self.post, lambda response: response)
+        return GrantSession("client", REDIRECT_URI, self.post, lambda response: response)
 
-    def client(self, secret: str = CLIENT_SECRET) -> Client:
+    def client(self, secret: str = CLIENT_SECRET) -> OAuthClient:
         """Ours, with this endpoint."""
-        client = Client("http://vendor.example/authorize", ENDPOINT, "client", secret, REDIRECT_URI)
+        client = OAuthClient("http://vendor.example/authorize", ENDPOINT, "client", secret, REDIRECT_URI)
         object.__setattr__(client, "_post", self.post)  # frozen
         return client
 
@@ -81,7 +81,7 @@ def test_the_address_that_a_person_opens(scheme: str) -> None:
     """
     It is the configured one with our state and nothing that we did not ask for: no scope, no PKCE.
     """
-    url = Client(f"{scheme}://vendor.example/authorize?tenant=a%20b", ENDPOINT, "cl&ient", "secret", REDIRECT_URI).url("the state")
+    url = OAuthClient(f"{scheme}://vendor.example/authorize?tenant=a%20b", ENDPOINT, "cl&ient", "secret", REDIRECT_URI).url("the state")
     query = {"tenant": ["a b"], "response_type": ["code"], "client_id": ["cl&ient"], "redirect_uri": [REDIRECT_URI], "state": ["the state"]}
 
     assert url.startswith(f"{scheme}://vendor.example/authorize?")
@@ -131,9 +131,9 @@ def test_the_status_is_not_looked_at_by_the_library() -> None:
     It takes a token from any answer; for us an answer of 500 has none, and an error code of a 200 is an error.
     """
     assert TOKEN["access_token"] == Vendor(status=500).plain().refresh_token(ENDPOINT, "r")["access_token"]
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownOutcome):
         Vendor(status=500).client().refresh("r")
-    for error, raised in {"invalid_grant": InvalidGrant, "invalid_client": ConfigError, "slow_down": Unknown}.items():
+    for error, raised in {"invalid_grant": InvalidGrant, "invalid_client": ConfigError, "slow_down": UnknownOutcome}.items():
         with pytest.raises(raised):
             Vendor({**TOKEN, "error": error}).client().refresh("r")
 
@@ -145,7 +145,7 @@ def test_the_old_refresh_token_is_kept_by_the_library() -> None:
     answer = {name: value for name, value in TOKEN.items() if name != "refresh_token"}
 
     assert "the spent one" == Vendor(answer).plain().refresh_token(ENDPOINT, "the spent one")["refresh_token"]
-    with pytest.raises(Unknown, match="no usable refresh_token"):
+    with pytest.raises(UnknownOutcome, match="no usable refresh_token"):
         Vendor(answer).client().refresh("the spent one")
 
 
@@ -156,7 +156,7 @@ def test_a_form_is_an_answer_for_the_library() -> None:
     form = b"access_token=a&refresh_token=r"
 
     assert "a" == Vendor(form).plain().refresh_token(ENDPOINT, "r")["access_token"]
-    with pytest.raises(Unknown, match="no JSON object"):
+    with pytest.raises(UnknownOutcome, match="no JSON object"):
         Vendor(form).client().refresh("r")
 
 

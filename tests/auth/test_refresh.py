@@ -17,7 +17,7 @@ from tests.night.test_crash import Fault, counting
 from tests.oauth_server import REDIRECT_URI
 from usersync_cli.auth import oauth, rescue
 from usersync_cli.auth import store as table
-from usersync_cli.auth.outcomes import POST_SECONDS, NotSent, Unknown
+from usersync_cli.auth.outcomes import POST_SECONDS, NotSent, UnknownOutcome
 from usersync_cli.auth.tokens import WAIT_SECONDS
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError, Conflict, LoginRequired, Unavailable
@@ -47,7 +47,7 @@ def test_two_unusable_answers_are_enough(store: Store, fault: str) -> None:
     """
     store.vendor.faults, store.vendor.grace = [fault] * 2, 60
     store.expire()
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownOutcome):
         store.get()
     assert (2, (1, "ok")) == (len(store.vendor.requests), store.row())
     store.expire()
@@ -64,7 +64,7 @@ def test_what_may_still_be_answered_is_not_sent_again(store: Store, fault: str) 
     """
     store.vendor.faults, store.vendor.grace = [fault], 60
     store.expire()
-    with pytest.raises(Unknown, match=r"no whole answer: (no answer for|a time-out)") as error:
+    with pytest.raises(UnknownOutcome, match=r"no whole answer: (no answer for|a time-out)") as error:
         store.get()
     with pytest.raises(Unavailable, match="no whole answer"):
         store.get()
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_trying(store: Store) -> None:
         store.stop._note(signal.SIGTERM, None)
         return store.vendor.client().refresh(spent)
 
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownOutcome):
         store.get(refresh=signalled)
     assert (1, (1, "ok")) == (len(store.vendor.requests), store.row())
 
@@ -146,7 +146,7 @@ def test_what_was_not_sent_is_not_spent(store: Store) -> None:
     store.expire()
     nowhere = store.vendor.client()
     with pytest.raises(NotSent, match="can't be reached"):
-        store.get(refresh=oauth.Client("http://-", f"http://127.0.0.1:{servers.free_port()}/", "c", "s", REDIRECT_URI).refresh)
+        store.get(refresh=oauth.OAuthClient("http://-", f"http://127.0.0.1:{servers.free_port()}/", "c", "s", REDIRECT_URI).refresh)
 
     assert [] == store.vendor.requests
     assert store.vendor.good(store.get(refresh=nowhere.refresh).token)
@@ -160,7 +160,7 @@ def test_a_token_endpoint_that_is_away_is_waited_for_once(store: Store) -> None:
     store.vendor.faults = ["hang"]
     store.expire()
     shared, refresh = store.tokens(), store.vendor.client().refresh
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownOutcome):
         shared.access("crm", refresh)
     store.expire()
     with pytest.raises(Unavailable, match=r"no whole answer.*not asked again"):

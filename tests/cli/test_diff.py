@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from usersync_cli.cli.diff import Document, Lines, escaped, quoted
+from usersync_cli.cli.diff import DiffDocument, DiffLines, escaped, quoted
 from usersync_cli.errors import Stopped
 from usersync_cli.model import Change, Counts
 from usersync_cli.run.context import StepResult
@@ -18,7 +18,7 @@ from usersync_cli.run.job import RunResult
 def lines(*changes: Change, limit: int | None = None, coloured: bool = False, counts: Counts | None = None) -> list[str]:
     """What is printed for these changes, and for a run that ended with these counts."""
     out = io.StringIO()
-    printer = Lines(out, limit=limit, coloured=coloured)
+    printer = DiffLines(out, limit=limit, coloured=coloured)
     all(printer(change) for change in changes)
     printer.finish(RunResult("copy", "records", dry_run=True, steps=[StepResult("people", counts or Counts())]))
     return out.getvalue().splitlines()
@@ -138,7 +138,7 @@ def test_a_terminal_without_these_letters() -> None:
     What the encoding of stdout lacks is escaped instead of ending the run.
     """
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Lines(out, limit=None, coloured=False)(insert(1, name="Zoë" + "x" * 60))
+    DiffLines(out, limit=None, coloured=False)(insert(1, name="Zoë" + "x" * 60))
     out.flush()
 
     assert f'people:\n  + id 1: name "Zo\\xeb{"x" * 57}\\u2026"\n' == out.buffer.getvalue().decode()
@@ -152,7 +152,7 @@ def document(*changes: Change, error: BaseException | None = None) -> tuple[str,
     out = io.StringIO()
 
     def write() -> None:
-        with Document(out) as printer:
+        with DiffDocument(out) as printer:
             assert all(printer(change) for change in changes)
             if error:
                 raise error
@@ -215,7 +215,7 @@ def test_nothing_more_is_written_when_nobody_reads() -> None:
     A pipe that was closed is not written to again.
     """
     out = io.StringIO()
-    with pytest.raises(BrokenPipeError), Document(out) as printer:
+    with pytest.raises(BrokenPipeError), DiffDocument(out) as printer:
         printer(insert(1))
         raise BrokenPipeError
 

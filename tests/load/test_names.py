@@ -17,7 +17,7 @@ from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.config import loader
 from usersync_cli.model import Change
 from usersync_cli.report.verify import steps
-from usersync_cli.report.verify.report import Options
+from usersync_cli.report.verify.report import VerifyOptions
 from usersync_cli.run.job import RunResult
 from usersync_cli.signals import Stop
 
@@ -93,7 +93,7 @@ def test_tables(job: Job, names: tuple[str, str]) -> None:
     assert {"check_violation", "invalid_text_representation", "unique_violation", "no_key"} == set(reasons)
     assert ("column c", f"constraint {TABLE}") == (reasons["invalid_text_representation"], reasons["unique_violation"].split("_%s_key")[0])
     assert {"changed"} == {change.after.get("w") for change in told if change.kind == "update"}
-    reports = list(steps.verify(settings.job("copy"), run_context(settings, settings.job("copy"), Stop()), Options()))
+    reports = list(steps.verify(settings.job("copy"), run_context(settings, settings.job("copy"), Stop()), VerifyOptions()))
     assert [None] == [report.error for report in reports]
     assert [(0, 0)] == [(report.missing, report.different) for report in reports]
 
@@ -127,7 +127,7 @@ def test_documents(new_database: NewDatabase) -> None:
         one(28, **{"per%cent": None}), one(29), one(29, t="later"), one(30),
     ]  # fmt: skip
     assert ["0", "2", "23", "1", "rejected", "4", "duplicates", "1"][:3] == [str(n) for n in done(sync.run())[1:4]]
-    (report,) = steps.verify(sync.job, sync.context, Options())
+    (report,) = steps.verify(sync.job, sync.context, VerifyOptions())
     assert (None, 0, 0) == (report.error, report.missing, report.different)
     assert {"check_violation", "invalid_text_representation", "unique_violation", "no_key"} == {
         reason for (reason,) in sync.ask("SELECT reason FROM usersync.rejects")
@@ -160,7 +160,7 @@ def test_names_of_ours_are_refused(job: Job, name: str) -> None:
     job.at_target(f"CREATE TABLE people (id int PRIMARY KEY, name text, {name} text)")
     job.write()
     settings = loader.load(job.usersync.folder / "config.yaml")
-    (report,) = steps.verify(settings.job("copy"), run_context(settings, settings.job("copy"), Stop()), Options())
+    (report,) = steps.verify(settings.job("copy"), run_context(settings, settings.job("copy"), Stop()), VerifyOptions())
 
     for error in (job.sync().steps[0].error, report.error):
         assert f"column {name} has a name that usersync uses itself" in str(error)

@@ -14,7 +14,7 @@ from usersync_cli.clients.postgres.rows import key_of
 from usersync_cli.load.spelling import parts_of
 from usersync_cli.model import Database
 from usersync_cli.report.verify import steps
-from usersync_cli.report.verify.report import Options
+from usersync_cli.report.verify.report import VerifyOptions
 
 FOLDED = "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 Spell = Callable[[int], str]
@@ -59,7 +59,7 @@ def new_sync(new_database: NewDatabase, request: pytest.FixtureRequest) -> Calla
 
 def verified(sync: Sync) -> tuple[int, int, int, int]:
     """missing, extra, different, rejected"""
-    (report,) = steps.verify(sync.job, sync.context, Options())
+    (report,) = steps.verify(sync.job, sync.context, VerifyOptions())
     assert report.error is None, (report.error, report.error and report.error.hint)
     return report.missing, report.extra, report.different, report.rejected
 

@@ -16,8 +16,7 @@ from usersync_cli.config import loader
 from usersync_cli.load import stage
 from usersync_cli.model import Copy
 from usersync_cli.report.verify import steps
-from usersync_cli.report.verify.report import Options as VerifyOptions
-from usersync_cli.report.verify.report import Report
+from usersync_cli.report.verify.report import VerifyOptions, VerifyReport
 from usersync_cli.signals import Stop
 
 # What both versions have, with the values at the edges.
@@ -79,7 +78,7 @@ def job(request: pytest.FixtureRequest, usersync: Command, new_database: NewData
     return between(request, usersync, new_database, *request.param)
 
 
-def verified(job: Job) -> Report:
+def verified(job: Job) -> VerifyReport:
     settings = loader.load(job.usersync.folder / "config.yaml")
     one = settings.job("copy")
     (report,) = steps.verify(one, run_context(settings, one, Stop()), VerifyOptions())

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from usersync_cli.auth.oauth import Client
+from usersync_cli.auth.oauth import OAuthClient
 from usersync_cli.errors import Unavailable
 from usersync_cli.model import Cursor, Documents, Page, Stream
 from usersync_cli.ports import BringsTransform, DocumentSession, DocumentSource, Tools
@@ -27,8 +27,8 @@ class Settings(BaseModel):
     redirect_uri: str
 
 
-def oauth(settings: Settings) -> Client:
-    return Client(f"{settings.url}/authorize", f"{settings.url}/access_token", "client", settings.client_secret, settings.redirect_uri)
+def oauth(settings: Settings) -> OAuthClient:
+    return OAuthClient(f"{settings.url}/authorize", f"{settings.url}/access_token", "client", settings.client_secret, settings.redirect_uri)
 
 
 def account(settings: Settings, access_token: str) -> str:

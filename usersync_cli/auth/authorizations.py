@@ -24,7 +24,7 @@ Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Callback:
     """The answer that the vendor sent a person back with."""
 
     code: str = field(repr=False)
@@ -56,13 +56,13 @@ def begin(connection: Connection, source: str) -> str:
     return state
 
 
-def parse(given: str, state: str | None) -> Answer:
+def parse(given: str, state: str | None) -> Callback:
     """A bare code, or the whole address that the vendor sent a person back to. Raises ConfigError, without repeating it."""
     given = given.strip()
     if "://" not in given and "code=" not in given and "error=" not in given:
         if not given:
             raise ConfigError("the code is empty", hint="usersync oauth-callback with the code, or with the whole address in quotes")
-        return Answer(given, state)
+        return Callback(given, state)
     try:
         query = parse_qs(urlsplit(given if "?" in given else f"?{given}").query)
     except ValueError:
@@ -76,10 +76,10 @@ def parse(given: str, state: str | None) -> Answer:
     if state and seen and state != seen:
         raise ConfigError("--state is not the state in the address", hint="leave --state out: the address has it")
     plain = error if error.replace("_", "").isalnum() and error.isascii() and len(error) < 40 else "an error of its own"
-    return Answer(code, seen or state, plain if error else "")
+    return Callback(code, seen or state, plain if error else "")
 
 
-def use(connection: Connection, answer: Answer, source: str | None) -> Opened:
+def use(connection: Connection, answer: Callback, source: str | None) -> Opened:
     """The authorization that this answer belongs to, which is used from now on. Raises LoginRequired when there is none.
 
     A bare code carries no state: it is taken only while one is open.

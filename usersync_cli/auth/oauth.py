@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, Unknown
+from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, UnknownOutcome
 from usersync_cli.auth.store import LONGEST
 from usersync_cli.clients.http.rate_limit import retry_after
 from usersync_cli.errors import ConfigError, UsersyncError
@@ -23,7 +23,7 @@ from usersync_cli.model import Token
 if TYPE_CHECKING:
     import requests
 
-    from usersync_cli.auth.session import Session
+    from usersync_cli.auth.session import GrantSession
     from usersync_cli.clients.http.transport import Lost
 
 _LARGEST = 256 * 1024
@@ -35,7 +35,7 @@ _KNOWN = {"invalid_request", "invalid_client", "unauthorized_client", "unsupport
 
 
 @dataclass(frozen=True)
-class Client:
+class OAuthClient:
     """An integration as it is registered with a vendor."""
 
     authorize_url: str
@@ -71,10 +71,10 @@ class Client:
     def _host(self) -> str:
         return urlsplit(self.token_url).netloc.rpartition("@")[2]
 
-    def _session(self) -> Session:
-        from usersync_cli.auth.session import Session
+    def _session(self) -> GrantSession:
+        from usersync_cli.auth.session import GrantSession
 
-        return Session(self.client_id, self.redirect_uri, self._post, self._judged)
+        return GrantSession(self.client_id, self.redirect_uri, self._post, self._judged)
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> requests.Response:
         from usersync_cli.clients.http import transport
@@ -89,7 +89,7 @@ class Client:
     def _lost(self, lost: Lost) -> UsersyncError:
         why = _reason(lost.error)
         if lost.sent:
-            return Unknown(f"{self._host}: the token endpoint gave no whole answer: {why}", hint=_AGAIN, pending=lost.pending)
+            return UnknownOutcome(f"{self._host}: the token endpoint gave no whole answer: {why}", hint=_AGAIN, pending=lost.pending)
         return NotSent(f"{self._host}: the token endpoint can't be reached: {why}", hint=f"no token was spent; {_AGAIN}")
 
     def _judged(self, response: requests.Response) -> requests.Response:
@@ -108,7 +108,7 @@ class Client:
             )
         if status >= 500 or status == 429:
             told = f" and asks to wait {later:.0f} s" if later else ""
-            raise Unknown(f"{self._host}: the token endpoint answered {status}{told}", hint=_AGAIN, later=later)
+            raise UnknownOutcome(f"{self._host}: the token endpoint answered {status}{told}", hint=_AGAIN, later=later)
         answer = self._json(status, body)
         if answer.get("error") or status >= 400:
             raise self._refused(status, str(answer.get("error")))
@@ -126,7 +126,7 @@ class Client:
             )
         if not isinstance(answer, dict):
             what = "an HTML page" if body.lstrip()[:1] == b"<" else "no JSON object"
-            raise Unknown(
+            raise UnknownOutcome(
                 f"{self._host}: the token endpoint answered {status} with {what} of {len(body):,} bytes",
                 hint=f"is the vendor's address in the config file right? {_AGAIN}",
             )
@@ -135,7 +135,7 @@ class Client:
     def _refused(self, status: int, error: str) -> UsersyncError:
         """By the error's code (RFC 6749, 5.2); its description may hold anything, and is not repeated."""
         if error in _PASSING:
-            return Unknown(f"{self._host}: the token endpoint answered {status}: {error}", hint=_AGAIN)
+            return UnknownOutcome(f"{self._host}: the token endpoint answered {status}: {error}", hint=_AGAIN)
         if error == "invalid_grant":
             return InvalidGrant(f"{self._host} says that the code or token is spent, withdrawn, or of another redirect_uri (invalid_grant)")
         what = error if error in _KNOWN else "an error of its own"
@@ -151,7 +151,7 @@ class Client:
         """Raises Unknown for an answer without both tokens: keeping the old refresh token would keep a spent one."""
         for name in ("access_token", "refresh_token"):
             if not isinstance(answer.get(name), str) or not _TOKEN.fullmatch(answer[name]):
-                raise Unknown(f"{self._host}: the token endpoint's answer has no usable {name}", hint=_AGAIN)
+                raise UnknownOutcome(f"{self._host}: the token endpoint's answer has no usable {name}", hint=_AGAIN)
         known = {name: answer[name] for name in ("access_token", "refresh_token")}
         return {**known, "token_type": "Bearer", "expires_in": int(_life(answer.get("expires_in")).total_seconds())}
 

@@ -18,7 +18,7 @@ class NotSent(Unavailable):
     """The request failed before its body was sent: the token is not spent."""
 
 
-class Unknown(Unavailable):
+class UnknownOutcome(Unavailable):
     """No usable answer came: the token may be spent.
 
     `pending`: the endpoint may still be at work on it, so that asking again would spend it twice. `later` is what it

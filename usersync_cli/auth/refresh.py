@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from usersync_cli import log
 from usersync_cli.auth import rescue
 from usersync_cli.auth.authorizations import to_authorize
-from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, Refresh, Unknown
+from usersync_cli.auth.outcomes import POST_SECONDS, InvalidGrant, NotSent, Refresh, UnknownOutcome
 from usersync_cli.auth.rescue import Rescue
 from usersync_cli.auth.store import LEASE_SECONDS, Claim, Store, sealed
 from usersync_cli.clients.postgres import connections
@@ -56,7 +56,8 @@ class Refresher:
                 raise LoginRequired(f"{claim.source}: {error.message}", hint=to_authorize(claim.source)) from error
             except UsersyncError as error:
                 self.share(claim.source).spend(claim.since)
-                self._fail(connection, claim, error.message, wait=max(PAUSE_SECONDS, error.later) if isinstance(error, Unknown) else 0)
+                wait = max(PAUSE_SECONDS, error.later) if isinstance(error, UnknownOutcome) else 0
+                self._fail(connection, claim, error.message, wait=wait)
                 raise
             self.share(claim.source).answered()
             return self._persist(connection, claim, token, sent)
@@ -65,7 +66,7 @@ class Refresher:
         """The token and when it was asked for. One more try when no usable answer will come: never two at once, never three."""
         try:
             return self._post(claim, refresh, spent)
-        except Unknown as first:
+        except UnknownOutcome as first:
             if first.pending or first.later > LATER_SECONDS or self._stop.wanted():
                 raise
             log.get().warning("the token endpoint gave no usable answer, trying once more", source=claim.source, error=first.message)
@@ -73,7 +74,7 @@ class Refresher:
             try:
                 return self._post(claim, refresh, spent)
             except NotSent as error:
-                raise Unknown(first.message, hint=first.hint) from error
+                raise UnknownOutcome(first.message, hint=first.hint) from error
             except InvalidGrant as error:
                 raise InvalidGrant(f"{first.message}; asked again: {error.message}", hint=error.hint) from error
 

@@ -20,7 +20,7 @@ logging.getLogger("requests_oauthlib.oauth2_session").disabled = True
 Send = Callable[[bytes, Mapping[str, str]], requests.Response]
 
 
-class Session(OAuth2Session):
+class GrantSession(OAuth2Session):
     """Messages of one integration to its vendor.
 
     `send` posts a body with these headers, to wherever it is right; `judge` raises what an answer means that is not a token,

@@ -39,7 +39,7 @@ _SIGNS = {
 }
 
 
-class Lines:
+class DiffLines:
     """One line a row, under the name of its step; no more than `limit` rows, None for all."""
 
     def __init__(self, out: TextIO, *, limit: int | None, coloured: bool) -> None:
@@ -102,7 +102,7 @@ class Lines:
         self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-class Document:
+class DiffDocument:
     """The run's JSON with every change in it, one a line. It ends as JSON whatever ends the run."""
 
     def __init__(self, out: TextIO) -> None:

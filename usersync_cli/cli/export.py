@@ -95,7 +95,7 @@ def export(  # noqa: PLR0913  each option is one
     """
     from usersync_cli import log
     from usersync_cli.config import loader, registry
-    from usersync_cli.report.export import Options
+    from usersync_cli.report.export import ExportOptions
     from usersync_cli.report.export import export as exported
 
     if format_ != "csv" and (bom or raw or delimiter != ";"):
@@ -107,7 +107,7 @@ def export(  # noqa: PLR0913  each option is one
         settings.job(job_name)  # which says so; the variables of a job that is there are not needed
     shapes = registry.export_shapes()
     fields = _fields(shapes, what, columns)
-    options = Options(format_, delimiter, bom=bom, raw=raw, everything=everything, shapes=shapes, fields=fields)
+    options = ExportOptions(format_, delimiter, bom=bom, raw=raw, everything=everything, shapes=shapes, fields=fields)
     file = None if out in {None, Path("-")} else out
     with exported(settings.target_database(), stop, jobs, what, options) as made, _writing(file, stop) as write:
         for block in made.blocks:

@@ -78,7 +78,7 @@ def health(ctx: click.Context, job_name: str | None, config_path: Path | None, o
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Health:
     """What is wrong with a job, since when, and what to do; status 0 when it is well."""
 
     job: str
@@ -87,7 +87,7 @@ class Verdict:
     todo: str = ""
 
 
-def judge(job: JobStatus, at: datetime) -> Verdict:
+def judge(job: JobStatus, at: datetime) -> Health:
     """One job at this moment. Rows that the guard kept are told also after runs that had nothing to do with them."""
     from usersync_cli.errors import worst
 
@@ -95,7 +95,7 @@ def judge(job: JobStatus, at: datetime) -> Verdict:
     return kept if kept and worst([verdict.status, kept.status]) != verdict.status else verdict
 
 
-def _kept(job: JobStatus, at: datetime) -> Verdict | None:
+def _kept(job: JobStatus, at: datetime) -> Health | None:
     from usersync_cli.errors import GuardRefused
 
     if not job.approvals:
@@ -107,33 +107,33 @@ def _kept(job: JobStatus, at: datetime) -> Verdict | None:
         f"the guard kept {plural(newest.keys, 'row')} of step {newest.step}, {stream}table {newest.table},"
         f" since {when(newest.created_at, at)}: {newest.reason}" + (f"; and {plural(others, 'other list')}" if others else "")
     )
-    return Verdict(job.name, GuardRefused.status, what, f"usersync approvals show {newest.run_id}; if they may go: "
+    return Health(job.name, GuardRefused.status, what, f"usersync approvals show {newest.run_id}; if they may go: "
                    f"usersync run --job {job.name} --approve-deletes {newest.run_id}")  # fmt: skip
 
 
-def _judged(job: JobStatus, at: datetime) -> Verdict:
+def _judged(job: JobStatus, at: datetime) -> Health:
     from usersync_cli.auth.authorizations import to_authorize
     from usersync_cli.errors import LoginRequired
 
     for source, token in job.tokens.items():
         if token is None or token.state != "ok":
             what = f"a person must authorise source {source}" + (f" again: {token.last_error}" if token else ": no token yet")
-            return Verdict(job.name, LoginRequired.status, what, to_authorize(source))
+            return Health(job.name, LoginRequired.status, what, to_authorize(source))
     if job.finished is None:
         if job.holder:
-            return Verdict(job.name, 0, "running for the first time")
-        return Verdict(job.name, _TEMPORARY, "never ran", f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
+            return Health(job.name, 0, "running for the first time")
+        return Health(job.name, _TEMPORARY, "never ran", f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
     if job.failures or job.failing:
         return _failed(job, at) if job.failures else _streams_failed(job, at)
     if job.schedule and job.good and (missed := overdue(job, at)):
-        return Verdict(
+        return Health(
             job.name,
             _TEMPORARY,
             f"overdue: the last good run began {when(job.good.started_at, at)},"
             f" {_MISSED + 1} scheduled starts have passed since, the third at {moment(missed)}",
             f"is cron running? a run that cannot begin leaves no trace here: usersync check --job {job.name}",
         )
-    return Verdict(job.name, 0, f"last good run {ago(at - job.finished.started_at)}{''.join(map(_token, job.tokens.items()))}")
+    return Health(job.name, 0, f"last good run {ago(at - job.finished.started_at)}{''.join(map(_token, job.tokens.items()))}")
 
 
 def _token(one: tuple[str, State | None]) -> str:
@@ -141,7 +141,7 @@ def _token(one: tuple[str, State | None]) -> str:
     return f", token of {source} generation {token.generation}, refreshed {ago(token.age)}" if token else ""
 
 
-def _failed(job: JobStatus, at: datetime) -> Verdict:
+def _failed(job: JobStatus, at: datetime) -> Health:
     newest, first = job.failures[0], job.failures[-1]
     message, hint = told(newest)
     # A probe that itself ended with 129, 130 or 143 would look as if it had been stopped.
@@ -149,16 +149,16 @@ def _failed(job: JobStatus, at: datetime) -> Verdict:
     how = "crashed" if newest.exit_status is None else f"exit status {newest.exit_status}"
     what = f"{how} since {when(first.started_at, at)}, {plural(len(job.failures), 'run')}: {message}"
     what = "; ".join([what, *(_stream_failed(one, at) for one in job.failing if one.run_id != newest.id)])
-    return Verdict(job.name, status, what, "; ".join(line.strip() for line in hint.splitlines()))
+    return Health(job.name, status, what, "; ".join(line.strip() for line in hint.splitlines()))
 
 
-def _streams_failed(job: JobStatus, at: datetime) -> Verdict:
+def _streams_failed(job: JobStatus, at: datetime) -> Health:
     """The last run was good, but it did not read everything."""
     from usersync_cli.errors import worst
 
     todo = dict.fromkeys(line.strip() for one in job.failing for line in (one.error_hint or "").splitlines())
     found = (_stream_failed(one, at) for one in job.failing)
-    return Verdict(job.name, worst(one.exit_status for one in job.failing), "; ".join(found), "; ".join(todo))
+    return Health(job.name, worst(one.exit_status for one in job.failing), "; ".join(found), "; ".join(todo))
 
 
 def _stream_failed(one: Failing, at: datetime) -> str:
@@ -186,7 +186,7 @@ def _refuse_nothing(config: Config) -> None:
         raise ConfigError(f"{config.path}: no job has a schedule, so none can be judged", hint="give it one, or name a job with --job")
 
 
-def _print(verdicts: list[Verdict]) -> None:
+def _print(verdicts: list[Health]) -> None:
     for verdict in verdicts:
         if verdict.status:
             click.echo(f"{verdict.job}: {verdict.what}" + (f"; {verdict.todo}" if verdict.todo else ""))

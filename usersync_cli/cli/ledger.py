@@ -11,7 +11,7 @@ from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.report.status import JobStatus
-    from usersync_cli.report.streams import Listing, StreamStatus
+    from usersync_cli.report.streams import ListingStatus, StreamStatus
     from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 
@@ -124,7 +124,7 @@ def _stream_document(one: StreamStatus) -> dict[str, Any]:
     }
 
 
-def _listing_document(listing: Listing) -> dict[str, Any]:
+def _listing_document(listing: ListingStatus) -> dict[str, Any]:
     return {
         "run": listing.run_id,
         "outcome": listing.outcome,

@@ -14,7 +14,7 @@ from usersync_cli.cli import config_option, output_option, write_json
 
 if TYPE_CHECKING:
     from usersync_cli.auth.authorizations import Opened
-    from usersync_cli.auth.oauth import Client
+    from usersync_cli.auth.oauth import OAuthClient
     from usersync_cli.auth.rescue import Rescue
     from usersync_cli.auth.tokens import Tokens
     from usersync_cli.clients.postgres.connections import Connection
@@ -109,7 +109,7 @@ def oauth_callback(stop: Stop, code: str, state: str | None, source_name: str | 
     click.echo(f"{opened.source}: authorised{of}; its token is kept, encrypted (generation {generation})")
 
 
-def _exchange(client: Client, code: str, opened: Opened, connection: Connection) -> Token:
+def _exchange(client: OAuthClient, code: str, opened: Opened, connection: Connection) -> Token:
     """Only the vendor knows whether a code is spent: until it says so, the same answer may be given again."""
     from usersync_cli.auth import authorizations
     from usersync_cli.auth.outcomes import InvalidGrant, NotSent

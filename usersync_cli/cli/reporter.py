@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from usersync_cli.cli import write_json
-from usersync_cli.cli.diff import TERMINAL_ROWS, Document, Lines
+from usersync_cli.cli.diff import TERMINAL_ROWS, DiffDocument, DiffLines
 from usersync_cli.cli.text import moment, plural
 
 if TYPE_CHECKING:
@@ -25,28 +25,28 @@ _NOTICES = 2  # lines that may follow: on_failure or ping_url did not work
 
 
 @contextmanager
-def printing(output: str, *, diff: bool, diff_limit: int | None) -> Iterator[Lines | Document | None]:
+def printing(output: str, *, diff: bool, diff_limit: int | None) -> Iterator[DiffLines | DiffDocument | None]:
     """Where the changes go; stdout as it is now, because a progress bar puts something else there."""
     from usersync_cli.log import coloured
 
     if not diff:
         yield None
     elif output == "json":
-        with Document(sys.stdout) as document:
+        with DiffDocument(sys.stdout) as document:
             yield document
     else:
         limit = TERMINAL_ROWS if diff_limit is None and sys.stdout.isatty() else diff_limit
-        yield Lines(sys.stdout, limit=limit or None, coloured=coloured(sys.stdout))
+        yield DiffLines(sys.stdout, limit=limit or None, coloured=coloured(sys.stdout))
 
 
-def report(result: RunResult, output: str, printer: Lines | Document | None, *, quiet: bool) -> None:
+def report(result: RunResult, output: str, printer: DiffLines | DiffDocument | None, *, quiet: bool) -> None:
     from usersync_cli.run.job import line
 
-    if isinstance(printer, Document):
+    if isinstance(printer, DiffDocument):
         printer.finish(document(result))
     elif output == "json":
         write_json("run", document(result))
-    if isinstance(printer, Lines):
+    if isinstance(printer, DiffLines):
         printer.finish(result)
     failed = [step for step in result.steps if step.error]
     lines = [line(result, step) for step in (failed[:_QUIET_STEPS] if quiet else result.steps)] if output == "text" else []

@@ -77,7 +77,7 @@ _REVISION = re.compile(r"[A-Za-z0-9_]{1,32}")  # Alembic keeps it in a varchar(3
 
 
 @dataclass(frozen=True)
-class Model:
+class SchemaModel:
     """`Accounts.User`: the class User in accounts/user.py."""
 
     modules: tuple[str, ...]
@@ -89,7 +89,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Table:
+class SchemaTable:
     """`users` or `app.users`."""
 
     schema: str | None
@@ -136,7 +136,7 @@ def schema(model: str, table: str, folder: Path, migrations: Path | None, down_r
     click.echo(_next_steps(relation, revision, migration.parent))
 
 
-def model_name(text: str) -> Model:
+def model_name(text: str) -> SchemaModel:
     """Raises ConfigError for what is no class in modules that Python can import."""
     parts = text.split(".")
     if not all(_MODEL_PART.fullmatch(part) for part in parts):
@@ -149,10 +149,10 @@ def model_name(text: str) -> Model:
         raise ConfigError(f"MODEL {text!r} would hide Python's module {modules[0]!r}", hint="choose another, such as Accounts.User")
     if parts[-1] in ("Base", "DeclarativeBase", "Mapped"):
         raise ConfigError(f"MODEL {text!r}: the file itself uses the name {parts[-1]!r}", hint="choose another, such as User")
-    return Model(modules, parts[-1])
+    return SchemaModel(modules, parts[-1])
 
 
-def table_name(text: str) -> Table:
+def table_name(text: str) -> SchemaTable:
     """Raises ConfigError for a table that could only be written in quotes, or that is not for users."""
     from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 
@@ -164,10 +164,10 @@ def table_name(text: str) -> Table:
     *schemas, name = parts
     if schemas and (schemas[0] in ("usersync", "information_schema") or schemas[0].startswith("pg_")):
         raise ConfigError(f"TABLE {text!r}: the schema {schemas[0]} is not for tables of yours", hint="choose another, such as public")
-    return Table(schemas[0] if schemas else None, name)
+    return SchemaTable(schemas[0] if schemas else None, name)
 
 
-def _revision(table: Table, down_revision: str | None) -> str:
+def _revision(table: SchemaTable, down_revision: str | None) -> str:
     """A revision id that is the same for the same table, so that a second call finds the first file instead of adding another."""
     revision = hashlib.sha256(f"usersync schema {table}".encode()).hexdigest()[:12]
     if down_revision is not None and not _REVISION.fullmatch(down_revision):
@@ -177,7 +177,7 @@ def _revision(table: Table, down_revision: str | None) -> str:
     return revision
 
 
-def model_text(model: Model, table: Table) -> str:
+def model_text(model: SchemaModel, table: SchemaTable) -> str:
     """The model's file. Its class has the columns of the migration, no more and no less."""
     return _MODEL.format(
         relation=table,
@@ -188,7 +188,7 @@ def model_text(model: Model, table: Table) -> str:
     )
 
 
-def migration_text(table: Table, revision: str, down_revision: str | None) -> str:
+def migration_text(table: SchemaTable, revision: str, down_revision: str | None) -> str:
     """The migration's file."""
     schema = f'schema="{table.schema}"' if table.schema else ""
     return _MIGRATION.format(
@@ -224,7 +224,7 @@ def write_all(files: Mapping[Path, str], *, force: bool) -> None:
                 draft.unlink()
 
 
-def _next_steps(table: Table, revision: str, migrations: Path) -> str:
+def _next_steps(table: SchemaTable, revision: str, migrations: Path) -> str:
     exists = f"the schema {table.schema} must be there, and " if table.schema else ""
     return f"""\
 Next:

@@ -18,7 +18,7 @@ from usersync_cli.report.status import told
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.report.status import JobStatus
-    from usersync_cli.report.streams import Listing, StreamStatus
+    from usersync_cli.report.streams import ListingStatus, StreamStatus
     from usersync_cli.state.ledger import Run, StepRun, StoredCursor
 
 _EXIT_STATUSES = """\b
@@ -137,7 +137,7 @@ def _held(one: StreamStatus, at: datetime) -> str:
     return rows + marked + (f", newest change {when(held.newest, at)}" if held.newest else "")
 
 
-def _listed(listing: Listing) -> str:
+def _listed(listing: ListingStatus) -> str:
     refused = f"the guard kept {plural(listing.candidates, 'row')}"
     outcome = {"refused": refused, "approved": f"{plural(listing.removed, 'row')} removed, as approved"}.get(listing.outcome)
     removed = f"{plural(listing.removed, 'row')} removed" if listing.removed else "ok"

@@ -15,7 +15,7 @@ from usersync_cli.patience import Patience
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.report.verify.report import Difference, Report
+    from usersync_cli.report.verify.report import Difference, VerifyReport
 
 _EXIT_STATUSES = """\b
 Exit status: 0 no difference, 2 usage or config, 4 temporary, 7 the two
@@ -74,7 +74,7 @@ def verify(  # noqa: PLR0913  each option is one
     from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.config import loader
     from usersync_cli.errors import status_of, worst
-    from usersync_cli.report.verify.report import Options, line
+    from usersync_cli.report.verify.report import VerifyOptions, line
     from usersync_cli.report.verify.steps import verify as compare
 
     log.configure(quiet=True)
@@ -82,8 +82,8 @@ def verify(  # noqa: PLR0913  each option is one
     job = settings.job(job_name)
     settings.check_environment(job)
     stop.patience = Patience(job.max_wait.total_seconds(), partial(click.echo, err=True))
-    reports: list[Report] = []
-    for report in compare(job, run_context(settings, job, stop), Options(steps, streams, limit or None, values=values)):
+    reports: list[VerifyReport] = []
+    for report in compare(job, run_context(settings, job, stop), VerifyOptions(steps, streams, limit or None, values=values)):
         reports.append(report)
         if output == "text" and not (quiet and report.exit_status == 0):
             click.echo(line(job.name, report))
@@ -101,7 +101,7 @@ def verify(  # noqa: PLR0913  each option is one
     return status
 
 
-def _list(report: Report, *, values: bool) -> None:
+def _list(report: VerifyReport, *, values: bool) -> None:
     for found in report.found:
         shown = f"  {found.kind:<9} {'without a key' if found.key is None else escaped(found.key)}"
         told = _told(found) if values else ", ".join(map(escaped, found.columns))
@@ -120,7 +120,7 @@ def _named(values: Mapping[str, str | None]) -> str:
     return ", ".join(f"{escaped(name)} {quoted(value)}" for name, value in values.items())
 
 
-def _document(report: Report, *, values: bool) -> dict[str, Any]:
+def _document(report: VerifyReport, *, values: bool) -> dict[str, Any]:
     names = ("step", "table", "read", "duplicates", "rows", "missing", "extra", "different", "kept", "marked", "rejected")
     return {
         "stream": report.stream or None,

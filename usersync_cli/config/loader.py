@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from usersync_cli.auth.keys import Keys
-    from usersync_cli.auth.oauth import Client
+    from usersync_cli.auth.oauth import OAuthClient
 
 __all__ = [
     "Config",
@@ -160,7 +160,7 @@ class Config:
         """The sources that a person authorises, by name."""
         return [name for name in self._types if self._login(name)]
 
-    def oauth_client(self, name: str) -> Client:
+    def oauth_client(self, name: str) -> OAuthClient:
         """The OAuth client of one of them."""
         return self._login_of(name).client(self.source(name))
 

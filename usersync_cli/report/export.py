@@ -37,7 +37,7 @@ _TABLES = {"r", "p", "v", "m", "f"}  # pg_class.relkind of what has rows to read
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """How an export is written."""
 
     format: Literal["csv", "jsonl"] = "csv"
@@ -60,7 +60,7 @@ class Export:
 
 
 @contextmanager
-def export(database: Database, stop: Stop, jobs: Mapping[str, Job], what: str, options: Options) -> Iterator[Export]:
+def export(database: Database, stop: Stop, jobs: Mapping[str, Job], what: str, options: ExportOptions) -> Iterator[Export]:
     """A table by its name, or a stream that has a shape, such as `contacts`. The snapshot is held until the end of the block.
 
     `jobs` say which table holds the stream, and who makes a table that is not there. Raises NotFound for a table that
@@ -121,7 +121,7 @@ class _View:
         return sql.SQL(" ").join(parts)
 
 
-def _view(tx: Connection, jobs: Mapping[str, Job], what: str, options: Options) -> _View:
+def _view(tx: Connection, jobs: Mapping[str, Job], what: str, options: ExportOptions) -> _View:
     shape = options.shapes.get(what)
     if shape and (found := _documents(tx, jobs, shape)):
         name, table = found
@@ -201,7 +201,7 @@ _KNOWN = """
 # how it is written
 
 
-def _blocks(connection: Connection, stop: Stop, view: _View, options: Options, made: Export) -> Iterator[bytes]:
+def _blocks(connection: Connection, stop: Stop, view: _View, options: ExportOptions, made: Export) -> Iterator[bytes]:
     block = bytearray(_head(view, options))
     end = b"\r\n" if options.format == "csv" else b"\n"
     statement = _copy(view.rows(connection, everything=options.everything), view, options)
@@ -217,7 +217,7 @@ def _blocks(connection: Connection, stop: Stop, view: _View, options: Options, m
     yield bytes(block)
 
 
-def _head(view: _View, options: Options) -> bytes:
+def _head(view: _View, options: ExportOptions) -> bytes:
     if options.format != "csv":
         return b""
     line = io.StringIO()
@@ -226,7 +226,7 @@ def _head(view: _View, options: Options) -> bytes:
     return (_BOM if options.bom else b"") + line.getvalue().encode()
 
 
-def _copy(rows: sql.Composed, view: _View, options: Options) -> sql.Composed:
+def _copy(rows: sql.Composed, view: _View, options: ExportOptions) -> sql.Composed:
     if options.format == "csv":
         cells = listed(_cell(name, guarded=not number and not options.raw) for name, number in view.columns.items())
         statement = "COPY (SELECT {} FROM ({}) AS q) TO STDOUT (FORMAT csv, DELIMITER {}, ENCODING 'UTF8')"

@@ -93,14 +93,14 @@ class JobStatus:
 
 
 @dataclass(frozen=True)
-class Report:
+class StatusReport:
     """All jobs, at one moment of the target's clock."""
 
     at: datetime
     jobs: Sequence[JobStatus]
 
 
-def read(config: Configured, only: str | None = None, *, tables: bool = False) -> Report:
+def read(config: Configured, only: str | None = None, *, tables: bool = False) -> StatusReport:
     """Every job of the config file, and those that the ledger alone still knows; or the one that was asked for.
 
     `tables` looks at the tables of streams of documents too.
@@ -118,7 +118,7 @@ def read(config: Configured, only: str | None = None, *, tables: bool = False) -
         return _read(config, connection, only, tables=tables)
 
 
-def _read(config: Configured, connection: Connection, only: str | None, *, tables: bool) -> Report:
+def _read(config: Configured, connection: Connection, only: str | None, *, tables: bool) -> StatusReport:
     from usersync_cli.auth import store
     from usersync_cli.report import streams
     from usersync_cli.state import approvals, ledger, migrations, rejects
@@ -150,7 +150,7 @@ def _read(config: Configured, connection: Connection, only: str | None, *, table
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
-    return Report(at, jobs)
+    return StatusReport(at, jobs)
 
 
 def token_states(config: Configured) -> Mapping[str, State]:

@@ -22,7 +22,7 @@ _LOCK_SECONDS = 1  # who has locked the table is not waited for
 
 
 @dataclass(frozen=True)
-class Listing:
+class ListingStatus:
     """A complete listing of a source, or one under way."""
 
     run_id: int
@@ -57,8 +57,8 @@ class StreamStatus:
     problem: str  # why the table could not be looked at
     held: Held
     cursor: StoredCursor | None
-    swept: Listing | None  # the last one that came to its end
-    under_way: Listing | None
+    swept: ListingStatus | None  # the last one that came to its end
+    under_way: ListingStatus | None
     rejects: int  # that wait
     taken_over: bool  # others filled the table before us, and their rows were not adopted
     mark_needs: str  # the ALTER without which on_missing: mark is refused
@@ -70,8 +70,8 @@ class _Memory:
 
     id: int = 0
     adopted: bool = False
-    swept: Listing | None = None
-    under_way: Listing | None = None
+    swept: ListingStatus | None = None
+    under_way: ListingStatus | None = None
 
 
 def read(connection: Connection, job: Job, cursors: Sequence[StoredCursor]) -> list[StreamStatus]:
@@ -127,7 +127,7 @@ def _memory(connection: Connection, job: str, step: Step, stream: str, table: st
     if row is None:
         return _Memory()
     swept, under_way = (connection.execute(query, (row[0],)).fetchone() for query in (_SWEPT, _UNDER_WAY))
-    return _Memory(row[0], row[1], Listing(*swept) if swept else None, Listing(*under_way) if under_way else None)
+    return _Memory(row[0], row[1], ListingStatus(*swept) if swept else None, ListingStatus(*under_way) if under_way else None)
 
 
 def _rejects(connection: Connection, job: str) -> Mapping[tuple[str, str], int]:

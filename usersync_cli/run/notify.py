@@ -39,7 +39,7 @@ class OnFailure(Protocol):
     def command(self) -> str: ...
 
 
-class Job(Protocol):
+class NotifyingJob(Protocol):
     """The part of a job in the config file that says whom to tell."""
 
     @property
@@ -87,7 +87,7 @@ class Watch:
         """Note what to report at the end, when there is a result."""
         self.outcome = Ended(document, summary)
 
-    def finish(self, job: Job, outcome: Ended, environment: str, bounds: Bounds) -> None:
+    def finish(self, job: NotifyingJob, outcome: Ended, environment: str, bounds: Bounds) -> None:
         """Tell both, side by side, and wait for them no longer than the bounds."""
         if self._ping:
             self._ping.end(outcome)
@@ -99,7 +99,7 @@ class Watch:
 
 
 @contextmanager
-def watching(job: Job, environment: str, *, dry_run: bool = False, bounds: Bounds | None = None) -> Iterator[Watch]:
+def watching(job: NotifyingJob, environment: str, *, dry_run: bool = False, bounds: Bounds | None = None) -> Iterator[Watch]:
     """A run inside of which errors pass through; whom the job names is told when it is over, however it ended. A dry run tells nobody."""
     bounds = bounds or Bounds()
     if dry_run:
@@ -117,7 +117,7 @@ def watching(job: Job, environment: str, *, dry_run: bool = False, bounds: Bound
         watch.finish(job, watch.outcome, environment, bounds)
 
 
-def _not_begun(job: Job, error: Exception, seconds: float) -> Ended:
+def _not_begun(job: NotifyingJob, error: Exception, seconds: float) -> Ended:
     """A run without a result: the target is away, the job is taken, or there is a bug, whose own words may quote rows."""
     ours = isinstance(error, UsersyncError)
     message = error.message if isinstance(error, UsersyncError) else f"internal error: {type(error).__name__}"
@@ -133,7 +133,7 @@ def _not_begun(job: Job, error: Exception, seconds: float) -> Ended:
     return Ended(document, [f"{job.name}: the run could not begin" if ours else f"{job.name}: internal error"])
 
 
-def _warn(event: str, job: Job, why: str) -> None:
+def _warn(event: str, job: NotifyingJob, why: str) -> None:
     if why:
         log.once(event, job=job.name, why=why)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from usersync_cli.auth.oauth import Client
+    from usersync_cli.auth.oauth import OAuthClient
     from usersync_cli.ports import DocumentSource, ExportShape, TabularSource
 
 S = TypeVar("S", bound="BaseModel")
@@ -32,7 +32,7 @@ class TabularPort(Generic[S]):
 class Login(Generic[S]):
     """How a person lets usersync into a source, by OAuth 2."""
 
-    client: Callable[[S], Client]  # the integration, as it asks for tokens
+    client: Callable[[S], OAuthClient]  # the integration, as it asks for tokens
     account: Callable[[S, str], str]  # whose data an access token opens; raises Unavailable when it can't be asked now
 
 

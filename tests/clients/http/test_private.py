@@ -14,7 +14,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tests.http_server import Answer, HttpServer
 from usersync_cli.clients.http.private import as_requests, mount
-from usersync_cli.clients.http.transport import Session
+from usersync_cli.clients.http.transport import ThreadSession
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_each_new_connection_is_seen(server: HttpServer) -> None:
         seen.append(len(server.asked))
         return opened
 
-    with Session() as session:
+    with ThreadSession() as session:
         mount(session, watch)
         for _ in range(2):
             assert 200 == session.get(f"{server.url}/x").status_code
@@ -71,7 +71,7 @@ def test_tls_connections_are_seen_too(server: HttpServer) -> None:
         opened.close()
         raise OSError("seen")
 
-    with Session() as session:
+    with ThreadSession() as session:
         mount(session, refuse)
         with pytest.raises(requests.ConnectionError):
             session.get(server.url.replace("http", "https"))

@@ -22,7 +22,7 @@ from usersync_cli.load.fit import misplaced
 from usersync_cli.model import Database
 from usersync_cli.report import check
 from usersync_cli.report.verify import steps
-from usersync_cli.report.verify.report import Options as VerifyOptions
+from usersync_cli.report.verify.report import VerifyOptions
 from usersync_cli.signals import Stop
 
 NewDatabase = Callable[..., Database]

@@ -20,7 +20,7 @@ from usersync_cli.errors import Drift, NotFound, Stopped, Unavailable
 from usersync_cli.model import Database, Documents, Page, Record
 from usersync_cli.ports import BringsTransform
 from usersync_cli.report.verify import compare, steps
-from usersync_cli.report.verify.report import Options, Report
+from usersync_cli.report.verify.report import VerifyOptions, VerifyReport
 from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
 
@@ -46,18 +46,18 @@ def sync(target: Database) -> Sync:
     return Sync(ListSource({"people": people(*range(1, 11))}), target)
 
 
-def reports(sync: Sync, **options: Any) -> list[Report]:
-    return list(steps.verify(sync.job, sync.context, Options(**options)))
+def reports(sync: Sync, **options: Any) -> list[VerifyReport]:
+    return list(steps.verify(sync.job, sync.context, VerifyOptions(**options)))
 
 
-def found(sync: Sync, **options: Any) -> Report:
+def found(sync: Sync, **options: Any) -> VerifyReport:
     """What verify says of the one stream, which could be compared."""
     (report,) = reports(sync, **options)
     assert report.error is None, (report.error, report.error and report.error.hint)
     return report
 
 
-def differences(report: Report) -> list[tuple[str, str | None, str]]:
+def differences(report: VerifyReport) -> list[tuple[str, str | None, str]]:
     return [(one.kind, one.key, ",".join(one.columns)) for one in report.found]
 
 
@@ -392,7 +392,7 @@ def test_a_signal_ends_it(sync: Sync) -> None:
 
     sync.source.fail = fail
     with pytest.raises(Stopped):
-        list(steps.verify(sync.job, context, Options()))
+        list(steps.verify(sync.job, context, VerifyOptions()))
 
 
 def test_more_than_fits_into_a_batch(target: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.model import Database, Record
 from usersync_cli.ports import BringsDefinition
 from usersync_cli.report.verify import steps
-from usersync_cli.report.verify.report import Options as VerifyOptions
+from usersync_cli.report.verify.report import VerifyOptions
 from usersync_cli.run.job import line
 from usersync_cli.state import migrations
 

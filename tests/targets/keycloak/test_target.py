@@ -28,8 +28,7 @@ from usersync_cli.config.jobs import Job
 from usersync_cli.errors import GuardRefused, PartialError, status_of
 from usersync_cli.model import Database
 from usersync_cli.report.check import check
-from usersync_cli.report.verify.report import Options as VerifyOptions
-from usersync_cli.report.verify.report import Report
+from usersync_cli.report.verify.report import VerifyOptions, VerifyReport
 from usersync_cli.report.verify.steps import verify
 from usersync_cli.run.context import Options
 from usersync_cli.run.job import run
@@ -754,7 +753,7 @@ def test_a_leaver_that_the_state_does_not_know(staff: Staff, lost: str) -> None:
     assert ([ours(again)], True) == (staff.bank.person("alice")["attributes"]["usersync_id"], staff.bank.person("alice")["enabled"])
 
 
-def verified(staff: Staff) -> Report:
+def verified(staff: Staff) -> VerifyReport:
     (report,) = verify(staff.job, staff.run_context(), VerifyOptions())
     assert report.error is None, report.error
     return report

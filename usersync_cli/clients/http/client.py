@@ -23,7 +23,7 @@ from usersync_cli import log
 from usersync_cli.clients.http.bearer import Bearer
 from usersync_cli.clients.http.rate_limit import RateLimit
 from usersync_cli.clients.http.responses import Again, Forbidden, Missing, Refused, Reply, Request, Server, Unknown, Untrusted, said
-from usersync_cli.clients.http.transport import CONNECT_SECONDS, Call, Lines, Session, leave
+from usersync_cli.clients.http.transport import CONNECT_SECONDS, Call, CallThreads, ThreadSession, leave
 from usersync_cli.errors import ConfigError, Drift, LoginRequired, Unavailable
 from usersync_cli.model import Access
 from usersync_cli.patience import Share
@@ -67,7 +67,7 @@ class Client:
         self._headers, self._auth, self._ca = dict(headers or {}), auth, _certificates(ca, name)
         self._deadline, self._timeout = deadline.total_seconds(), timeout.total_seconds()
         self._max_body, self._pause = max_body, pause.total_seconds()
-        self._lines = Lines(self._session)
+        self._lines = CallThreads(self._session)
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class Client:
                 self._bearer.settle()
 
     def _session(self) -> requests.Session:
-        session = Session(self._ca)
+        session = ThreadSession(self._ca)
         session.auth = self._auth
         session.headers.update({"Accept": "application/json", **self._headers})
         return session

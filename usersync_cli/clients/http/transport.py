@@ -46,7 +46,7 @@ class Call(Generic[T]):
         self.work = work
         self.until = until
         self.future: futures.Future[T] = futures.Future()
-        self.line: Line | None = None
+        self.line: CallThread | None = None
         self.began = time.monotonic()  # the request that is on its way
         self.expires = math.inf  # until when that may take, when there is one
         self.silent: Callable[[], None] = lambda: None
@@ -116,13 +116,13 @@ def leave(calls: Collection[Call[Any]]) -> None:
     futures.wait([call.future for call in calls], LEAVE)
 
 
-class Lines:
+class CallThreads:
     """The threads of a client: made when needed, used again, and daemons, because nobody can end one that looks up a name."""
 
     def __init__(self, session: Callable[[], requests.Session]) -> None:
         self._session = session
-        self._lines: list[Line] = []
-        self._idle: list[Line] = []
+        self._lines: list[CallThread] = []
+        self._idle: list[CallThread] = []
         self._lock = threading.Lock()
 
     def start(self, call: Call[Any]) -> None:
@@ -130,8 +130,8 @@ class Lines:
             line = self._idle.pop() if self._idle else self._new()
         line.calls.put(call)
 
-    def _new(self) -> Line:
-        line = Line(self._session(), self._idle.append)
+    def _new(self) -> CallThread:
+        line = CallThread(self._session(), self._idle.append)
         self._lines.append(line)
         line.start()
         return line
@@ -147,10 +147,10 @@ class Lines:
             line.join(max(0.0, until - time.monotonic()))
 
 
-class Line(threading.Thread):
+class CallThread(threading.Thread):
     """A thread, its session, and the one connection that this has open."""
 
-    def __init__(self, session: requests.Session, done: Callable[[Line], None]) -> None:
+    def __init__(self, session: requests.Session, done: Callable[[CallThread], None]) -> None:
         super().__init__(name="rest", daemon=True)
         self.calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._session = session
@@ -214,7 +214,7 @@ class Line(threading.Thread):
             self._twin = None
 
 
-class Session(requests.Session):
+class ThreadSession(requests.Session):
     """A session that keeps to itself: nothing of ~/.netrc over our own header, no proxy that nobody asked for, and no redirects.
 
     Even with allow_redirects=False requests looks where one would lead, for which it reads the body to its end. `ca` is a file
@@ -249,7 +249,7 @@ class Post:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawResponse:
     """A server's answer to `post`."""
 
     status: int
@@ -270,13 +270,13 @@ class Lost(Exception):
         self.pending = error is None or isinstance(error, requests.ReadTimeout)
 
 
-def post(request: Post, seconds: float) -> Answer:
+def post(request: Post, seconds: float) -> RawResponse:
     """One POST on a connection of its own, over in `seconds`, name look-up included, or LEAVE later.
 
     It is not repeated and not redirected, and nothing of the environment changes it. Raises Lost; signals wait.
     """
-    body, lines = _Body(request.content), Lines(partial(Session, request.ca))
-    call: Call[Answer] = Call(partial(_posted, request, body, seconds), until=time.monotonic() + seconds, stop=Stop())
+    body, lines = _Body(request.content), CallThreads(partial(ThreadSession, request.ca))
+    call: Call[RawResponse] = Call(partial(_posted, request, body, seconds), until=time.monotonic() + seconds, stop=Stop())
     lines.start(call)
     futures.wait([call.future], seconds)
     late = not call.future.done()
@@ -297,12 +297,12 @@ def system_certificates() -> Path | None:
     return Path(found) if (found := paths.cafile or paths.capath) else None
 
 
-def _posted(request: Post, body: _Body, seconds: float, _: Call[Answer], session: requests.Session) -> Answer:
+def _posted(request: Post, body: _Body, seconds: float, _: Call[RawResponse], session: requests.Session) -> RawResponse:
     headers, timeout = {**request.headers, "Connection": "close"}, (min(CONNECT_SECONDS, seconds), seconds)
     data = body if request.content else None  # requests sends an empty stream in chunks
     with session.post(request.url, data=data, headers=headers, allow_redirects=False, timeout=timeout, stream=True) as response:
         content = b"".join(_pieces(response, request.most)) if request.most else b""
-    return Answer(response.status_code, response.headers, content)
+    return RawResponse(response.status_code, response.headers, content)
 
 
 def _pieces(response: requests.Response, most: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
 from usersync_cli.load.create import MARK
 from usersync_cli.model import Desired
-from usersync_cli.report.verify.report import Difference, Report
+from usersync_cli.report.verify.report import Difference, VerifyReport
 from usersync_cli.report.verify.shape import Shape, exact
 from usersync_cli.signals import Stop
 
@@ -46,7 +46,7 @@ class Comparison:
     """One table's two streams, matched. What the source wants is `put` first, and who can't be loaded is `left_out`."""
 
     def __init__(  # noqa: PLR0913  all that a comparison is
-        self, shape: Shape, rejects: Collection[str], tx: Connection, stop: Stop, report: Report, *, limit: int | None, values: bool
+        self, shape: Shape, rejects: Collection[str], tx: Connection, stop: Stop, report: VerifyReport, *, limit: int | None, values: bool
     ) -> None:
         """`rejects` are keys. Of the differences `limit` are kept, and their values only with `values`."""
         self._shape, self._rejects, self._tx, self._stop, self._report = shape, rejects, tx, stop, report

@@ -13,7 +13,7 @@ from usersync_cli.ports import HasDetails, ReadsTogether, Session
 from usersync_cli.report.verify import listing
 from usersync_cli.report.verify.compare import Comparison
 from usersync_cli.report.verify.listing import Listing
-from usersync_cli.report.verify.report import Options, Report, failures_in, say_if_silent
+from usersync_cli.report.verify.report import VerifyOptions, VerifyReport, failures_in, say_if_silent
 from usersync_cli.report.verify.shape import shape_of
 from usersync_cli.report.verify.target import cursors_of, moved, only_read, rejects_of, table_of, transaction
 from usersync_cli.run.context import Options as RunOptions
@@ -25,11 +25,12 @@ from usersync_cli.state import ledger, readings
 _PATIENT = {"idle_in_transaction_session_timeout": "1h"}
 
 
-def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: VerifyOptions) -> Iterator[VerifyReport]:
     """A report for each stream; one that can't be compared does not stop the others."""
     (extract,) = step.extract.values()
     source = context.sources[extract.source]
-    reports = [Report(step.name, step.load.table.replace("{stream}", name), name) for name in chosen_streams(extract, options.streams)]
+    names = chosen_streams(extract, options.streams)
+    reports = [VerifyReport(step.name, step.load.table.replace("{stream}", name), name) for name in names]
     with ExitStack() as closing:
         session: Session | None = None
         with failures_in(reports):
@@ -46,7 +47,7 @@ def compare(step: Step, context: RunContext, options: Options) -> Iterator[Repor
 
 
 def _compare(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, context: RunContext, options: Options, session: Session, reports: Sequence[Report], tx: Connection
+    step: Step, context: RunContext, options: VerifyOptions, session: Session, reports: Sequence[VerifyReport], tx: Connection
 ) -> None:
     """Streams that are read together are read once; one that has no table leaves the others."""
     (extract,) = step.extract.values()
@@ -79,7 +80,7 @@ def _listed_before(tx: Connection, one: Listing) -> int:
 
 
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes
-    step: Step, context: RunContext, options: Options, session: Session, report: Report, number: int, tx: Connection
+    step: Step, context: RunContext, options: VerifyOptions, session: Session, report: VerifyReport, number: int, tx: Connection
 ) -> Listing:
     """A stream before anything of it was read. Raises NotFound without its table, Drift where the transform does not fit it."""
     ((_, extract),) = step.extract.items()

@@ -22,7 +22,7 @@ from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
 from usersync_cli.ports import KeepsOut, Session
 from usersync_cli.report.verify.compare import Comparison
-from usersync_cli.report.verify.report import Report
+from usersync_cli.report.verify.report import VerifyReport
 from usersync_cli.report.verify.shape import Shape
 from usersync_cli.run.documents.page import PageRecord
 from usersync_cli.run.documents.record import duplicates, read_record
@@ -66,7 +66,7 @@ class Listing:
     source: str
     details: Callable[[Sequence[str]], Iterable[Record]] | None  # where the listing is only part of the documents
     rejects: Mapping[str, bytes]  # key and hash
-    report: Report
+    report: VerifyReport
     moved: Callable[[int], None]  # told of bytes; may raise
     number: int = 0  # among those of one transaction
     records: int = 0  # staged

@@ -7,16 +7,16 @@ from typing import Any
 
 from usersync_cli.errors import GuardRefused, PartialError
 from usersync_cli.model import Change, Step
-from usersync_cli.report.verify.report import Difference, Options, Report, failures_in
+from usersync_cli.report.verify.report import Difference, VerifyOptions, VerifyReport, failures_in
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options as RunOptions
 from usersync_cli.run.context import RunContext, StepResult
 from usersync_cli.run.outbound import step as outbound
 
 
-def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: VerifyOptions) -> Iterator[VerifyReport]:
     """One report, from a preview of the step that leaves nothing out."""
-    report = Report(step.name, step.load.table)
+    report = VerifyReport(step.name, step.load.table)
 
     def tell(change: Change) -> bool:
         kind = _KINDS.get(change.kind)

@@ -14,7 +14,7 @@ from usersync_cli.errors import Stopped, UsersyncError, VerificationFailed, stat
 
 
 @dataclass(frozen=True)
-class Options:
+class VerifyOptions:
     """What the command line asks for."""
 
     steps: Sequence[str] = ()
@@ -35,7 +35,7 @@ class Difference:
 
 
 @dataclass
-class Report:
+class VerifyReport:
     """How the table of one step, or of one of its streams, compares with its sources. `error` is None when it could be compared."""
 
     step: str
@@ -68,11 +68,11 @@ class Report:
 
     def fail(self, error: UsersyncError) -> None:
         """It could not be compared after all: what was found until then says nothing."""
-        vars(self).update(vars(Report(self.step, self.table, self.stream, error=error)))
+        vars(self).update(vars(VerifyReport(self.step, self.table, self.stream, error=error)))
 
 
 @contextmanager
-def failures_in(reports: Sequence[Report]) -> Iterator[None]:
+def failures_in(reports: Sequence[VerifyReport]) -> Iterator[None]:
     """An error of this block ends these reports, and no others; a signal ends all."""
     began = time.monotonic()
     try:
@@ -86,14 +86,14 @@ def failures_in(reports: Sequence[Report]) -> Iterator[None]:
         report.seconds = time.monotonic() - began
 
 
-def say_if_silent(report: Report, job: str) -> None:
+def say_if_silent(report: VerifyReport, job: str) -> None:
     """A line in the log where an empty source would otherwise look like a good comparison."""
     if report.rows and not report.read and report.error is None:
         facts = {"stream": report.stream} if report.stream else {}
         log.once("the sources have no records, so there was nothing to compare with", job=job, step=report.step, **facts)
 
 
-def line(job: str, report: Report) -> str:
+def line(job: str, report: VerifyReport) -> str:
     """What was found, in people's words: `auroville: users: 412 read, 412 in the table: 1 missing, 0 extra, 2 different (email 2)`."""
     name = f"{job}: {report.step}/{report.stream}" if report.stream else f"{job}: {report.step}"
     if report.error:

@@ -15,7 +15,7 @@ from usersync_cli.load import stage
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.model import Desired, Step
 from usersync_cli.report.verify.compare import Comparison
-from usersync_cli.report.verify.report import Options, Report, failures_in, say_if_silent
+from usersync_cli.report.verify.report import VerifyOptions, VerifyReport, failures_in, say_if_silent
 from usersync_cli.report.verify.shape import shape_of
 from usersync_cli.report.verify.target import cursors_of, moved, only_read, rejects_of, table_of, transaction
 from usersync_cli.run.context import Options as RunOptions
@@ -24,16 +24,16 @@ from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.state.ledger import StoredCursor
 
 
-def compare(step: Step, context: RunContext, options: Options) -> Iterator[Report]:
+def compare(step: Step, context: RunContext, options: VerifyOptions) -> Iterator[VerifyReport]:
     """One report: a step of tables has one table."""
-    report = Report(step.name, step.load.table)
+    report = VerifyReport(step.name, step.load.table)
     with failures_in([report]), transaction(context, f"comparing {step.load.table}") as tx:
         _compare(step, context, options, report, tx)
     say_if_silent(report, context.tools.job)
     yield report
 
 
-def _compare(step: Step, context: RunContext, options: Options, report: Report, tx: Connection) -> None:
+def _compare(step: Step, context: RunContext, options: VerifyOptions, report: VerifyReport, tx: Connection) -> None:
     job = context.tools.job
     table, rejects = table_of(tx, step.load.table, job), rejects_of(tx, job, step.name)
     with ExitStack() as closing:

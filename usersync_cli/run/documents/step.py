@@ -37,7 +37,7 @@ from usersync_cli.run.context import Options, RunContext, StepResult, StreamResu
 from usersync_cli.run.documents.deletes import StreamDeletes
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.planner import Planner
-from usersync_cli.run.documents.store import Store
+from usersync_cli.run.documents.store import PageStore
 from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad, fit, is_numbered
 from usersync_cli.state import approvals, ledger, rejects
 from usersync_cli.state.ledger import StoredCursor
@@ -68,7 +68,7 @@ class Reading:
         self._session: Session
         self._planner: Planner
         self._deletes: StreamDeletes
-        self._store = Store(checkpoint)
+        self._store = PageStore(checkpoint)
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
         self._log = log.get(job=context.tools.job, step=step.name)

@@ -16,7 +16,7 @@ from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, has_r
 from usersync_cli.state import ledger, rejects
 
 
-class Store:
+class PageStore:
     """Stores pages, each in a transaction of its own, between the fence and COMMIT. In a preview it only finds out what would change."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -44,7 +44,7 @@ class _Place:
     line: int
 
 
-class Listing:
+class FileListing:
     """One stream's files, once through."""
 
     def __init__(self, where: str, stream: str, settings: FileStream, stop: Stop) -> None:

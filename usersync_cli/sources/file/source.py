@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from usersync_cli.errors import Drift, Unavailable
 from usersync_cli.ports import CanLook, DocumentSession, DocumentSource, NumbersVersions, OneMoment, SaysWhatItReads
-from usersync_cli.sources.file.listing import Listing, folder_of
+from usersync_cli.sources.file.listing import FileListing, folder_of
 from usersync_cli.sources.file.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Session(OneMoment, NumbersVersions, CanLook, DocumentSession):
             if stream.name not in self._streams:
                 raise Drift(f"source {self._name} has no stream {stream.name}", hint=f"its streams: {', '.join(self._streams)}")
             where = f"source {self._name}, stream {stream.name}"
-            self._reading = [Listing(where, stream.name, self._streams[stream.name], self._stop).pages(since.get(stream.name))]
+            self._reading = [FileListing(where, stream.name, self._streams[stream.name], self._stop).pages(since.get(stream.name))]
             yield from self._reading[0]
             if self._closed:
                 raise Unavailable(f"{where}: closed in the middle of it")
@@ -85,5 +85,5 @@ class Session(OneMoment, NumbersVersions, CanLook, DocumentSession):
         something else."""
         if stream not in self._streams:
             raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(self._streams)}")
-        number = Listing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop).try_files()
+        number = FileListing(f"source {self._name}, stream {stream}", stream, self._streams[stream], self._stop).try_files()
         return f"{number} file{'s' if number > 1 else ''}"

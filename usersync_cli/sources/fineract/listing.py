@@ -13,7 +13,7 @@ PAGE_RECORDS = 1000
 
 
 @dataclass(frozen=True)
-class Listing:
+class UserListing:
     """One array, as far as it is ours."""
 
     rows: Sequence[Record]
@@ -30,7 +30,7 @@ class Listing:
         return found.hexdigest()
 
 
-def pages_of(stream: str, listing: Listing, since: Cursor | None) -> Iterator[Page]:
+def pages_of(stream: str, listing: UserListing, since: Cursor | None) -> Iterator[Page]:
     """A listing page by page, behind the cursor of an earlier reading of the same."""
     mark, sweep, begin = listing.mark, uuid.uuid4().hex, 0
     if since and since.get("listing") == mark and not since.get("done"):

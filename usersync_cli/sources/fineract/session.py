@@ -11,7 +11,7 @@ import msgspec
 from usersync_cli.errors import ConfigError, Drift, Unavailable
 from usersync_cli.model import KeptOut
 from usersync_cli.ports import CanLook, DocumentSession, KeepsOut, LeavesOut, OneMoment, TellsWhoIsGone
-from usersync_cli.sources.fineract.listing import Listing, pages_of
+from usersync_cli.sources.fineract.listing import UserListing, pages_of
 from usersync_cli.sources.fineract.settings import place_of
 from usersync_cli.sources.fineract.shapes import caller_among, codes_of, head_of, record_of
 
@@ -46,7 +46,7 @@ class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentS
 
     def __init__(self, name: str, settings: Settings, client: Client) -> None:
         self._name, self._settings, self._client = name, settings, client
-        self._listed: dict[str, Listing] = {}
+        self._listed: dict[str, UserListing] = {}
         self._unlisted = 0  # users or roles that the list of the stream lacks, and that are there
         self.account = f"tenant {settings.tenant} of {place_of(settings.url)}"
 
@@ -71,7 +71,7 @@ class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentS
 
         A user whom its list calls a self-service user is no member of staff any more, which needs no other proof.
         """
-        listed = self._listed.get(stream, Listing((), ()))
+        listed = self._listed.get(stream, UserListing((), ()))
         customers = {key for key in keys if key in listed.customers}
         lacking = [key for key in keys if key not in listed.there]
         unknown = {key for key in lacking if self._is_gone(self._resource(stream), key)}
@@ -91,10 +91,10 @@ class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentS
 
     def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
         """Users that `exclude` names are left alone; self-service users are no staff and have left."""
-        listed = self._listed.get(stream, Listing((), ()))
+        listed = self._listed.get(stream, UserListing((), ()))
         return dict.fromkeys(listed.customers, KeptOut("self_service", leaves=True)) | dict.fromkeys(listed.left_alone, KeptOut("excluded"))
 
-    def _list(self, stream: str) -> Listing:
+    def _list(self, stream: str) -> UserListing:
         resource = self._resource(stream)
         reply = self._ask(resource.path)
         self._refuse(reply, resource.path, resource)
@@ -108,7 +108,7 @@ class Session(OneMoment, TellsWhoIsGone, CanLook, LeavesOut, KeepsOut, DocumentS
         pairs = list(zip(heads, rows, strict=True))
         excluded, customers = self._left(heads) if stream == "users" else (set(), set())
         ours = [record_of(stream, head, row) for head, row in pairs if not head.key or head.key not in excluded | customers]
-        self._listed[stream] = Listing(ours, {head.key for head in heads}, excluded, customers)
+        self._listed[stream] = UserListing(ours, {head.key for head in heads}, excluded, customers)
         return self._listed[stream]
 
     def _left(self, heads: Sequence[Head]) -> tuple[set[str], set[str]]:

@@ -17,7 +17,7 @@ from usersync_cli.sources.teamleader.owed import Owed
 from usersync_cli.sources.teamleader.place import Place, Walk
 from usersync_cli.sources.teamleader.resources import NEW_PROJECTS, RESOURCES
 from usersync_cli.sources.teamleader.shapes import as_moment, as_text
-from usersync_cli.sources.teamleader.walk import Met, Walker
+from usersync_cli.sources.teamleader.walk import MetOnWalk, Walker
 
 if TYPE_CHECKING:
     from usersync_cli.clients.http.client import Client
@@ -70,7 +70,7 @@ class Session(HasDetails, TellsWhoIsGone, CanLook, DocumentSession):
         walk = place.walk or self._begin(stream.name, place, anew=before is not None and place is not before)
         earlier = [key for keys in stream.listed() for key in keys] if place.walk and walk.sweep else []
         self._owed.clear()
-        met = Met(earlier, blind=walk.page is not None and not earlier)
+        met = MetOnWalk(earlier, blind=walk.page is not None and not earlier)
         yield from Walker(self._api, resource, place, self._absent, self._owed).pages(walk, met)
 
     def _begin(self, stream: str, place: Place, *, anew: bool) -> Walk:

@@ -41,9 +41,9 @@ class Settings(BaseModel):
     workers: int = Field(8, ge=1, le=32, description="requests at the same time")
 
 
-def oauth(settings: Settings) -> grants.Client:
+def oauth(settings: Settings) -> grants.OAuthClient:
     """The integration, as it asks for tokens."""
     from usersync_cli.auth import oauth as grants
 
     own = settings.client_id, settings.client_secret, settings.redirect_uri
-    return grants.Client(f"{settings.auth_url}/oauth2/authorize", f"{settings.auth_url}/oauth2/access_token", *own)
+    return grants.OAuthClient(f"{settings.auth_url}/oauth2/authorize", f"{settings.auth_url}/oauth2/access_token", *own)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usersync_cli.sources.teamleader.shapes import Listed
 
 
-class Met:
+class MetOnWalk:
     """Records that the walks of this reading have met; of each the hash of its key."""
 
     def __init__(self, earlier: Sequence[str], *, blind: bool) -> None:
@@ -62,14 +62,14 @@ class Walker:
     def __init__(self, api: Api, resource: Resource, place: Place, absent: Absent, owed: Owed) -> None:
         self._api, self._resource, self._place, self._absent, self._owed = api, resource, place, absent, owed
 
-    def pages(self, walk: Walk, met: Met) -> Generator[Page, None, None]:
+    def pages(self, walk: Walk, met: MetOnWalk) -> Generator[Page, None, None]:
         """The pages that are left of this walk, and those of the next ones where it was disturbed."""
         while again := (yield from self._walk(walk, met)):
             log.get().info("list changed while it was read", source=self._api.source, stream=self._resource.stream, tries=walk.tries)
             walk = again
             met.next_walk()
 
-    def _walk(self, walk: Walk, met: Met) -> Generator[Page, None, Walk | None]:
+    def _walk(self, walk: Walk, met: MetOnWalk) -> Generator[Page, None, Walk | None]:
         """The pages that are left of a listing. Gives the next walk, where this one was disturbed.
 
         Raises Unavailable behind the last page, when the list was disturbed each time, or documents are owed.
@@ -105,7 +105,7 @@ class Walker:
     def _end(self, walk: Walk, *, sure: bool) -> Cursor:
         return self._place.done(replace(walk, owed=walk.owed + len(self._owed.documents)), sure=sure and not self._owed.unlisted).cursor
 
-    def _records(self, walk: Walk, listed: Listed, met: Met) -> list[Record]:
+    def _records(self, walk: Walk, listed: Listed, met: MetOnWalk) -> list[Record]:
         heads = listed.heads
         # Among changes, of what shows no time of its change, nobody knows that we have it already.
         whole = walk.whole or (bool(walk.since) and not self._resource.versioned)
@@ -119,7 +119,7 @@ class Walker:
         met.add(head.id for head in heads if not head.problem)
         return records
 
-    def _again(self, walk: Walk, met: Met) -> Walk | None:
+    def _again(self, walk: Walk, met: MetOnWalk) -> Walk | None:
         """The next walk, where a record may have moved from a page that was not read yet to one that was; None where none can have."""
         looks, looked = self._look_back(walk)
         unknown = bool(met.earlier) and not self._resource.by_ids  # who of these is gone by now
@@ -146,7 +146,7 @@ class Walker:
                 break
         return since, mark_of(rows) if rows else ""
 
-    def _gone_since(self, met: Met) -> tuple[list[Record], bool]:
+    def _gone_since(self, met: MetOnWalk) -> tuple[list[Record], bool]:
         """Records that an earlier run listed and that are gone by now; and whether the place of each record is known."""
         earlier = [key for key in met.earlier if UUID.fullmatch(key)] if self._resource.by_ids else []
         gone = self._absent.departed(self._resource, earlier, self._absent.lacking(self._resource, earlier)) if earlier else []
