@@ -55,9 +55,10 @@ class Planner:
     def _decide(self, plan: PagePlan) -> None:
         """Give each record its verdict."""
         stream, removes = plan.stream, plan.stream.removes
+        some = self.options.full or stream.lost_rows > 0  # asked once a page: most runs ask it of no record
         came = self.checkpoint.foresee(_came, plan) or repeat(None)
         for one, before in zip(plan.records, came, strict=False):
-            one.verdict = verdict(one.record, one.before, removes=removes, afresh=self._afresh(stream, one), came=before)
+            one.verdict = verdict(one.record, one.before, removes=removes, afresh=some and self._afresh(stream, one), came=before)
             _note_passed(stream, one)
 
     def _afresh(self, stream: StreamLoad, one: PageRecord) -> bool:
