@@ -18,7 +18,8 @@ from benchmarks.report import Figure, Part, ratio
 from benchmarks.server import Server
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.jobs import Load
-from usersync_cli.load import compare, stage
+from usersync_cli.load import stage
+from usersync_cli.load.merge import compare
 from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Desired
 

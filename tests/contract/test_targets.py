@@ -1,4 +1,4 @@
-"""What every target promises (ports.py: OutboundTarget), held against a live one, and the table of PostgreSQL (load/table.py) too.
+"""What every target promises (ports.py: OutboundTarget), held against a live one, and the table of PostgreSQL (load/table) too.
 
 A new target brings a sample, see live.py.
 """

@@ -1,10 +1,9 @@
 """Into PostgreSQL: staged, compared, merged.
 
-* `fit` says whether a step fits its table, `create` makes one, and `table` loads it.
-* `stage` takes in what a source gave; `merge` is what goes where, `compare` looks what differs, and `write` writes it.
+* `table` loads a table; whether a step fits it, and how one is made, is in its folder.
+* `stage` takes in what a source gave; `merge` says what goes where, compares, and writes.
 * `binding` puts a person's SQL into ours, and `writers` refuses two steps that would undo each other.
 * `known` is what is remembered of a stream's records, `spelling` how their keys are written.
-* `candidates` are the records of a stream whose rows may go.
-* `proof` says whether a record has left its source, `guard` whether so many rows may be removed, and `deletes` removes them.
+* `deletes` has everything about rows whose records have left: candidates, proof, guard, removal.
 * `rejects` says why a record can't be loaded and how many a run may have; `bisect` finds such records.
 """

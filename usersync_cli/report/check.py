@@ -18,8 +18,8 @@ from usersync_cli.clients.postgres.sql import identifier
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
 from usersync_cli.load import writers
-from usersync_cli.load.fit import misplaced, sequences
 from usersync_cli.load.table import SETTINGS
+from usersync_cli.load.table.fit import misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.ports import CanLook, RunsSql, Session
 from usersync_cli.run.checkpoint import Preview

@@ -93,7 +93,7 @@ def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
     connection: Connection, job: str, step: Step, source: str, stream: str, cursor: StoredCursor | None, rejected: int
 ) -> StreamStatus:
     from usersync_cli.clients.postgres.catalog import describe
-    from usersync_cli.load.fit import lacks_mark
+    from usersync_cli.load.table.fit import lacks_mark
 
     load, name = step.load, step.load.table.replace("{stream}", stream)
     memory = _memory(connection, job, step, stream, name)

@@ -18,7 +18,7 @@ from usersync_cli.clients.postgres import catalog
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.config.loader import load as load_config
-from usersync_cli.load.fit import misplaced
+from usersync_cli.load.table.fit import misplaced
 from usersync_cli.model import Database
 from usersync_cli.report import check
 from usersync_cli.report.verify import steps

@@ -838,7 +838,8 @@ def test_a_big_listing_is_not_compared_key_by_key(sync: Sync) -> None:
     plans: list[str] = []
     with psycopg.connect(sync.target.url) as tx:
         values = {"stream_id": 1, "after": "", "sweep": 1, "met": []}
-        plans += [line for (line,) in tx.execute("EXPLAIN " + statements("usersync_cli.load.candidates")["lacking"], values).fetchall()]
+        lacking = statements("usersync_cli.load.deletes.candidates")["lacking"]
+        plans += [line for (line,) in tx.execute("EXPLAIN " + lacking, values).fetchall()]
 
     assert any("Full Join" in line for line in plans), plans
     assert not any("Nested Loop" in line for line in plans), plans

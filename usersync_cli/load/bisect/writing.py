@@ -12,8 +12,8 @@ from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.load.bisect import found
 from usersync_cli.load.bisect.halving import AT, BETWEEN, BY_INDEX, ORDERED, Failure, forget, halve, number
 from usersync_cli.load.merge import CHANGES, REJECTS, Merge
+from usersync_cli.load.merge.write import insert, update
 from usersync_cli.load.rejects import condition, detail
-from usersync_cli.load.write import insert, update
 
 
 def write(tx: Connection, merge: Merge, most: int) -> list[Failure]:

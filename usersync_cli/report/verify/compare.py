@@ -20,7 +20,7 @@ from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
-from usersync_cli.load.create import MARK
+from usersync_cli.load.table.create import MARK
 from usersync_cli.model import Desired
 from usersync_cli.report.verify.report import Difference, VerifyReport
 from usersync_cli.report.verify.shape import Shape, exact

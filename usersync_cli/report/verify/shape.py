@@ -12,8 +12,8 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import and_, identifier, listed, scalar, type_name
 from usersync_cli.errors import Drift
 from usersync_cli.load import stage
-from usersync_cli.load.create import MARK
 from usersync_cli.load.merge import key_text
+from usersync_cli.load.table.create import MARK
 from usersync_cli.model import Desired, Load
 
 _NULL = sql.SQL("NULL::pg_catalog.text")

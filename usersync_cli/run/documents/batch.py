@@ -15,11 +15,11 @@ from usersync_cli.clients.postgres.arrays import Texts, texts
 from usersync_cli.clients.postgres.catalog import Table
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift
-from usersync_cli.load import compare, stage
+from usersync_cli.load import stage
 from usersync_cli.load.bisect import constraints, page
 from usersync_cli.load.bisect.attempts import AttemptFailed, Attempts, Cause
 from usersync_cli.load.bisect.page import KEY_DIFFERS
-from usersync_cli.load.merge import Merge, key_text
+from usersync_cli.load.merge import Merge, compare, key_text
 from usersync_cli.load.rejects import HALF_FROM, NO_KEY, is_about_data, reason
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Change, Counts, Desired

@@ -11,15 +11,15 @@ from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.catalog import Table, describe
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
-from usersync_cli.load import candidates, guard, proof
-from usersync_cli.load.candidates import CANDIDATES
-from usersync_cli.load.compare import Outcome
-from usersync_cli.load.create import MARK
-from usersync_cli.load.guard import Sweep
+from usersync_cli.load.deletes import candidates, guard, proof
+from usersync_cli.load.deletes.candidates import CANDIDATES
+from usersync_cli.load.deletes.guard import Sweep
+from usersync_cli.load.deletes.proof import DeleteVerdict
 from usersync_cli.load.known import Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
-from usersync_cli.load.proof import DeleteVerdict
+from usersync_cli.load.merge.compare import Outcome
 from usersync_cli.load.table import TablePlan
+from usersync_cli.load.table.create import MARK
 from usersync_cli.model import Page
 from usersync_cli.ports import Session, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
@@ -82,7 +82,7 @@ class StreamDeletes:
         return {key: times for page in pages for key, times in page if not stream.foreseen.has(key)}
 
     def _proved(self, stream: StreamLoad, lacking: Mapping[str, bool]) -> Leaving:
-        """What `load.proof` says of these, after a second look at the source where that is possible."""
+        """What `load.deletes.proof` says of these, after a second look at the source where that is possible."""
         found = proof.look_again(self._session, stream.name, lacking)
         return Leaving(found[DeleteVerdict.GOES], first=found[DeleteVerdict.FIRST])
 

@@ -15,9 +15,9 @@ from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar
 from usersync_cli.errors import ConfigError
-from usersync_cli.load import guard, proof
-from usersync_cli.load.guard import Sweep
-from usersync_cli.load.proof import DeleteVerdict
+from usersync_cli.load.deletes import guard, proof
+from usersync_cli.load.deletes.guard import Sweep
+from usersync_cli.load.deletes.proof import DeleteVerdict
 from usersync_cli.model import Step
 from usersync_cli.ports import OutboundPlan, OutboundTarget, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
@@ -118,7 +118,7 @@ class AccountDeletes:
             self._tx.execute("INSERT INTO pg_temp.usersync_gone SELECT unnest(%s::text[]), false", (list(keys),))
 
     def _proved(self, *, known: bool) -> Collection[str] | None:
-        """The accounts of people who have left for sure (`load.proof`); None for all of them.
+        """The accounts of people who have left for sure (`load.deletes.proof`); None for all of them.
 
         This step does not remember its listings, so a second one that lacks them can't prove it. Raises ConfigError where
         nothing else can.

@@ -17,7 +17,8 @@ from usersync_cli.clients.postgres.connections import Connection, connect, rollb
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import PartialError, UsersyncError, status_of, worst
-from usersync_cli.load import guard, writers
+from usersync_cli.load import writers
+from usersync_cli.load.deletes import guard
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Step

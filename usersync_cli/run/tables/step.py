@@ -16,9 +16,10 @@ from usersync_cli.clients.postgres.connections import Connection, connect, rollb
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
-from usersync_cli.load import deletes, guard, stage, writers
+from usersync_cli.load import deletes, stage, writers
 from usersync_cli.load.binding import Own, bind
-from usersync_cli.load.compare import WithoutKey
+from usersync_cli.load.deletes import guard
+from usersync_cli.load.merge.compare import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
 from usersync_cli.model import Desired, Step

@@ -13,8 +13,8 @@ from psycopg import sql
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, statements
-from usersync_cli.load import guard
-from usersync_cli.load.guard import GONE, Sweep
+from usersync_cli.load.deletes import guard
+from usersync_cli.load.deletes.guard import GONE, Sweep
 from usersync_cli.load.known import BURIED, Departure, Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 

@@ -18,10 +18,10 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import GuardRefused
-from usersync_cli.load import proof
-from usersync_cli.load.compare import Outcome
+from usersync_cli.load.deletes import proof
+from usersync_cli.load.deletes.proof import Guard
 from usersync_cli.load.merge import Merge, key_text
-from usersync_cli.load.proof import Guard
+from usersync_cli.load.merge.compare import Outcome
 from usersync_cli.model import Load
 from usersync_cli.state import approvals, readings
 from usersync_cli.state.readings import Memory, Scope
@@ -69,7 +69,7 @@ class Sweep:
 
     @property
     def goes(self) -> sql.Composable:
-        """A condition on g, a row of GONE: whether it goes in this run (`load.proof`). It means the same under every search path."""
+        """A condition on g, a row of GONE: whether it goes in this run (`proof`). It means the same under every search path."""
         refused = self.refusal is not None
         if self.approval is not None and not proof.goes(Guard(refused=refused, listed=False)):
             return sql.SQL(
@@ -83,7 +83,7 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
     """Find the candidates of a step of tables and judge them. `unknown` records were set aside without a key: each may be a candidate.
 
     When the rows that were read are exactly those that were seen before, nobody has left, and `seen` is not even read. Tables
-    are read in one snapshot, so that what a reading lacks is proven (`load.proof`).
+    are read in one snapshot, so that what a reading lacks is proven (`load.deletes.proof`).
     """
     memory = readings.remember(tx, scope)
     found = Sweep(scope, load, memory, outcome.distinct, outcome.inserted)

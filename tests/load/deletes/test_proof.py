@@ -1,4 +1,4 @@
-"""Whether a row may go: the table of load/proof.py, and that the guard's SQL follows it."""
+"""Whether a row may go: the table of load/deletes/proof.py, and that the guard's SQL follows it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from psycopg import sql
 from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import GuardRefused
-from usersync_cli.load import proof
-from usersync_cli.load.guard import GONE, Sweep
-from usersync_cli.load.proof import DeleteVerdict, Evidence, Guard
+from usersync_cli.load.deletes import proof
+from usersync_cli.load.deletes.guard import GONE, Sweep
+from usersync_cli.load.deletes.proof import DeleteVerdict, Evidence, Guard
 from usersync_cli.model import Database
 from usersync_cli.ports import OneMoment, TellsWhoIsGone
 from usersync_cli.signals import Stop

@@ -1,6 +1,8 @@
 """Rows that have left the source: deleted or marked, as far as the guard lets them go, and forgotten.
 
-The rows are in GONE (`load.guard`). For tables, this is also where the keys of the rows that stay are remembered.
+`candidates` are the records of a stream whose rows may go, `proof` says whether a record has left its source, and `guard`
+whether so many rows may be removed. Rows that go are in GONE (`guard`), and are removed here. For tables, this is also where
+the keys of the rows that stay are remembered.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import VerificationFailed
-from usersync_cli.load.guard import GONE, Sweep, note, settle
+from usersync_cli.load.deletes.guard import GONE, Sweep, note, settle
 from usersync_cli.load.merge import CHANGES, Merge, key_text, texts
 from usersync_cli.model import Load
 from usersync_cli.state import approvals, readings

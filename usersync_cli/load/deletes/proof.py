@@ -1,7 +1,7 @@
 """Whether a row may go because its record has left the source: one table, without a database.
 
 A complete listing that lacks a record is not yet a proof: a record may have moved between two pages. `verdict` is the table.
-The first half of it is the proof, the second the guard's (`load.guard` finds out whether it refuses).
+The first half of it is the proof, the second the guard's (`load.deletes.guard` finds out whether it refuses).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Loads a table of the target database: an empty one the fast way, any other by comparing and writing the rows that differ."""
+"""Loads a table of the target database: an empty one the fast way, any other by comparing and writing the rows that differ.
+
+`fit` says whether a step fits its table, and `create` makes one.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, type_name
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import Drift, VerificationFailed
-from usersync_cli.load import compare, deletes, stage
-from usersync_cli.load import write as writing
-from usersync_cli.load.compare import Outcome
-from usersync_cli.load.create import NewTable
-from usersync_cli.load.fit import columns_of, fit, is_text
-from usersync_cli.load.guard import Sweep
-from usersync_cli.load.merge import Merge
+from usersync_cli.load import deletes, stage
+from usersync_cli.load.deletes.guard import Sweep
+from usersync_cli.load.merge import Merge, compare
+from usersync_cli.load.merge import write as writing
+from usersync_cli.load.merge.compare import Outcome
+from usersync_cli.load.table.create import NewTable
+from usersync_cli.load.table.fit import columns_of, fit, is_text
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:

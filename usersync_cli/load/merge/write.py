@@ -10,8 +10,8 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import VerificationFailed
-from usersync_cli.load.compare import Outcome
 from usersync_cli.load.merge import CHANGES, Merge
+from usersync_cli.load.merge.compare import Outcome
 
 
 def write(tx: Connection, merge: Merge, outcome: Outcome, *, vacated: bool = False) -> None:

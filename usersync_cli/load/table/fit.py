@@ -27,8 +27,8 @@ from usersync_cli.clients.postgres.sql import identifier, type_name
 from usersync_cli.clients.postgres.transactions import schemas
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.load import stage
-from usersync_cli.load.create import MARK, NewTable, quoted, shown
 from usersync_cli.load.merge import Field, Merge
+from usersync_cli.load.table.create import MARK, NewTable, quoted, shown
 from usersync_cli.model import OWN_SCHEMA, Column, Desired, Load
 
 STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")

@@ -14,8 +14,8 @@ from tests.simple_job import PERSON, Job, execute
 from usersync_cli.clients.postgres.connections import connect
 from usersync_cli.config.jobs import Load
 from usersync_cli.errors import Conflict, Drift, NotFound, UsersyncError
-from usersync_cli.load import guard
-from usersync_cli.load.guard import Sweep
+from usersync_cli.load.deletes import guard
+from usersync_cli.load.deletes.guard import Sweep
 from usersync_cli.state import ledger
 from usersync_cli.state.readings import Memory, Scope
 
