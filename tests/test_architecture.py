@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layers import ROOMS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "usersync_cli"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -38,11 +40,13 @@ def stations(text: str) -> Iterator[tuple[str, str]]:
 
 
 def defined(file: str) -> set[str]:
-    """Functions, classes, and methods as `Class.method`, of a module."""
+    """Functions, classes, constants, and methods as `Class.method`, of a module."""
     found = set()
     for node in ast.parse((PACKAGE / file).read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            found |= {target.id for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(target, ast.Name)}
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
     return found
@@ -83,3 +87,18 @@ def test_a_drawing_that_github_shows() -> None:
     (drawing,) = re.findall(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)
 
     assert set(re.findall(r"<b>(\w+)/</b>", drawing)) == {room for room in rooms() if room and "/" not in room}
+
+
+def test_the_arrows_of_the_drawing_are_those_of_the_code() -> None:
+    """
+    Each arrow between two rooms is an import that the table of rooms allows, and each allowed import is an arrow, or several in a row.
+    """
+    allowed = {(own.partition("/")[0], other.partition("/")[0]) for own, others in ROOMS.items() for other in others}
+    allowed = {(own, other) for own, other in allowed if own not in (other, "__main__")}
+    drawn = set(re.findall(r"^ +(\w+)\S*.* --> (\w+)", PAGE, re.MULTILINE))
+    reached = set(drawn)
+    while more := {(a, d) for a, b in reached for c, d in drawn if b == c} - reached:
+        reached |= more
+
+    assert set() == {(own, other) for own, other in drawn if other != "words"} - allowed
+    assert set() == allowed - reached

@@ -1,6 +1,7 @@
 """The finder of bad records: of many records that a statement can't take, the server only says that one is bad.
 
-Tables and documents use the same three ways, in this order, each where the one before finds nobody:
+Tables use three ways in this order, each where the one before finds nobody. For documents, a page is written first; where the table
+refuses it, its constraints are looked at before records are cast one by one:
 
 1. **Casting.** The transform, and the casts to the types of the table, are tried record by record inside the server: `extracts` of
    a step of tables, a `page` of documents.
