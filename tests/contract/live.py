@@ -28,6 +28,11 @@ README = {"sources": "club", "targets": "directory"}  # what their READMEs show
 NAMES = [*source_types(), README["sources"]]
 
 
+def written(write: Callable[..., Any], /, *args: Any, **more: Any) -> Any:
+    """The door of a run for what stays (`StepContext.keep`)."""
+    return write(*args, **more)
+
+
 @dataclass(frozen=True)
 class LiveServer:
     """What only a source has that connects to something."""

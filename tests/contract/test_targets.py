@@ -17,6 +17,7 @@ from usersync_cli.config.registry import target_port, target_types
 from usersync_cli.errors import Drift
 from usersync_cli.model import Change, Counts
 from usersync_cli.ports import OutboundTarget, Tools
+from usersync_cli.run.checkpoint import Preview
 from usersync_cli.signals import Stop
 from usersync_cli.state.outbox import StepContext, StepScope
 
@@ -252,7 +253,7 @@ def test_opening_it_contacts_nothing(request: pytest.FixtureRequest, name: str) 
     """
     live: LiveOutbound = sample("targets", name).live(request)
     before = live.fingerprint(), live.written(live.begin())
-    context = StepContext(StepScope("contract", "people", 0), Stop())
+    context = StepContext(StepScope("contract", "people", 0), Stop(), Preview().keep)
     tools = Tools("contract", Stop(), lambda *_: pytest.fail("no database is asked for"))
 
     with target_port(name).opened(name, live.settings, context, tools) as target:

@@ -191,7 +191,7 @@ def _outbound(step: Step, tx: Connection, context: RunContext) -> Iterator[Findi
                 yield Finding(f"step {step.name}: transform", error)
             finally:
                 rollback(tx)
-        step_context = StepContext(StepScope(context.tools.job, step.name, 0), context.tools.stop)
+        step_context = StepContext(StepScope(context.tools.job, step.name, 0), context.tools.stop, Preview().keep)
         what = f"step {step.name}: target {step.load.target}"
         try:
             for said, problem in stack.enter_context(context.targets[step.load.target](step_context, context.tools)).look():

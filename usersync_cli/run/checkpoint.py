@@ -2,7 +2,7 @@
 
 A step does the same in a run and in a dry run: it reads, stages, compares, and does not ask which of the two it is in. What is
 to stay goes through `keep`, what a dry run finds out by looking instead of writing goes through `foresee`. A target outside
-PostgreSQL gets no checkpoint: `run_id` is 0 for it in a dry run, whose plan is rolled back and never applied.
+PostgreSQL is given the first of these doors (`StepContext.keep`).
 """
 
 from __future__ import annotations

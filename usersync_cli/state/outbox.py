@@ -11,11 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.signals import Stop
 from usersync_cli.state.ledger import may_read
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 KEPT = timedelta(days=30)  # what an intent wanted, after its end
 BATCH = 200
@@ -40,12 +43,19 @@ class Living:
     jobs: Collection[str] | None = None  # None: not known, so each job that was ever run counts
 
 
+class Keep(Protocol):
+    """The door for what stays: calls `write` in a run, and nothing in a dry run (`run/checkpoint.py`)."""
+
+    def __call__(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None: ...
+
+
 @dataclass(frozen=True)
 class StepContext:
     """What a target outside PostgreSQL is given by one step of one run."""
 
     scope: StepScope
     stop: Stop
+    keep: Keep  # whatever a plan leaves behind in usersync's tables goes through it
     living: Living = field(default_factory=Living)
     check: Callable[[], None] = lambda: None  # raises when the job is not ours any more
     # Counts people whose calls have ended, and refusals by (reason, detail). Raises Drift when too many were refused.

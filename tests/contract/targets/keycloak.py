@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from tests import servers
-from tests.contract.live import LiveOutbound
+from tests.contract.live import LiveOutbound, written
 from tests.keycloak_server import Bank, Front, NewBank
 from tests.simple_job import execute
 from usersync_cli.clients.postgres.connections import Connection, connect
@@ -41,7 +41,7 @@ def live(request: pytest.FixtureRequest) -> LiveOutbound:
         settings = settings_of(of)
         opened = realm("keycloak", settings, Stop())
         request.addfinalizer(opened.close)
-        return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop()))
+        return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop(), written))
 
     def transaction() -> Connection:
         tx = connect(database, job="contract", read_write=True)

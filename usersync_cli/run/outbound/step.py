@@ -73,6 +73,7 @@ class OutboundStep:
         step_context = StepContext(
             self._scope,
             self._context.tools.stop,
+            self._checkpoint.keep,
             living=Living([step.name for step in self._context.steps], self._context.jobs),
             check=self._checkpoint.check,
             judge=Limits(self._step.name).count,

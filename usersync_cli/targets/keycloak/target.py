@@ -77,8 +77,7 @@ class Target(OutboundTarget[AccountPlan]):
         if obstacle:
             held = differences.hold_back(tx)
         counts = summary.count(tx, read - held, distinct - held)  # before calls are planned again that an earlier run did not end
-        if scope.run_id:
-            _write_down(tx, scope)
+        self.context.keep(_write_down, tx, scope)
         return AccountPlan(
             self.name,
             counts,
@@ -164,9 +163,8 @@ class Target(OutboundTarget[AccountPlan]):
         return deletes.leaving(tx, known=known)
 
     def disable(self, tx: Connection, plan: AccountPlan, *, known: bool) -> None:
-        deletes.disable(tx, vars(plan.scope), known=known)
-        if plan.scope.run_id:
-            outbox.write(tx, plan.scope)
+        deletes.disable(tx, known=known)
+        self.context.keep(_write_down_disabled, tx, plan.scope)
 
     def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
         for action, key, before, after, reason in summary.changes(tx):
@@ -208,6 +206,12 @@ class Target(OutboundTarget[AccountPlan]):
         if plan.lacking_roles or plan.lacking_groups:
             plan.roles = {str(role["name"]): role for role in self.realm.roles()}
             plan.groups = self.realm.group_ids(self.settings.managed_groups)
+
+
+def _write_down_disabled(tx: Connection, scope: StepScope) -> None:
+    """Write down the calls that disable accounts, and that we disable them."""
+    deletes.note_disabled(tx, vars(scope))
+    outbox.write(tx, scope)
 
 
 def _write_down(tx: Connection, scope: StepScope) -> None:

@@ -52,12 +52,15 @@ def leaving(tx: Connection, *, known: bool) -> tuple[int, int]:
     return candidates, of
 
 
-def disable(tx: Connection, values: Mapping[str, Any], *, known: bool) -> None:
-    """Plan that the accounts on `usersync_gone` are disabled, and remember that we disable them."""
+def disable(tx: Connection, *, known: bool) -> None:
+    """Plan that the accounts on `usersync_gone` are disabled."""
     tx.execute(_SQL["disable"], {"known": known})
-    if values["run_id"]:
-        tx.execute(_SQL["note_disabled"], values)
-        tx.execute(_SQL["meet_again"], {**values, "still": STILL_ENABLED})
+
+
+def note_disabled(tx: Connection, values: Mapping[str, Any]) -> None:
+    """Remember that we disable them."""
+    tx.execute(_SQL["note_disabled"], values)
+    tx.execute(_SQL["meet_again"], {**values, "still": STILL_ENABLED})
 
 
 def sign_out(tx: Connection, values: Mapping[str, Any]) -> None:
