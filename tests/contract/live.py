@@ -85,6 +85,7 @@ class LiveOutbound(LiveTarget):
 
     settings: Any  # of the target, as its PORT has them
     enabled: Callable[[], Sequence[int]]  # ids of the accounts that their people can use
+    preview: Callable[[], Any]  # the target as a dry run has it: what it keeps is not written
 
 
 @cache

@@ -301,6 +301,20 @@ def test_gone_is_disabled_and_nobody_else(outbound: LiveOutbound, later: Later) 
     assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(outbound.rows())
 
 
+def test_a_preview_keeps_nothing(outbound: LiveOutbound) -> None:
+    """
+    What a plan leaves behind goes through the step's door: in a dry run no table of usersync has a new row, not even for a while.
+    """
+    target, tx = outbound.preview(), outbound.begin()
+    plan = target.plan(outbound.desired(tx, AFTER), tx)
+    gone(tx)
+    for known in (True, False):
+        target.disable(tx, plan, known=known)
+
+    assert [(0,), (0,)] == tx.execute("SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts").fetchall()
+    tx.execute("ROLLBACK")
+
+
 def test_whom_the_guard_keeps_stays_enabled(outbound: LiveOutbound, later: Later) -> None:
     """
     An account that is leaving and is not on `usersync_gone` is left as it is.

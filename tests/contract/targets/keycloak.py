@@ -17,8 +17,9 @@ from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.load import stage
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Column, Database, Desired
+from usersync_cli.run.checkpoint import Preview
 from usersync_cli.signals import Stop
-from usersync_cli.state.outbox import StepContext, StepScope
+from usersync_cli.state.outbox import Keep, StepContext, StepScope
 from usersync_cli.targets.keycloak.settings import Settings
 from usersync_cli.targets.keycloak.target import Target, realm
 
@@ -37,11 +38,11 @@ def live(request: pytest.FixtureRequest) -> LiveOutbound:
         own = {"url": front.url, "realm": one.name, "client_id": one.client_id, "client_secret": one.client_secret}
         return Settings.model_validate({"type": "keycloak", "roles": {}, "groups": {}, **own})
 
-    def target(of: Bank) -> Target:
+    def target(of: Bank, keep: Keep = written) -> Target:
         settings = settings_of(of)
         opened = realm("keycloak", settings, Stop())
         request.addfinalizer(opened.close)
-        return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop(), written))
+        return Target("keycloak", settings, opened, StepContext(StepScope("contract", "people", 1), Stop(), keep))
 
     def transaction() -> Connection:
         tx = connect(database, job="contract", read_write=True)
@@ -69,6 +70,7 @@ def live(request: pytest.FixtureRequest) -> LiveOutbound:
         enabled=lambda: sorted(int(user["attributes"]["usersync_id"][0]) for user in bank.people().values() if user["enabled"]),
         in_checkpoint=False,
         target=lambda: target(bank),
+        preview=lambda: target(bank, Preview().keep),
         misfit=lambda: target(new_bank(declared=())),
         begin=transaction,
         desired=desired,
