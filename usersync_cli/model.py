@@ -47,11 +47,19 @@ class Stream:
     as_text: bool = False  # of a SQL source: another way than a run's, so that a mistake on that way does not hide itself
     # Of documents, the keys that an interrupted complete listing had, page by page, when `since` goes on with it.
     listed: Callable[[], Iterable[Sequence[str]]] = field(default=tuple, repr=False, compare=False)
+    # For a session that follows a log: a complete listing is wanted, although `since` has the place in the log.
+    full: bool = field(default=False, compare=False)
+    # For a session that follows a log: keys of a few records whose rows the target holds, to ask whether they are known at all.
+    held: Callable[[], Sequence[str]] = field(default=tuple, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One document: its key, its own bytes, its version and whether the source says it is deleted."""
+    """One document: its key, its own bytes, its version and whether the source says it is deleted.
+
+    Of two documents of one key the one with the newer version counts. At the same version the one with the later `as_of` counts;
+    where either has none, the one that comes later.
+    """
 
     stream: str
     key: str
@@ -61,6 +69,8 @@ class Record:
     problem: str = ""  # why it can't be loaded, where the source sees that itself: not_json, not_an_object, no_key
     settled: bool = True  # False: so young that its document may still change without its version; it is fetched again next time
     whole: bool = False  # True: it is loaded, and its whole document read, also when its listing is the one that we know
+    as_of: str | None = None  # ISO 8601: when the source said this; of a deleted record, when it was deleted
+    partial: bool = False  # its document may lack fields that a listing has: what is known of those stays (`ports.FollowsLog`)
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,10 @@ class Page:
     content: Documents | Copy
     cursor: Cursor  # all that is needed to resume after this page, inside a full sweep too
     complete: bool  # the last page of a full listing of its streams
-    streams: Sequence[str] = ()  # whom cursor, sweep and complete speak of; of a Copy its own
+    streams: Sequence[str] = ()  # whom cursor, sweep and complete speak of; of a Copy its own. `ReadsTogether`: the cursor is everybody's
     sweep: str = ""  # names the full listing that this page is part of, also where another run goes on with it; "": only changes
     after_details: Callable[[], Cursor] | None = None  # gives the cursor instead, where it depends on what `details` gave
+    overrules: str = ""  # ISO 8601: what was known as of an earlier moment does not make its records stale, however new its version
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,28 @@ class OneMoment:
 class ReadsTogether:
     """A session where one poll feeds all streams, so that they begin, fail and advance together.
 
-    Without this ability each stream is read by itself, and may fail by itself.
+    Each page's cursor is stored for every stream that was asked for; `Page.streams` are those that its records, `sweep` and
+    `complete` are about. Without this ability each stream is read by itself, and may fail by itself.
     """
+
+
+class FollowsLog(ReadsTogether, ABC):
+    """A session whose cursor is a place in a log of changes (events), besides complete listings.
+
+    `since` has the stored cursor of each stream also where everything is wanted again; `Stream.full` says so. Cursors of several
+    streams may differ, where one was read alone, or was added: the older place is right for all, since what comes again is stale.
+    Changes carry `Record.as_of`. A change may have less in its document than a listing (`Record.partial`): the engine remembers
+    what only listings have, and adds it. When a complete listing differs from the rows that the log has led to, that is drift, and
+    is reported.
+    """
+
+    @abstractmethod
+    def told(self, stream: str) -> Collection[str]:
+        """The top-level fields of a stream's documents that every change carries, and that never change without one.
+
+        Only these are looked at for drift; all others of a whole document are remembered for partial ones. Empty: the stream has
+        no listing, so that nothing is remembered or compared.
+        """
 
 
 class NumbersVersions(ABC):
@@ -197,6 +217,14 @@ class BringsDefinition(BringsTransform):
     @abstractmethod
     def definition(self, stream: str) -> str:
         """The columns of a new table for what `transform` gives, without its key, as CREATE TABLE has them."""
+
+
+class BringsComments(ABC):
+    """A source that has something to say about columns of a new table, which people read where they look at the table."""
+
+    @abstractmethod
+    def comments(self, stream: str) -> Mapping[str, str]:
+        """What COMMENT ON COLUMN says of columns that `transform` gives, by column; a table that is there keeps its own."""
 
 
 class BringsAccounts(ABC):

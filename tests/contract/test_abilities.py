@@ -28,9 +28,9 @@ SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
 SOURCES = (ports.Source, ports.TabularSource, ports.DocumentSource)
 OF_SESSIONS = (
     *(ports.RunsSql, ports.HadOtherNames, ports.OneMoment, ports.ReadsTogether, ports.NumbersVersions, ports.HasDetails),
-    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut),
+    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut, ports.FollowsLog),
 )
-OF_SOURCES = (ports.BringsTransform, ports.BringsDefinition, ports.BringsAccounts, ports.SaysWhatItReads)
+OF_SOURCES = (ports.BringsTransform, ports.BringsDefinition, ports.BringsComments, ports.BringsAccounts, ports.SaysWhatItReads)
 
 Make = Callable[[Any], AbstractContextManager[Any]]
 
@@ -204,9 +204,10 @@ def test_a_listing_of_one_moment_lacks_nobody_who_was_there(live: LiveSource, se
 
 
 def refuse_mixed_pages(session: Any, pages: Iterator[Page], asked: Sequence[str]) -> None:
-    """Where streams are read together, each page speaks of all of them; otherwise of one."""
+    """Where streams are read together, a page speaks of some of them or all; otherwise of one."""
     for page in pages:
-        assert [*page.streams] == [*asked] if isinstance(session, ports.ReadsTogether) else len(page.streams) == 1
+        assert {*page.streams} <= {*asked}
+        assert page.streams if isinstance(session, ports.ReadsTogether) else len(page.streams) == 1
 
 
 def test_streams_that_come_together_share_their_pages(live: LiveSource, session: Any, *, tabular: bool) -> None:
@@ -220,7 +221,7 @@ def test_streams_that_come_together_share_their_pages(live: LiveSource, session:
 @pytest.mark.parametrize("together", [False, True])
 def test_the_check_of_pages_can_fail(*, together: bool) -> None:
     """
-    It finds a page of the other kind.
+    It finds a page of a stream that nobody asked for, and one of several streams where each is read by itself.
     """
     streams = [Stream("people"), Stream("others")]
 
@@ -231,8 +232,9 @@ def test_the_check_of_pages_can_fail(*, together: bool) -> None:
 
     session, good = pages(together=together)
     refuse_mixed_pages(session, good, ["people", "others"])
+    asked = ["people"] if together else ["people", "others"]
     with pytest.raises(AssertionError):
-        refuse_mixed_pages(session, pages(together=not together)[1], ["people", "others"])
+        refuse_mixed_pages(session, pages(together=True)[1], asked)
 
 
 def test_versions_are_numbers_or_times(live: LiveSource, session: Any, *, tabular: bool) -> None:

@@ -142,7 +142,7 @@ def contents(connection: psycopg.Connection) -> dict[str, list[tuple[Any, ...]]]
     }
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("revision", [one for one in REVISIONS if one < "0012"])
 def test_known_records_of_each_earlier_version_stay_known(database: Database, connection: psycopg.Connection, revision: str) -> None:
     """
     Up, what was said in `held` and `missing` is said in words; down again, all tables hold what they held.
