@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.log_source import LogSource
 from tests.simple_job import execute
 from usersync_cli.config.jobs import Job
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
@@ -134,7 +135,7 @@ def people(*numbers: int) -> list[dict[str, Any]]:
 class Sync:
     """Job `sync` of one step: streams of `source` into tables of their names."""
 
-    source: ListSource
+    source: ListSource | LogSource
     target: Database
     load: dict[str, Any] = field(default_factory=dict)
     transform: str | None = TRANSFORM

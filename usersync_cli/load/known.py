@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.arrays import Blobs, texts
+from usersync_cli.clients.postgres.arrays import Blobs, Texts, texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import statements
 from usersync_cli.load.merge import Merge, key_text
@@ -54,6 +54,7 @@ class Met:
     missing: int = 0  # complete listings, one after the other, that lacked it
     reject: str | None = None  # waiting, dropped
     passed: bool = False  # another record of the same key, later in the listing, counts instead
+    rest: str | None = None  # a JSON object: fields of its last whole document that partial ones may lack
 
     @property
     def known(self) -> bool:
@@ -77,7 +78,17 @@ class Note(NamedTuple):
     listed: bytes | None  # hash of what was listed; None: it counts as changed the next time
     status: Status
     held: bytes | None = None  # hash of the document that its row is of
-    version: str | None = None  # None leaves the one that is known
+    version: str | None = None  # None leaves the one that is known, as with the next two
+    as_of: str | None = None
+    rest: str | None = None
+
+
+class Gone(NamedTuple):
+    """A record that is gone: the version from which on older news of it is stale, and when it went, as the source says."""
+
+    key: str
+    version: str | None = None
+    as_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,22 +168,25 @@ class Known:
             version=sql.SQL("version_number" if self.numbered else "version_at"), type=sql.SQL(self.version_type), **more
         )
 
-    def look_up(
+    def look_up(  # noqa: PLR0913  what came, column by column
         self,
         connection: Connection,
         keys: Sequence[str],
         hashes: Sequence[bytes],
         versions: Sequence[str | None],
+        as_of: Sequence[str | None] = (),
         *,
         listing: bool = False,
+        overrules: str = "",
     ) -> dict[int, Met]:
         """What is known of these records, by position; nothing of those that are known, unchanged, and in the target (UNCHANGED).
 
-        `listing`: they are of a complete listing.
+        `listing`: they are of a complete listing, which `overrules` what was known as of an earlier moment.
         """
-        values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), **vars(self.scope)}
-        values |= {"stream_id": self.memory.id, "listing": listing}
-        statement = self._typed("look_up", rank=sql.SQL("1" if len(set(keys)) == len(keys) else _SQL["rank"]))
+        values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), "as_of": texts(as_of), **vars(self.scope)}
+        values |= {"stream_id": self.memory.id, "listing": listing, "overrules": overrules or None}
+        rank = sql.SQL("1" if len(set(keys)) == len(keys) else _SQL["rank"])
+        statement = self._typed("look_up", rank=rank, stale=self._typed("stale"))
         return {row[0]: Met(*row[1:]) for row in connection.execute(statement, values).fetchall()}
 
     def known_as(self, connection: Connection, rows: Sequence[str]) -> dict[str, str]:
@@ -207,10 +221,11 @@ class Known:
 
     def note(self, tx: Connection, notes: Sequence[Note]) -> None:
         """Remember these records, which are at the source."""
-        keys, listed, statuses, held, versions = zip(*notes, strict=True)
+        keys, listed, statuses, held, versions, as_of, rest = zip(*notes, strict=True)
         values = {
             "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "statuses": texts(statuses), "held": Blobs(held),
-            "versions": texts(versions), "sweep": self.sweep.id if self.sweep else None, "most": PASSED,
+            "versions": texts(versions), "as_of": texts(as_of), "rest": texts(rest), "sweep": self.sweep.id if self.sweep else None,
+            "most": PASSED,
         }  # fmt: skip
         tx.execute(self._typed("note"), values)
 
@@ -222,14 +237,17 @@ class Known:
         """Forget what was listed of records whose documents could not be had, so that they are fetched the next time."""
         tx.execute("UPDATE usersync.seen SET listed = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(keys)))
 
-    def told(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None], how: Departure = TOLD) -> None:
+    def told(self, tx: Connection, gone: Sequence[Gone], how: Departure = TOLD) -> None:
         """Remember that the source reports these as gone, or that the transform leaves them out (`how`): their rows may go."""
-        tx.execute(self._typed("told"), {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "told": how})
+        tx.execute(self._typed("told"), {"stream": self.memory.id, "told": how, **_arrays(gone)})
 
-    def bury(self, tx: Connection, keys: Sequence[str], versions: Sequence[str | None]) -> None:
+    def bury(self, tx: Connection, gone: Sequence[Gone]) -> None:
         """Remember the versions of records that are gone and have no row that could go now: older news of them does not make one."""
-        values = {"stream": self.memory.id, "keys": texts(keys), "versions": texts(versions), "long": BURIED}
-        tx.execute(self._typed("bury"), values)
+        tx.execute(self._typed("bury"), {"stream": self.memory.id, "long": BURIED, **_arrays(gone)})
+
+    def some(self, connection: Connection, number: int = 3) -> list[str]:
+        """The keys of a few records whose rows the target holds, to ask the source whether it knows them at all."""
+        return [key for (key,) in connection.execute(_SQL["some"], (self.memory.id, number)).fetchall()]
 
     def look_again(self, tx: Connection, keys: Collection[str]) -> None:
         """Let the next listing decide anew about keys of which this one had only records that it had passed over before."""
@@ -304,6 +322,11 @@ class Known:
             readings.accept(tx, self.scope, self.memory.id)
         previous = self.sweep.records if outcome in ("ok", "approved") else self.memory.previous
         return replace(self, sweep=None, memory=replace(self.memory, previous=previous, adopted=self.memory.adopted or adopted))
+
+
+def _arrays(gone: Sequence[Gone]) -> dict[str, Texts]:
+    keys, versions, as_of = zip(*gone, strict=True)
+    return {"keys": texts(keys), "versions": texts(versions), "as_of": texts(as_of)}
 
 
 @lru_cache

@@ -22,30 +22,39 @@ INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, %(keys)s::text[
 -- For `look_up`, where a page has a key twice.
 row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)
 
+-- name: stale
+-- For `look_up`: something newer is known. What was known before the moment that a listing overrules does not count, however new its
+-- version. At one version, the source's own time decides; what it reports as deleted does not come back at the very same moment.
+(p.version < s.{version} AND (s.as_of < %(overrules)s::timestamptz) IS NOT TRUE
+ OR p.version = s.{version} AND (p.as_of < s.as_of OR p.as_of = s.as_of AND (s.status = 'removed' OR s.departure = 'told') IS TRUE)) IS TRUE
+
 -- name: look_up
 -- A record that is known, unchanged and in the target has no row here: an unchanged page gives none. LATERAL with LIMIT: each key
 -- is looked up in the index. A table that grows page by page has no statistics, and joined as usual it is read whole each time.
-SELECT p.ord - 1, p.rank > 1, (p.version < s.{version}) IS TRUE, (s.listed = p.hash) IS TRUE, s.status, s.held, s.departure,
-       COALESCE(s.missing, 0), r.status, %(listing)s AND (p.hash = ANY(s.passed)) IS TRUE AND (p.version > s.{version}) IS NOT TRUE
-  FROM (SELECT ord, key, hash, version, {rank} AS rank
-          FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[]) WITH ORDINALITY AS g(key, hash, version, ord)) AS p
+SELECT p.ord - 1, p.rank > 1, {stale}, (s.listed = p.hash) IS TRUE, s.status, s.held, s.departure,
+       COALESCE(s.missing, 0), r.status, %(listing)s AND (p.hash = ANY(s.passed)) IS TRUE AND (p.version > s.{version}) IS NOT TRUE, s.rest
+  FROM (SELECT ord, key, hash, version, as_of, {rank} AS rank
+          FROM unnest(%(keys)s::text[], %(hashes)s::bytea[], %(versions)s::{type}[], %(as_of)s::timestamptz[])
+               WITH ORDINALITY AS g(key, hash, version, as_of, ord)) AS p
   LEFT JOIN LATERAL (SELECT * FROM usersync.seen AS s WHERE s.stream_id = %(stream_id)s AND s.key = p.key COLLATE "C" LIMIT 1) AS s ON true
   LEFT JOIN LATERAL (
        SELECT r.status FROM usersync.rejects AS r
         WHERE s.status = 'rejected' AND r.job = %(job)s AND r.step = %(step)s AND r.stream = %(stream)s AND r.key = s.key LIMIT 1
   ) AS r ON true
  WHERE (p.rank = 1 AND s.listed = p.hash AND s.held IS NOT NULL AND s.missing = 0 AND s.departure IS NULL
-        AND (p.version < s.{version}) IS NOT TRUE) IS NOT TRUE
+        AND NOT {stale}) IS NOT TRUE
 
 -- name: note
 -- What a listing had before of the same key, it has passed over when something else comes later.
-INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, sweep_id)
+INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, as_of, rest, sweep_id)
 SELECT %(stream)s, g.*, %(sweep)s
-  FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(statuses)s::text[], %(held)s::bytea[], %(versions)s::{type}[])
-       AS g(key, listed, status, held, version) ORDER BY key COLLATE "C"
+  FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(statuses)s::text[], %(held)s::bytea[], %(versions)s::{type}[],
+              %(as_of)s::timestamptz[], %(rest)s::text[])
+       AS g(key, listed, status, held, version, as_of, rest) ORDER BY key COLLATE "C"
 ON CONFLICT (stream_id, key) DO UPDATE
    SET listed = excluded.listed, status = excluded.status, held = excluded.held, missing = 0, departure = NULL,
-       {version} = COALESCE(excluded.{version}, s.{version}), sweep_id = excluded.sweep_id,
+       {version} = COALESCE(excluded.{version}, s.{version}), as_of = COALESCE(excluded.as_of, s.as_of),
+       rest = COALESCE(excluded.rest, s.rest), sweep_id = excluded.sweep_id,
        passed = CASE WHEN s.sweep_id = excluded.sweep_id AND s.listed <> excluded.listed
                      THEN (s.listed || array_remove(s.passed, excluded.listed))[:%(most)s]
                      ELSE array_remove(s.passed, excluded.listed) END
@@ -84,19 +93,25 @@ UPDATE usersync.seen AS s SET row_key = NULLIF(g.row, s.key) FROM unnest(%(keys)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C" AND s.row_key IS DISTINCT FROM NULLIF(g.row, s.key)
 
 -- name: told
-UPDATE usersync.seen AS s SET missing = 0, departure = %(told)s, {version} = COALESCE(g.version, s.{version})
-  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+UPDATE usersync.seen AS s
+   SET missing = 0, departure = %(told)s, {version} = COALESCE(g.version, s.{version}), as_of = COALESCE(g.as_of, s.as_of)
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[], %(as_of)s::timestamptz[]) AS g(key, version, as_of)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
 
 -- name: bury
 -- Reported again, nothing is written, but for a sign of life from time to time.
-INSERT INTO usersync.seen AS s (stream_id, key, status, removed_at, {version})
-SELECT %(stream)s, g.key, 'removed', clock_timestamp(), g.version
-  FROM unnest(%(keys)s::text[], %(versions)s::{type}[]) AS g(key, version)
+INSERT INTO usersync.seen AS s (stream_id, key, status, removed_at, {version}, as_of)
+SELECT %(stream)s, g.key, 'removed', clock_timestamp(), g.version, g.as_of
+  FROM unnest(%(keys)s::text[], %(versions)s::{type}[], %(as_of)s::timestamptz[]) AS g(key, version, as_of)
   LEFT JOIN usersync.seen AS b ON b.stream_id = %(stream)s AND b.key = g.key COLLATE "C"
  WHERE b.key IS NULL OR b.{version} < g.version OR b.removed_at < clock_timestamp() - %(long)s / 2
  ORDER BY g.key COLLATE "C"
-ON CONFLICT (stream_id, key) DO UPDATE SET {version} = GREATEST(s.{version}, excluded.{version}), removed_at = excluded.removed_at
+ON CONFLICT (stream_id, key) DO UPDATE
+   SET {version} = GREATEST(s.{version}, excluded.{version}), as_of = GREATEST(s.as_of, excluded.as_of), removed_at = excluded.removed_at
+
+-- name: some
+-- Some keys, of which nobody knows which: not the oldest, not the newest.
+SELECT key FROM usersync.seen WHERE stream_id = %s AND status = 'loaded' AND departure IS NULL ORDER BY pg_catalog.md5(key) LIMIT %s
 
 -- name: is_known
 status <> 'removed' AND (status <> 'no_row' OR missing <> 0 OR departure IS NOT NULL)

@@ -37,6 +37,8 @@ class Verdict(Enum):
     OWED = "ask again next time: it is at the source, and its document can't be had today"
 
 
+TO_LOAD = (Verdict.LOAD, Verdict.LOAD_AGAIN)
+
 # What each counts as. What is loaded is read, and the rest is counted when its outcome is known; whose row goes is counted there.
 COUNTED: Mapping[Verdict, Counts] = {
     Verdict.DUPLICATE: Counts(read=1, duplicates=1),
@@ -126,6 +128,8 @@ class PageRecord:
     before: Met = UNKNOWN
     verdict: Verdict = Verdict.LOAD
     known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
+    as_of: str | None = None  # when the source said this
+    rest: str | None = None  # a JSON object: what is to be remembered of a whole document, for partial ones
     left_out: bool = False  # the transform gives no row for it
     reject: Reject | None = None
 
@@ -143,7 +147,8 @@ class PageRecord:
     def note(self) -> Note:
         """What is remembered of it, once the page is stored. Of a document that was set aside neither hash nor version is."""
         held = self.hash if self.status == LOADED else None
-        return Note(self.record.key, self.listed, self.status, held, None if self.reject else self.version)
+        version, as_of = (None, None) if self.reject else (self.version, self.as_of)
+        return Note(self.record.key, self.listed, self.status, held, version, as_of, self.rest)
 
 
 @dataclass
@@ -177,7 +182,7 @@ class PagePlan:
 
     @property
     def to_load(self) -> list[PageRecord]:
-        return self.of(Verdict.LOAD, Verdict.LOAD_AGAIN)
+        return self.of(*TO_LOAD)
 
     @property
     def buried(self) -> list[PageRecord]:

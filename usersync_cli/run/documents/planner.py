@@ -13,11 +13,12 @@ from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.errors import Unavailable
 from usersync_cli.load.known import UNCHANGED, UNKNOWN, Met
 from usersync_cli.model import Page, Record
-from usersync_cli.ports import HasDetails, Session
+from usersync_cli.ports import FollowsLog, HasDetails, Session
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, refuse_silence
 from usersync_cli.run.documents.deletes import listed_before
-from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, keys_of, verdict, verdict_of_details
+from usersync_cli.run.documents.page import TO_LOAD, PagePlan, PageRecord, Verdict, keys_of, verdict, verdict_of_details
+from usersync_cli.run.documents.partial import complete, rest_of
 from usersync_cli.run.documents.record import duplicates, read_record
 from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad
 from usersync_cli.state.rejects import Reject
@@ -44,7 +45,7 @@ class Planner:
                 plan.bad.append(one)
             else:
                 plan.records.append(one)
-        self._meet(plan)
+        self._meet(plan, page)
         self._decide(plan)
         if isinstance(self.session, HasDetails) and stream.name in self.session.detailed:
             self._fetch(plan, self.session)
@@ -55,10 +56,13 @@ class Planner:
     def _decide(self, plan: PagePlan) -> None:
         """Give each record its verdict."""
         stream, removes = plan.stream, plan.stream.removes
+        log_ = self.session if isinstance(self.session, FollowsLog) else None
         some = self.options.full or stream.lost_rows > 0  # asked once a page: most runs ask it of no record
         came = self.checkpoint.foresee(_came, plan) or repeat(None)
         for one, before in zip(plan.records, came, strict=False):
             one.verdict = verdict(one.record, one.before, removes=removes, afresh=some and self._afresh(stream, one), came=before)
+            if log_ and one.verdict in TO_LOAD and not one.record.partial:
+                one.rest = rest_of(one.document, log_.told(stream.name))
             _note_passed(stream, one)
 
     def _afresh(self, stream: StreamLoad, one: PageRecord) -> bool:
@@ -67,26 +71,29 @@ class Planner:
 
     # what is known
 
-    def _meet(self, plan: PagePlan) -> None:
+    def _meet(self, plan: PagePlan, page: Page) -> None:
         """Look up what is known of each record."""
         stream, records = plan.stream, plan.records
         met: dict[int, Met] = {}
         if records and stream.known.there:
-            met = self._look_up(plan, records, keys_of(records))
+            met = self._look_up(plan, records, keys_of(records), page.overrules)
         elif records:
             met = duplicates(records, numbered=stream.known.numbered)
         unmentioned = UNCHANGED if stream.known.there else UNKNOWN
         strange = [one.record.key for position, one in enumerate(records) if not met.get(position, unmentioned).known]
         strange += [one.key for one in plan.bad if one.key]
         if strange and not self._are_plain(stream, strange):
-            self._respell(plan, met)
+            self._respell(plan, met, page.overrules)
         for position, one in enumerate(records):
             one.before = met.get(position, unmentioned)
+            if one.record.partial and one.before.rest:
+                complete(one, stream.known)
 
-    def _look_up(self, plan: PagePlan, records: Sequence[PageRecord], keys: Sequence[str]) -> dict[int, Met]:
+    def _look_up(self, plan: PagePlan, records: Sequence[PageRecord], keys: Sequence[str], overrules: str) -> dict[int, Met]:
         """What is known of these records under these keys."""
-        hashes, versions = [one.hash for one in records], [one.version for one in records]
-        return plan.stream.known.look_up(self.connection(), keys, hashes, versions, listing=bool(plan.sweep))
+        hashes, versions, as_of = [one.hash for one in records], [one.version for one in records], [one.as_of for one in records]
+        known, listing = plan.stream.known, bool(plan.sweep)
+        return known.look_up(self.connection(), keys, hashes, versions, as_of if any(as_of) else (), listing=listing, overrules=overrules)
 
     def _are_plain(self, stream: StreamLoad, keys: Sequence[str]) -> bool:
         """Whether none of these keys can be another spelling of one that is known."""
@@ -99,7 +106,7 @@ class Planner:
         """A transaction in which values are written as text as in that of a page."""
         return transaction(self.connection(), **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
 
-    def _respell(self, plan: PagePlan, met: dict[int, Met]) -> None:
+    def _respell(self, plan: PagePlan, met: dict[int, Met], overrules: str) -> None:
         """Find whom the type of the key column calls the same: on this page, in the table, and among those who are remembered."""
         stream, known = plan.stream, plan.stream.known
         keys, tx = keys_of(plan.records), self.connection()
@@ -111,7 +118,7 @@ class Planner:
         before = known.known_as(tx, list(set(plan.rows.values()))) if known.there else {}
         others = {key: before[row] for key, row in plan.rows.items() if before.get(row, key) != key}
         moved = [position for position, key in enumerate(keys) if key in others and position not in twice]
-        again = self._look_up(plan, [plan.records[i] for i in moved], [others[keys[i]] for i in moved]) if moved else {}
+        again = self._look_up(plan, [plan.records[i] for i in moved], [others[keys[i]] for i in moved], overrules) if moved else {}
         for number, position in enumerate(moved):
             met[position] = again.get(number, UNCHANGED)
             plan.records[position].known_as = others[keys[position]]
@@ -124,9 +131,9 @@ class Planner:
 
     def _fetch(self, plan: PagePlan, session: HasDetails) -> None:
         """Fetch the whole documents of those that are to be loaded, where the listing is only part of them."""
-        stream, load = plan.stream, (Verdict.LOAD, Verdict.LOAD_AGAIN)
-        asked = {one.record.key: one for one in plan.records if one.verdict in load}
-        plan.records = [one for one in plan.records if one.verdict not in load]
+        stream = plan.stream
+        asked = {one.record.key: one for one in plan.records if one.verdict in TO_LOAD}
+        plan.records = [one for one in plan.records if one.verdict not in TO_LOAD]
         for record in session.details(stream.name, list(asked)) if asked else ():
             self.check()
             listed = asked.pop(record.key, None)
@@ -170,7 +177,11 @@ class Planner:
 
 def _came(plan: PagePlan) -> list[bool | None]:
     """Whether earlier pages of a dry run had each of these records, and with the same document: see `verdict`."""
-    return [plan.stream.foreseen.came.same(one.record.key, one.hash) for one in plan.records]
+    foreseen = plan.stream.foreseen
+    for one in plan.records:
+        if foreseen.overrules(one.record.key, one.as_of):
+            one.before = replace(one.before, stale=True)
+    return [foreseen.came.same(one.record.key, one.hash) for one in plan.records]
 
 
 def _note_passed(stream: StreamLoad, one: PageRecord) -> None:

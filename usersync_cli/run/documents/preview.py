@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from datetime import datetime
 
 from usersync_cli.load.known import Departure
 
@@ -20,10 +21,20 @@ class Foreseen:
         self.came = Came()
         self.departures: dict[str, Departure] = {}  # by the keys under which records are remembered
         self.records = 0  # of the complete listing under way
+        self._as_of: datetime | None = None  # of the newest whole document that came
 
     def has(self, key: str) -> bool:
         """Whether an earlier page had this record, or reported it as gone."""
         return key in self.came or key in self.departures
+
+    def note(self, as_of: str | None) -> None:
+        """A whole document came, which the source has as of this moment."""
+        if as_of and (self._as_of is None or datetime.fromisoformat(as_of) > self._as_of):
+            self._as_of = datetime.fromisoformat(as_of)
+
+    def overrules(self, key: str, as_of: str | None) -> bool:
+        """Whether an earlier page had this record in a listing that began later than this was said."""
+        return bool(as_of) and self._as_of is not None and datetime.fromisoformat(as_of or "") < self._as_of and key in self.came
 
     def stays(self, key: str) -> bool:
         """Whether an earlier page had this record, so that its row stays."""

@@ -36,11 +36,11 @@ def read_record(record: Record, known: Known, codec: str | None) -> PageRecord |
         return Reject(key, rejects.NOT_JSON, document=record.data)
     if not _can_be_held(document, codec):
         return Reject(key, rejects.UNTRANSLATABLE, document=record.data)
-    version = _version(record.version, numbered=known.numbered)
-    if version == "":
+    version, as_of = _version(record.version, numbered=known.numbered), _version(record.as_of, numbered=False)
+    if "" in {version, as_of}:
         return Reject(key, BAD_VERSION, document=record.data)
     hashed = known.hash(record.data)
-    return PageRecord(record, document, version, hashed if record.settled else None, hashed)
+    return PageRecord(record, document, version, hashed if record.settled else None, hashed, as_of=as_of)
 
 
 def _is_utf8(document: bytes) -> bool:

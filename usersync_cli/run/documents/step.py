@@ -30,8 +30,8 @@ from usersync_cli.load import writers
 from usersync_cli.load.known import Known
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.table import SETTINGS
-from usersync_cli.model import Documents, Page, Record, Step, Stream
-from usersync_cli.ports import LeavesOut, ReadsTogether, Session
+from usersync_cli.model import Counts, Documents, Page, Record, Step, Stream
+from usersync_cli.ports import FollowsLog, LeavesOut, ReadsTogether, Session
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, RunContext, StepResult, StreamResult, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.run.documents.deletes import StreamDeletes
@@ -210,13 +210,15 @@ class Reading:
         """Read these streams from their cursors to the end of what there is."""
         for stream in group:
             self._find_lost(stream)
-        since = {stream.name: stream.stored.value for stream in group if stream.stored and self._resumable(stream)}
-        if len(since) < len(group):
-            since = {}  # what is read together begins together
+        resumed = [stream for stream in group if self._resumable(stream)]
+        follows = isinstance(self._session, FollowsLog)
+        if len(resumed) < len(group) and not follows:
+            resumed = []  # what is read together begins together
         for stream in group:
-            stream.fresh = stream.name not in since
-        asked = [Stream(stream.name, listed=partial(stream.known.listed_so_far, self._tx)) for stream in group]
-        pages = self._session.pages(asked, since)
+            stream.fresh = stream not in resumed
+        known = [stream for stream in group if self._is_of_account(stream)] if follows else resumed
+        since = {stream.name: stream.stored.value for stream in known if stream.stored}
+        pages = self._session.pages([self._asked(stream) for stream in group], since)
         with closing(pages):
             for page in pages:
                 self._check()
@@ -225,10 +227,22 @@ class Reading:
             if not stream.judged and self._deletes.told(stream):
                 self._remove(stream)
 
+    def _asked(self, stream: StreamLoad) -> Stream:
+        """The stream as a session is asked for it."""
+        known = stream.known
+        held = tuple if self._options.accept_account else partial(self._some, known)
+        return Stream(stream.name, listed=partial(known.listed_so_far, self._tx), full=stream.fresh, held=held)
+
+    def _some(self, known: Known) -> Sequence[str]:
+        return known.some(self._tx) if known.memory.id else ()
+
+    def _is_of_account(self, stream: StreamLoad) -> bool:
+        """Whether there is a stored cursor, and it is of the account that is read now."""
+        return stream.stored is not None and stream.stored.account == self._session.account
+
     def _resumable(self, stream: StreamLoad) -> bool:
         """Whether the stored cursor still says what was loaded: same step, same account; and nobody wants everything again."""
-        same = stream.stored is not None and stream.stored.account == self._session.account
-        return same and stream.known.resumable and not self._options.full and not stream.lost_rows
+        return self._is_of_account(stream) and stream.known.resumable and not self._options.full and not stream.lost_rows
 
     def _find_lost(self, stream: StreamLoad) -> None:
         """Find rows that we wrote and that have vanished: by number, and only where there are too few, by key."""
@@ -256,13 +270,22 @@ class Reading:
         odd = {record.stream for record in page.content.records} - {stream.name for stream in mine}
         if odd or len(mine) != len(page.streams):
             raise Drift(f"source {self._extract.source} gave a page of other streams than those that were asked for")
-        plans = []
-        for stream in mine:
-            records = [record for record in page.content.records if record.stream == stream.name]
-            plans.append(self._plan(stream, records, page))
+        of_stream = {stream.name: [record for record in page.content.records if record.stream == stream.name] for stream in mine}
+        silent = self._silent(group, of_stream, page)
+        plans = [self._plan(stream, of_stream[stream.name], page) for stream in mine if stream not in silent]
         with self._transaction():
             after = [self._stored(plan, page) for plan in plans]
+            passed = [self._store.passed(self._tx, stream, page) for stream in silent]
+        for stream, known in zip(silent, passed, strict=True):
+            stream.known, stream.fresh, stream.others = known, False, None
+            stream.cursor_version += 1
         self._committed(plans, after, page)
+
+    def _silent(self, group: Sequence[StreamLoad], of_stream: Mapping[str, Sequence[Record]], page: Page) -> list[StreamLoad]:
+        """The streams of which a page says nothing, where its cursor is theirs all the same."""
+        if not isinstance(self._session, ReadsTogether):
+            return []
+        return [stream for stream in group if not of_stream.get(stream.name) and not (page.sweep and stream.name in of_stream)]
 
     def _plan(self, stream: StreamLoad, records: Sequence[Record], page: Page) -> PagePlan:
         """What the page asks of the stream; with the last page of a complete listing, also which rows may go."""
@@ -301,8 +324,16 @@ class Reading:
                 self._refusals.append(plan.refusal)
                 self._result(stream).error = plan.refusal
             self._context.progress(stream.name, plan.size)
-            facts = {name: value for name, value in vars(plan.counts).items() if value or name == "read"}
-            self._log.info(f"page {self._checkpoint.outcome}", stream=stream.name, **facts)
+        self._tell(plans)
+
+    def _tell(self, plans: Sequence[PagePlan]) -> None:
+        """One line a page, whatever the number of its streams; none for a page without any."""
+        counts = Counts()
+        for plan in plans:
+            counts += plan.counts
+        facts = {name: value for name, value in vars(counts).items() if value or name == "read"}
+        if plans:
+            self._log.info(f"page {self._checkpoint.outcome}", stream=", ".join(plan.stream.name for plan in plans), **facts)
 
     def _remove(self, stream: StreamLoad) -> None:
         """Behind the last page, remove the rows of records that were reported as gone, in a checkpoint of its own."""

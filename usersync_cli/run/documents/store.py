@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import VerificationFailed
-from usersync_cli.load.known import LEFT_OUT, REJECTED, TOLD, Known, Note
+from usersync_cli.load.known import LEFT_OUT, REJECTED, TOLD, Gone, Known, Note
 from usersync_cli.load.rejects import HALF_FROM, SAMPLE
 from usersync_cli.model import Page
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.documents.batch import Batch
 from usersync_cli.run.documents.page import PagePlan, PageRecord, Verdict, has_row, keys_of
+from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state import ledger, rejects
 
 
@@ -24,7 +26,7 @@ class PageStore:
 
     def page(self, tx: Connection, plan: PagePlan, page: Page) -> Known:
         """Write what the page brings; gives what is known once it is committed. Raises Drift when too many of its records are bad."""
-        known = self._checkpoint.keep(_begin, tx, plan, page) or plan.stream.known
+        known = self._checkpoint.keep(_begin, tx, plan.stream, page) or plan.stream.known
         batch = self.load(tx, plan, HALF_FROM if plan.sweep else SAMPLE)
         _judge(tx, plan, batch, complete=page.complete)
         self._checkpoint.foresee(_foresee, plan, batch)
@@ -45,7 +47,11 @@ class PageStore:
     def advance(self, tx: Connection, plan: PagePlan, page: Page, known: Known) -> None:
         """The last of a page: its counts, and the cursor behind it."""
         self.count(tx, plan)
-        self._checkpoint.keep(_advance, tx, plan, page, known)
+        self._checkpoint.keep(_advance, tx, plan.stream, page, known)
+
+    def passed(self, tx: Connection, stream: StreamLoad, page: Page) -> Known:
+        """Move the cursor of a stream of which the page says nothing; gives what is known once it is committed."""
+        return self._checkpoint.keep(_pass, tx, stream, page) or stream.known
 
     def count(self, tx: Connection, plan: PagePlan) -> None:
         """Add what happened to the records of the page to the run's."""
@@ -69,12 +75,17 @@ def remember(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None
     _remember_rejects(tx, known, plan, batch)
 
 
-def _begin(tx: Connection, plan: PagePlan, page: Page) -> Known:
-    stream = plan.stream
+def _begin(tx: Connection, stream: StreamLoad, page: Page) -> Known:
     known = stream.known.begin(tx, fresh=stream.fresh)
     if stream.others is not None:
         known.note_others(tx, stream.others)
     return known.open_sweep(tx, page.sweep, keyed=stream.removes) if page.sweep else known
+
+
+def _pass(tx: Connection, stream: StreamLoad, page: Page) -> Known:
+    known = _begin(tx, stream, replace(page, sweep=""))
+    _advance(tx, stream, replace(page, complete=False), known)
+    return known
 
 
 def _judge(tx: Connection, plan: PagePlan, batch: Batch, *, complete: bool) -> None:
@@ -98,6 +109,8 @@ def _foresee(plan: PagePlan, batch: Batch) -> None:
     foreseen = plan.stream.foreseen
     for one in plan.to_load:
         foreseen.came.add(one.record.key, one.hash)
+        if plan.sweep:
+            foreseen.note(one.as_of)
     for key in plan.present:
         foreseen.came.add(key)
     foreseen.departures |= {one.remembered_key: TOLD for one in plan.of(Verdict.TOLD_GONE)}
@@ -127,15 +140,15 @@ def _note(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None:
 def _remember_gone(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None:
     """Records that the source says are gone, and those that the transform leaves out by now."""
     if told := plan.of(Verdict.TOLD_GONE):
-        known.told(tx, keys_of(told), _versions(told))
+        known.told(tx, _gone(told))
     if buried := plan.buried:
-        known.bury(tx, keys_of(buried), _versions(buried))
+        known.bury(tx, _gone(buried))
     if plan.stream.removes and (left_out := _left_out(batch)):
-        known.told(tx, keys_of(left_out), _versions(left_out), LEFT_OUT)
+        known.told(tx, _gone(left_out), LEFT_OUT)
 
 
-def _versions(records: Sequence[PageRecord]) -> list[str | None]:
-    return [one.version for one in records]
+def _gone(records: Sequence[PageRecord]) -> list[Gone]:
+    return [Gone(one.record.key, one.version, one.as_of) for one in records]
 
 
 def _remember_rejects(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None:
@@ -146,8 +159,8 @@ def _remember_rejects(tx: Connection, known: Known, plan: PagePlan, batch: Batch
         rejects.touch(tx, job, step, stream, run_id, keys_of(met_again))
 
 
-def _advance(tx: Connection, plan: PagePlan, page: Page, known: Known) -> None:
-    stream, scope = plan.stream, known.scope
+def _advance(tx: Connection, stream: StreamLoad, page: Page, known: Known) -> None:
+    scope = known.scope
     rows = known.memory.previous or 0 if page.complete else (stream.stored.rows if stream.stored else 0)
     cursor = page.after_details() if page.after_details else page.cursor
     ledger.advance(

@@ -9,8 +9,9 @@ revision = "0013"
 down_revision = "0012"
 
 UP = (
-    # as_of: when the source said what is known; NULL where it does not say. rest: fields that changes may lack, of the last whole document.
-    "ALTER TABLE usersync.seen ADD COLUMN as_of timestamptz, ADD COLUMN rest jsonb",
+    # as_of: when the source said what is known; NULL where it does not say. rest: an object of the fields that changes may lack, of the
+    # last whole document, as text, since its hash has to stay the same.
+    "ALTER TABLE usersync.seen ADD COLUMN as_of timestamptz, ADD COLUMN rest text",
     # drift: number of rows by what differed from the listing, such as {"first_name": 2}; NULL where nothing was compared.
     "ALTER TABLE usersync.sweeps ADD COLUMN drift jsonb",
 )
