@@ -34,6 +34,7 @@ class LogSource(DocumentSource):
     lost: bool = False  # the place in the log is not known any more
     held: Sequence[str] = ()  # what the engine says it holds
     listings: int = 0
+    unlisted: Sequence[str] = ()  # streams that only the log has
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[LogSession]:
@@ -73,7 +74,7 @@ class LogSource(DocumentSource):
             place = yield from self._changes(names, place)
         if self.lost:
             place = len(self.log)
-        if full or self.lost or listing:
+        if full or self.lost or listing or not since:
             yield from self._listing(names, place, None if full else listing)
         yield from self._changes(names, place)
 
@@ -88,6 +89,7 @@ class LogSource(DocumentSource):
     def _listing(self, names: Sequence[str], place: int, resumed: Mapping[str, Any] | None) -> Iterator[Page]:
         self.listings += resumed is None
         at = resumed or {"as_of": self.now.isoformat(), "sweep": f"sweep {self.listings}", "stream": names[0], "page": 0}
+        names = [name for name in names if name not in self.unlisted]
         for name in names[names.index(at["stream"]) :]:
             rows = list(self.streams[name].values())
             last = max(0, -(-len(rows) // self.size) - 1)
@@ -114,7 +116,7 @@ class LogSession(FollowsLog, TellsWhoIsGone, DocumentSession):
             yield page
 
     def told(self, stream: str) -> Collection[str]:
-        return TOLD
+        return () if stream in self.source.unlisted else TOLD
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
         return [key for key in keys if key not in self.source.streams[stream]]

@@ -135,6 +135,7 @@ def _document(report: VerifyReport, *, values: bool) -> dict[str, Any]:
             }
             for one in report.found
         ],
+        "skipped": report.skipped or None,
         "seconds": round(report.seconds, 3),
         "error": report.error and {"message": report.error.message, "hint": report.error.hint},
     }

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, people, person
+from tests.log_source import LogSource
 from tests.simple_job import PERSON, execute
 from usersync_cli.cli import cli
 from usersync_cli.errors import Drift, NotFound, Stopped, Unavailable
@@ -533,3 +534,23 @@ def test_what_stops_a_run_stops_verify(sync: Sync, state: str) -> None:
 
     (report,) = reports(sync)
     assert isinstance(report.error, Drift)
+
+
+def test_of_a_source_that_follows_a_log_the_listing_counts(target: Database) -> None:
+    """
+    What the log says of the time before the listing is older; what a row lacks is found. A stream without a listing is not compared.
+    """
+    source = LogSource({"people": {}, "news": {}}, unlisted=["news"])
+    sync = Sync(source, target, transform="SELECT key AS id, data->>'name' AS name FROM records")
+    source.put("people", "a")
+    source.put("people", "b")
+    sync.ok()
+    source.put("news", "n")
+    sync.ok()
+    assert [0, 0] == [one.differences for one in reports(sync)]
+    source.put("people", "a", silent=True, name="Test User A")
+    source.put("people", "c")
+    log, people_ = reports(sync)
+
+    assert [("different", "a", "name"), ("missing", "c", "")] == differences(people_)
+    assert ("news", True, 0) == (log.stream, "has no listing" in log.skipped, log.exit_status)

@@ -9,7 +9,7 @@ from functools import partial
 from usersync_cli.clients.postgres.connections import Connection, codec
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.model import Step
-from usersync_cli.ports import HasDetails, ReadsTogether, Session
+from usersync_cli.ports import FollowsLog, HasDetails, ReadsTogether, Session
 from usersync_cli.report.verify import listing
 from usersync_cli.report.verify.compare import Comparison
 from usersync_cli.report.verify.listing import Listing
@@ -38,12 +38,23 @@ def compare(step: Step, context: RunContext, options: VerifyOptions) -> Iterator
         if session is None:
             yield from reports
             return
-        for group in [reports] if isinstance(session, ReadsTogether) else [[report] for report in reports]:
+        if isinstance(session, FollowsLog):
+            yield from (unlisted := [report for report in reports if _has_no_listing(report, session)])
+            reports = [report for report in reports if report not in unlisted]
+        for group in filter(None, [reports] if isinstance(session, ReadsTogether) else [[report] for report in reports]):
             with failures_in(group), transaction(context, f"comparing {', '.join(report.table for report in group)}", **_PATIENT) as tx:
                 _compare(step, context, options, session, group, tx)
             for report in group:
                 say_if_silent(report, context.tools.job)
                 yield report
+
+
+def _has_no_listing(report: VerifyReport, session: FollowsLog) -> bool:
+    """Whether the stream is only the log's: then its source has nothing that is whole."""
+    if session.told(report.stream):
+        return False
+    report.skipped = "it keeps what the log says, of which the source has no listing"
+    return True
 
 
 def _compare(  # noqa: PLR0913, PLR0917  all that it takes

@@ -20,7 +20,7 @@ from usersync_cli.load import stage
 from usersync_cli.load.rejects import HALF_FROM, allowed, is_about_data
 from usersync_cli.load.spelling import Spelling, of_table
 from usersync_cli.model import Desired, Documents, Page, Record, Stream
-from usersync_cli.ports import KeepsOut, Session
+from usersync_cli.ports import FollowsLog, KeepsOut, Session
 from usersync_cli.report.verify.compare import Comparison
 from usersync_cli.report.verify.report import VerifyReport
 from usersync_cli.report.verify.shape import Shape
@@ -31,14 +31,20 @@ from usersync_cli.state.rejects import Reject
 
 
 def read(source: str, session: Session, listings: Sequence[Listing]) -> None:
-    """Every page of these streams. Raises Unavailable when one of them ended before its listing was complete."""
+    """Every page of these streams; of a source that follows a log, those of the listing, since the log lags behind it.
+
+    Raises Unavailable when one of them ended before its listing was complete.
+    """
     complete: set[str] = set()
+    follows, wanted = isinstance(session, FollowsLog), {one.into.name for one in listings}
     pages = session.pages([Stream(one.into.name) for one in listings], {})
     with closing(pages):
         for page in pages:
-            for one, records in _of_page(source, page, listings):
+            for one, records in _of_page(source, page, listings) if page.sweep or not follows else ():
                 one.take(records)
             complete |= set(page.streams) if page.complete else set()
+            if follows and complete >= wanted:
+                break
     if isinstance(session, KeepsOut):
         for one in listings:
             one.left_alone = [key for key, why in session.kept_out(one.into.name).items() if not why.leaves]

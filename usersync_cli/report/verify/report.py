@@ -53,6 +53,7 @@ class VerifyReport:
     columns: Counter[str] = field(default_factory=Counter)
     found: list[Difference] = field(default_factory=list, repr=False)
     seconds: float = 0.0
+    skipped: str = ""  # why nothing was compared, where that is no error
     error: UsersyncError | None = None
 
     @property
@@ -98,6 +99,8 @@ def line(job: str, report: VerifyReport) -> str:
     name = f"{job}: {report.step}/{report.stream}" if report.stream else f"{job}: {report.step}"
     if report.error:
         return f"{name}: could not be compared ({report.seconds:.1f} s)"
+    if report.skipped:
+        return f"{name}: not compared: {report.skipped}"
     columns = ", ".join(f"{column} {count:,}" for column, count in report.columns.most_common())
     parts = [
         f"{report.missing:,} missing",
