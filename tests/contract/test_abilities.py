@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,52 @@ def test_the_check_of_pages_can_fail(*, together: bool) -> None:
     asked = ["people"] if together else ["people", "others"]
     with pytest.raises(AssertionError):
         refuse_mixed_pages(session, pages(together=True)[1], asked)
+
+
+@of_those_with(ports.FollowsLog)
+def test_a_log_goes_on_behind_its_cursor(live: LiveSource, session: Any) -> None:
+    """
+    After a complete reading the cursor is a place in the log: what is given then are changes, as of a time; nothing is listed again.
+    """
+    *_, last = session.pages(live.streams, {})
+    since = {stream.name: last.cursor for stream in live.streams}
+    assert not [record for page in session.pages(live.streams, since) for record in page.content.records if not record.as_of]
+    assert live.change, "the sample needs a record that can be taken away"
+    live.change()
+    pages = list(session.pages(live.streams, since))
+
+    assert not any(page.sweep or page.complete for page in pages)
+    (gone,) = [record for page in pages for record in page.content.records if record.deleted]
+    assert (live.streams[0].name, live.keys[live.streams[0].name][-1]) == (gone.stream, gone.key)
+    assert gone.as_of
+    assert gone.as_of == gone.version
+
+
+@of_those_with(ports.FollowsLog)
+def test_everything_again_does_not_forget_the_place_in_the_log(live: LiveSource, session: Any) -> None:
+    """
+    With `Stream.full` each stream that has a listing is listed to its end, besides the log from its place on.
+    """
+    *_, last = session.pages(live.streams, {})
+    since = {stream.name: last.cursor for stream in live.streams}
+    assert live.change
+    live.change()
+    pages = list(session.pages([replace(stream, full=True) for stream in live.streams], since))
+
+    assert {stream.name for stream in live.streams if session.told(stream.name)} == {page.streams[0] for page in pages if page.complete}
+    assert 1 == sum(record.deleted for page in pages for record in page.content.records)
+
+
+@of_those_with(ports.FollowsLog)
+def test_a_listing_says_as_of_when_it_is(live: LiveSource, session: Any) -> None:
+    """
+    The records of one listing are as of one moment, and whole; changes are as of theirs.
+    """
+    records = [record for page in session.pages(live.streams, {}) if page.sweep for record in page.content.records]
+
+    assert records
+    assert 1 == len({record.as_of for record in records if record.as_of})
+    assert not any(record.partial or not record.as_of for record in records)
 
 
 def test_versions_are_numbers_or_times(live: LiveSource, session: Any, *, tabular: bool) -> None:
