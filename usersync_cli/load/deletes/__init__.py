@@ -13,7 +13,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import VerificationFailed
-from usersync_cli.load.deletes.guard import GONE, Sweep, note, settle
+from usersync_cli.load.deletes.guard import GONE, Sweep, note, same_row, settle
 from usersync_cli.load.merge import CHANGES, Merge, key_text, texts
 from usersync_cli.model import Load
 from usersync_cli.state import approvals, readings
@@ -26,7 +26,7 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Delete or mark the rows that may go. Raises VerificationFailed when a trigger or rule keeps them."""
     if not found.removable:
         return
-    here = sql.SQL("{} OPERATOR(pg_catalog.=) g.key AND {}").format(key_text(found.load.key), found.goes)
+    here = sql.SQL("{} AND {}").format(same_row(merge), found.goes)
     if merge.marks:
         column, value = merge.marks
         statement = sql.SQL("UPDATE {} AS t SET {} = {} FROM {} AS g WHERE {}").format(
@@ -49,9 +49,8 @@ def remove(tx: Connection, found: Sweep, merge: Merge) -> None:
 def _refuse_returned(tx: Connection, found: Sweep, merge: Merge) -> None:
     """Look whether a removed row is there again, or without its mark. Raises VerificationFailed when a trigger undoes it."""
     there = sql.SQL("t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("true")
-    key = key_text(found.load.key)
-    query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t JOIN {} AS g ON {} OPERATOR(pg_catalog.=) g.key AND {} WHERE {}")
-    if number := scalar(tx, query.format(merge.table, GONE, key, found.goes, there)):
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t JOIN {} AS g ON {} AND {} WHERE {}")
+    if number := scalar(tx, query.format(merge.table, GONE, same_row(merge), found.goes, there)):
         raise VerificationFailed(
             f"{number:,} of {found.removable:,} rows of {merge.table.as_string(tx)} that should go are still there",
             hint="a trigger or rule of that table brings them back; nothing was committed",

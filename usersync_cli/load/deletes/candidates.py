@@ -6,17 +6,27 @@ They are collected in a temporary table, CANDIDATES; the guard judges them, and 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
 from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import scalar, statements
+from usersync_cli.clients.postgres.sql import identifier, listed, scalar, statements
 from usersync_cli.load.deletes import guard
 from usersync_cli.load.deletes.guard import GONE, Sweep
 from usersync_cli.load.known import BURIED, Departure, Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
+from usersync_cli.load.spelling import Spelling
+
+
+class ToldRow(NamedTuple):
+    """A row whose record the source reports as deleted."""
+
+    row: str  # its key, as the row spells it
+    there: bool  # it is not marked yet
+    at: str | None  # when it was deleted, if the source says so
+
 
 CANDIDATES = sql.SQL("pg_temp.usersync_candidates")
 PART = 10_000  # keys
@@ -101,13 +111,51 @@ def with_rows(tx: Connection, merge: Merge) -> tuple[int, int]:
     tx.execute(
         sql.SQL(
             "CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS"
-            " SELECT COALESCE(c.row, c.key) AS key, bool_or(c.free) AS free"
-            " FROM {} AS c JOIN {} AS t ON {} = COALESCE(c.row, c.key) {} GROUP BY 1"
-        ).format(CANDIDATES, merge.table, key_text(merge.key), there)
+            " SELECT COALESCE(c.row, c.key) AS key, bool_or(c.free) AS free, max(c.at) AS at, {}"
+            " FROM {} AS c JOIN {} AS t ON {} = COALESCE(c.row, c.key) {} GROUP BY 1, {}"
+        ).format(
+            guard.own_columns(merge, "t"),
+            CANDIDATES,
+            merge.table,
+            key_text(merge.key),
+            there,
+            listed(sql.SQL("t.{}").format(identifier(name)) for name in merge.key),
+        )
     )
     tx.execute(sql.SQL("ANALYZE {}").format(GONE))
     ((number, free),) = tx.execute(sql.SQL("SELECT count(*), count(*) FILTER (WHERE free) FROM {}").format(GONE)).fetchall()
     return int(number), int(free)
+
+
+def told_rows(tx: Connection, known: Known, spelling: Spelling, merge: Merge, keys: Sequence[str], *, free: bool) -> list[ToldRow]:  # noqa: PLR0913  what it is about
+    """The rows of these records, which the source reports as deleted, that are to be marked, or were marked with another time.
+
+    Without `free`, only those that are marked. Rows are found by an index. In a transaction.
+    """
+    assert merge.marks  # noqa: S101  rows that are deleted wait for the end of the reading
+    query = sql.SQL(_SQL["told_rows"]).format(
+        row=key_text(merge.key),
+        typed=spelling.typed,
+        stream=sql.Literal(known.memory.id),
+        table=merge.table,
+        same=merge.same("t", "k"),
+        mark=identifier(merge.marks[0]),
+        at=sql.SQL(merge.marks[1]),
+        free=sql.Literal(free),
+    )
+    return [ToldRow(*row) for row in spelling.ask(tx, query, keys)]
+
+
+def let_go(tx: Connection, merge: Merge, spelling: Spelling, rows: Sequence[ToldRow]) -> None:
+    """Put these rows into guard.GONE: they go, whatever the guard says."""
+    statement = sql.SQL(_SQL["let_go"]).format(own=guard.own_columns(merge, "k"), typed=spelling.typed)
+    keys = [one.row for one in rows]
+    tx.execute(statement, [*spelling.columns(keys), texts(keys), texts(one.at for one in rows)])
+
+
+def went(tx: Connection, known: Known, keys: Sequence[str]) -> None:
+    """Remember, after their rows went, that these are gone: the source said so."""
+    tx.execute(_SQL["went"], (known.memory.id, texts(keys)))
 
 
 def forget(tx: Connection, known: Known, goes: sql.Composable, *, complete: bool) -> None:

@@ -27,9 +27,9 @@ SELECT count(*) FROM ({lacking}) AS l
 INSERT INTO pg_temp.usersync_candidates (key, told) SELECT key, false FROM ({lacking}) AS l ON CONFLICT DO NOTHING
 
 -- name: create
--- free: the guard has no say. row: how the row spells the key, where that is otherwise.
+-- free: the guard has no say. row: how the row spells the key, where that is otherwise. at: when the source says that it was deleted.
 CREATE TEMP TABLE usersync_candidates (
-    key text COLLATE "C" PRIMARY KEY, told boolean, free boolean DEFAULT false, row text COLLATE "C"
+    key text COLLATE "C" PRIMARY KEY, told boolean, free boolean DEFAULT false, row text COLLATE "C", at timestamptz
 ) ON COMMIT DROP
 
 -- name: collect
@@ -45,12 +45,13 @@ SELECT EXISTS (SELECT FROM usersync.seen WHERE stream_id = %(id)s AND departure 
 
 -- name: collect_told_now
 -- Records of which this reading was told, where it notes nothing down.
-INSERT INTO pg_temp.usersync_candidates
+INSERT INTO pg_temp.usersync_candidates (key, told, free)
 SELECT key, true, %(free)s AND how = 'told' FROM unnest(%(keys)s::text[], %(how)s::text[]) AS g(key, how)
 
 -- name: collect_told
 -- Records of which this reading or an earlier one was told, and has noted it.
-INSERT INTO pg_temp.usersync_candidates SELECT key, true, %(free)s AND departure = 'told' FROM usersync.seen
+INSERT INTO pg_temp.usersync_candidates (key, told, free, at)
+SELECT key, true, %(free)s AND departure = 'told', CASE departure WHEN 'told' THEN as_of END FROM usersync.seen
  WHERE stream_id = %(id)s AND departure IN ('told', 'left_out') ON CONFLICT DO NOTHING
 
 -- name: collect_kept
@@ -68,6 +69,24 @@ ON CONFLICT DO NOTHING
 -- name: rows
 UPDATE pg_temp.usersync_candidates AS c SET row = s.row_key FROM usersync.seen AS s
  WHERE s.stream_id = %s AND s.key = c.key AND s.row_key IS NOT NULL
+
+-- name: told_rows
+-- Records are looked up by the key of the table, each of them in its index. g.at: see `Merge.marks`.
+SELECT {row}, t.{mark} IS NULL, s.as_of::text
+  FROM ({typed}) AS k
+  JOIN usersync.seen AS s ON s.stream_id = {stream} AND s.key = k.usersync_key COLLATE "C"
+ CROSS JOIN LATERAL (SELECT s.as_of AS at) AS g
+ CROSS JOIN LATERAL (SELECT * FROM {table} AS t WHERE {same} LIMIT 1) AS t
+ WHERE CASE WHEN t.{mark} IS NULL THEN {free} AND s.departure = 'told' ELSE g.at IS NOT NULL AND t.{mark} <> {at} END
+
+-- name: let_go
+CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
+SELECT k.usersync_key AS key, true AS free, a.at::timestamptz AS at, {own}
+  FROM ({typed}) AS k JOIN unnest(%s::text[], %s::text[]) AS a(key, at) ON a.key = k.usersync_key
+
+-- name: went
+UPDATE usersync.seen SET missing = 0, departure = NULL, listed = NULL, status = 'removed', held = NULL, removed_at = clock_timestamp()
+ WHERE stream_id = %s AND key = ANY(%s) AND departure = 'told'
 
 -- name: missed
 UPDATE usersync.seen SET missing = 1 WHERE stream_id = %s AND key = ANY(%s)

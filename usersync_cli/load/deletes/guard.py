@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import sql
 
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import identifier, scalar
+from usersync_cli.clients.postgres.sql import and_, identifier, listed, scalar
 from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import GuardRefused
 from usersync_cli.load.deletes import proof
@@ -26,7 +26,9 @@ from usersync_cli.model import Load
 from usersync_cli.state import approvals, readings
 from usersync_cli.state.readings import Memory, Scope
 
-GONE = sql.SQL("pg_temp.usersync_gone")  # key text: the candidates; free boolean: the guard does not concern itself with it
+GONE = sql.SQL("pg_temp.usersync_gone")
+"""The candidates: key text; free boolean: the guard does not concern itself with it; and where rows of a table go (`own_columns`),
+at timestamptz: when the source says that it was deleted, NULL where it does not; and the row's own key (`same_row`)."""
 ALWAYS = 10  # rows that may go without a question, as long as they are not more than half
 RUNS = 3  # within the window, as many rows may go as in so many runs
 
@@ -100,9 +102,9 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
     there = sql.SQL("AND t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("")
     statement = sql.SQL("""
         CREATE TEMP TABLE usersync_gone ON COMMIT DROP AS
-        SELECT {key} AS key, false AS free FROM {table} AS t
+        SELECT {key} AS key, false AS free, NULL::pg_catalog.timestamptz AS at, {own} FROM {table} AS t
          WHERE NOT {present} AND {seen} {there}
-    """).format(key=key_text(load.key), table=merge.table, present=merge.present, seen=seen, there=there)
+    """).format(key=key_text(load.key), own=own_columns(merge, "t"), table=merge.table, present=merge.present, seen=seen, there=there)
     with as_user(tx):
         tx.execute(statement)
     found.looked = True
@@ -114,6 +116,24 @@ def look(tx: Connection, scope: Scope, load: Load, merge: Merge, outcome: Outcom
     if unknown and found.candidates and not found.reason:
         found.reason = f"{found.candidates:,} rows would go, and they may be records that were set aside without a known key ({unknown:,})"
     return found
+
+
+def own_columns(merge: Merge, side: str) -> sql.Composed:
+    """The key of a row as columns of GONE, in its own types, so that an index finds the row again."""
+    named = enumerate(merge.key)
+    return listed(sql.SQL("{}.{} AS {}").format(sql.SQL(side), identifier(name), _own_column(i)) for i, name in named)
+
+
+def same_row(merge: Merge) -> sql.Composed:
+    """A condition on t, a row of the table, and g, one of GONE: it is the same."""
+    return and_(
+        sql.SQL("t.{} OPERATOR({}) g.{}").format(identifier(name), sql.SQL(merge.field(name).operator), _own_column(i))  # from the catalog
+        for i, name in enumerate(merge.key)
+    )
+
+
+def _own_column(number: int) -> sql.Identifier:
+    return sql.Identifier(f"usersync_key_{number}")
 
 
 def judge(found: Sweep, known: int) -> str:

@@ -66,7 +66,7 @@ class Merge:
     overriding: bool = False  # an identity column GENERATED ALWAYS is given a value
     has_rules: bool = False  # ON CONFLICT is refused on a table with rules
     watched: bool = False  # it has triggers or rules: what was written is looked for afterwards
-    marks: tuple[str, str] | None = None  # (column, expression) that says since when a row is missing; NULL for who is there
+    marks: tuple[str, str] | None = None  # (column, expression over g, a row of GONE) of the time at which a record went; NULL: it is there
     sums: bool = False  # take the checksum of the keys that are matched, for `sweep`
     without_rejects: bool = False  # leave out the records in REJECTS, and those without a key
     part: bool = False  # a page of what the table holds: the rest of it is not read

@@ -35,6 +35,8 @@ STAMPS_ON_INSERT = ("created_at", "inserted_at", "updated_at")
 STAMPS_ON_UPDATE = ("updated_at",)
 # In UTC whatever the zone of the session; Ecto's are `timestamp(0) NOT NULL` without a default.
 _STAMP = {"timestamp with time zone": "pg_catalog.now()", "timestamp without time zone": "(pg_catalog.now() AT TIME ZONE 'UTC')"}
+# When a row's record went, as its source reported it (`g.at`), else now; see `Merge.marks`.
+_GONE_AT = {name: value.replace("pg_catalog.now()", "COALESCE(g.at, pg_catalog.now())") for name, value in _STAMP.items()}
 _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
 MOST_COLUMNS = 1590  # PostgreSQL's tables have 1,600, and some of the working tables are ours
@@ -262,7 +264,7 @@ class _Fitting:
             overriding=always,
             has_rules=table.has_rules,
             watched=table.watched,
-            marks=(MARK, _STAMP[table.columns[MARK].bare]) if self._load.on_missing == "mark" else None,
+            marks=(MARK, _gone_at(table.columns[MARK])) if self._load.on_missing == "mark" else None,
             sums=self._load.on_missing != "keep",
         )
 
@@ -317,6 +319,11 @@ def lacks_mark(table: Table, name: str) -> tuple[str, str] | None:
             f"ALTER TABLE {called} ALTER COLUMN {MARK} DROP NOT NULL;",
         )
     return None
+
+
+def _gone_at(column: TableColumn) -> str:
+    """The expression that marks a row, in the column's own type: what is marked already is compared with it, to the last digit."""
+    return f"({_GONE_AT[column.bare]})::{type_name(column.type)}"
 
 
 def _meant(name: str, table: Table) -> str:

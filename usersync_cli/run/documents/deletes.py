@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from psycopg import sql
 
@@ -24,7 +24,7 @@ from usersync_cli.model import Page
 from usersync_cli.ports import Session, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options
-from usersync_cli.run.documents.page import Leaving, PagePlan, Verdict
+from usersync_cli.run.documents.page import Leaving, PagePlan, Verdict, keys_of
 from usersync_cli.run.documents.stream import StreamLoad, fit
 from usersync_cli.state import rejects
 
@@ -105,6 +105,34 @@ class StreamDeletes:
         if not stream.removes or (not stream.known.memory.id and not stream.foreseen.departures):
             return False
         return bool(stream.foreseen.departures) or candidates.waits(self._connection(), stream.known)
+
+    def as_they_come(self, plan: PagePlan, known: Known) -> None:
+        """Mark, with its page, the row of each record that the page reports as deleted; nobody has to be asked about those.
+
+        A row that was marked because a listing lacked its record is given the time at which the record was deleted, when the
+        source reports that afterwards. Rows that are deleted wait for the end of the reading, and a preview tells all of them there.
+        """
+        if plan.stream.load.on_missing != "mark":
+            return
+        told = [] if Sweep(known.scope, plan.stream.load, known.memory, 0).edited else plan.of(Verdict.TOLD_GONE)
+        before = [one for one in plan.of(Verdict.GONE_BEFORE) if one.record.as_of]
+        if told or before:
+            self._checkpoint.keep(self._mark, plan, known, keys_of(told), keys_of(before))
+
+    def _mark(self, plan: PagePlan, known: Known, told: Sequence[str], before: Sequence[str]) -> None:
+        stream, tx = plan.stream, self._connection()
+        merge, table = self._fit(stream)
+        if table is not None:
+            spelling = stream.spelling(tx)
+            rows = candidates.told_rows(tx, known, spelling, merge, [*told, *before], free=bool(told))
+            plan.counts.gone += sum(row.there for row in rows)
+            if rows:
+                candidates.let_go(tx, merge, spelling, rows)
+                found = Sweep(known.scope, stream.load, known.memory, 0, removable=len(rows), complete=False, looked=True)
+                self._checkpoint.load(stream.target, TablePlan(merge, Outcome(0, 0, 0, 0), table, found), self._step, tx)
+                tx.execute("DROP TABLE pg_temp.usersync_gone")
+        if told:
+            candidates.went(tx, known, told)
 
     def end(self, plan: PagePlan, known: Known) -> Known:
         """Remove the rows of records that left, if the guard agrees; close the listing, if there is one."""

@@ -302,6 +302,7 @@ class Reading:
     def _stored(self, plan: PagePlan, page: Page) -> Known:
         """Store what the page brings, up to its cursor; gives what is known once it is committed."""
         known = self._store.page(self._tx, plan, page)
+        self._deletes.as_they_come(plan, known)
         if page.complete and page.sweep:
             if passed := plan.stream.passed:
                 self._checkpoint.keep(known.look_again, self._tx, passed)
