@@ -115,7 +115,7 @@ class StreamDeletes:
         if plan.stream.load.on_missing != "mark":
             return
         told = [] if Sweep(known.scope, plan.stream.load, known.memory, 0).edited else plan.of(Verdict.TOLD_GONE)
-        before = [one for one in plan.of(Verdict.GONE_BEFORE) if one.record.as_of]
+        before = [one for one in plan.of(Verdict.GONE_BEFORE) if one.as_of]
         if told or before:
             self._checkpoint.keep(self._mark, plan, known, keys_of(told), keys_of(before))
 
