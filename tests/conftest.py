@@ -15,6 +15,7 @@ import pytest
 
 from tests import servers
 from tests.keycloak_server import front, keycloak, mailbox, new_bank  # noqa: F401  fixtures of a real Keycloak
+from tests.workos_emulator import emulator  # noqa: F401  WorkOS's own
 from usersync_cli.model import Database
 
 ROOT = Path(__file__).parent.parent
