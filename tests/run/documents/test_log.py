@@ -208,6 +208,19 @@ def test_a_field_that_the_next_listing_lacks_goes(sync: Sync, source: LogSource)
     assert [("a", "Test User a", 31, None)] == table(sync)
 
 
+def test_of_a_record_that_is_gone_only_its_version_is_remembered(sync: Sync, source: LogSource) -> None:
+    """
+    What a listing said of somebody is not kept beyond the row's own mark.
+    """
+    source.put("people", "a", title="Doctor")
+    sync.ok()
+    assert [("a", '{"title":"Doctor"}')] == sync.ask("SELECT key, rest FROM usersync.seen")
+    source.remove("people", "a")
+    sync.ok()
+
+    assert [("a", "removed", None)] == sync.ask("SELECT key, status, rest FROM usersync.seen")
+
+
 def test_keys_that_are_held_are_at_hand(sync: Sync, source: LogSource) -> None:
     """
     A session can ask whether a few records that we hold are known at all; not where another account was accepted.

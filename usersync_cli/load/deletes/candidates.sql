@@ -110,7 +110,8 @@ DELETE FROM usersync.seen AS s USING pg_temp.usersync_candidates AS c
 -- name: forget_told
 UPDATE usersync.seen AS s
    SET missing = 0, departure = NULL, listed = CASE WHEN s.status = 'no_row' THEN s.listed END,
-       status = CASE WHEN s.status = 'no_row' THEN s.status ELSE 'removed' END, held = NULL, removed_at = clock_timestamp()
+       status = CASE WHEN s.status = 'no_row' THEN s.status ELSE 'removed' END, held = NULL, removed_at = clock_timestamp(),
+       rest = CASE WHEN s.status = 'no_row' THEN s.rest END
   FROM pg_temp.usersync_candidates AS c
  WHERE s.stream_id = %(stream)s AND s.key = c.key AND c.told AND NOT {still}
 
