@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 OWN_SCHEMA = "usersync"
 """Where usersync keeps its own tables in the target database; nothing of anybody else's is read or written in it."""
 
+LIVE = "_live"
+"""What the name of a table's live view adds to its own: a view of the rows that are not marked as deleted."""
+
 Cursor: TypeAlias = Mapping[str, Any]
 """Where a source resumes: a JSON object that only its source reads."""
 
@@ -228,6 +231,8 @@ class Load(Protocol):
     def missing_window(self) -> timedelta: ...
     @property
     def adopt_existing(self) -> bool: ...
+    @property
+    def live_view(self) -> bool: ...
 
 
 class Step(Protocol):

@@ -46,6 +46,12 @@ RIGHTS = [
         {}, "a default takes numbers from public.people_pk_seq", "GRANT USAGE ON SEQUENCE public.people_pk_seq TO weak;",
     ),
     ("CREATE TABLE people (id int PRIMARY KEY, name text); GRANT SELECT ON people TO weak", {}, "INSERT, UPDATE", "GRANT INSERT, UPDATE"),
+    (
+        "CREATE TABLE people (id int PRIMARY KEY, name text, deleted_at timestamptz); GRANT ALL ON people TO weak",
+        {"on_missing": "mark", "live_view": True},
+        "its live view people_live is to be made, and the right to CREATE in schema public is missing",
+        'GRANT USAGE, CREATE ON SCHEMA "public" TO weak;',
+    ),
 ]  # fmt: skip
 
 

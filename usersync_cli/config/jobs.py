@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from usersync_cli.model import OWN_SCHEMA
+from usersync_cli.model import LIVE, OWN_SCHEMA
 from usersync_cli.settings import UNSET, Address, Duration, FieldError, Model, Name, suggestion
 
 OnMissing: TypeAlias = Literal["keep", "mark", "delete"]
@@ -180,6 +180,7 @@ class Load(Model):
     missing_window: Duration = timedelta(days=7)  # in it, three times as many may go as in one run; 0s: each run by itself
     adopt_existing: bool = False  # rows that were there before us may go too, once, behind the same guard
     create: bool = False  # make the table when it does not exist
+    live_view: bool = False  # a view <table>_live of the rows that are not marked as deleted
     order_by: Sql | None = None  # over the transform's columns: of several rows with one key, the first wins
     target: Literal["target"] = "target"  # the one Postgres
 
@@ -196,6 +197,12 @@ class Load(Model):
     def _adopts_for_a_reason(self) -> Load:
         if self.adopt_existing and self.on_missing == "keep":
             raise FieldError('has an effect only where on_missing is "mark" or "delete"', ("adopt_existing",))
+        return self
+
+    @model_validator(mode="after")
+    def _shows_what_is_not_marked(self) -> Load:
+        if self.live_view and self.on_missing != "mark":
+            raise FieldError('is a view of the rows that are not marked: it needs on_missing: "mark"', ("live_view",))
         return self
 
 
@@ -228,6 +235,11 @@ class Outward(Model):
         """Accounts that were there before are adopted by the target's own rule, and removed by none."""
         return False
 
+    @property
+    def live_view(self) -> bool:
+        """There is no table to look at."""
+        return False
+
 
 class Step(Model):
     """One extract, transform and load."""
@@ -248,7 +260,7 @@ class Step(Model):
             return Load.model_validate(value, context=info.context)
         if info.context is not None:
             _known(target, {"target": None, **info.context["targets"]}, "target", "target")
-        for name in ("table", "key", "create", "adopt_existing"):
+        for name in ("table", "key", "create", "adopt_existing", "live_view"):
             if name in value:
                 raise FieldError("is for tables; a target outside PostgreSQL has none, so take it out", (name,))
         return Outward.model_validate(value, context=info.context)
@@ -302,6 +314,17 @@ class Step(Model):
             raise FieldError(f'must hold {{stream}}, such as "crm_{{stream}}": {several}', ("load", "table"))
         if "{stream}" in self.load.table and not streams:
             raise FieldError("holds {stream}, which only a step that reads streams can fill", ("load", "table"))
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_name_for_its_view(self) -> Step:
+        """PostgreSQL would cut the name of a view that is too long, as it would that of a table."""
+        streams = [stream for extract in self.extract.values() for stream in extract.streams]
+        tables = [self.load.table.replace("{stream}", stream) for stream in streams] or [self.load.table]
+        for table in tables if self.load.live_view else ():
+            view = table.rpartition(".")[2] + LIVE
+            if (size := len(view.encode())) > 63:
+                raise FieldError(f"the view would be called {view}, {size} bytes long, and a name has 63 at most", ("load", "live_view"))
         return self
 
 

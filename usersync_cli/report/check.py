@@ -137,7 +137,7 @@ def _tables(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding
                 begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
                 loading = TableStep(context.tools.job, step, readers, {}, tx, StepResult(step.name), Preview(), context.progress)
                 told = f"step {step.name}: {loading.describe()}"
-                advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns)]
+                advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns), loading.advice]
                 yield Finding(told, advice="\n".join(filter(None, advice)))
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
@@ -226,7 +226,8 @@ def _fitting(step: Step, stream: str, session: Session, tx: Connection, context:
             advice = sequences(tx, into.load.table, [field.name for field in merge.fields]) if table else ""
     finally:
         rollback(tx)
-    return (f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"), advice
+    told = f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
+    return told + into.target.told, "\n".join(filter(None, [advice, into.target.view.advice if into.target.view else ""]))
 
 
 def _release(version: int) -> str:

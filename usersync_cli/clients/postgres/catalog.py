@@ -46,6 +46,7 @@ class Table:
     columns: dict[str, TableColumn]
     unique: Sequence[frozenset[str]]  # columns of each usable unique index
     relname: str = ""  # as the server's errors call it
+    schema: str = ""
 
     @property
     def watched(self) -> bool:
@@ -61,9 +62,8 @@ def describe(tx: Connection, name: str) -> Table | None:
     oid, schema, relname, kind, has_triggers, has_rules = row
     columns = {c[0]: TableColumn(*c) for c in tx.execute(_COLUMNS, (oid,)).fetchall()}
     unique = [frozenset(names) for (names,) in tx.execute(_SQL["unique"], (oid,)).fetchall()]
-    return Table(
-        sql.SQL("{}.{}").format(identifier(schema), identifier(relname)), oid, kind, has_triggers, has_rules, columns, unique, relname
-    )
+    name_ = sql.SQL("{}.{}").format(identifier(schema), identifier(relname))
+    return Table(name_, oid, kind, has_triggers, has_rules, columns, unique, relname, schema)
 
 
 def has_one_text(type_: str) -> bool:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import psycopg
@@ -26,6 +27,7 @@ from usersync_cli.load.merge import write as writing
 from usersync_cli.load.merge.compare import Outcome
 from usersync_cli.load.table.create import NewTable
 from usersync_cli.load.table.fit import columns_of, fit, is_text
+from usersync_cli.load.table.view import LiveView
 from usersync_cli.model import Change, Column, Copy, Counts, Desired, Load
 
 # Of every transaction that loads. jit costs more than it gives in statements that run once. work_mem is the server's own:
@@ -65,10 +67,12 @@ class TablePlan:
 class TableLoad:
     """Loads one table, for one step. Everything happens in the transaction that is handed in."""
 
-    def __init__(self, load: Load, definition: str = "") -> None:
-        """`definition`: the columns of a table that is made, where they are not just those of the transform; without its key."""
+    def __init__(self, load: Load, definition: str = "", comments: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`definition`: the columns of a table that is made, where they are not just those of the transform; without its key.
+        `comments`: what is said of them."""
         self.load = load
-        self._new = NewTable(load, definition)
+        self._new = NewTable(load, definition, comments)
+        self.view = LiveView(load) if load.live_view else None
         self._fit: _Fit | None = None  # what was found by the last look
 
     # what is there, and does it fit
@@ -103,7 +107,36 @@ class TableLoad:
 
     def _look(self, desired: Desired, tx: Connection) -> _Fit:
         columns, table = columns_of(tx, desired), describe(tx, self.load.table)
-        return _Fit(desired.transform, columns, fit(tx, self._new, desired, columns, table), table)
+        merge = fit(tx, self._new, desired, columns, table)
+        if self.view:
+            self.view.look(tx, table.schema if table else self._new.schema(tx), merge.table, table)
+        return _Fit(desired.transform, columns, merge, table)
+
+    # what is made
+
+    def _make(self, found: _Fit, columns: Sequence[Column], tx: Connection, *, with_key: bool) -> None:
+        """Make the table, and what belongs to it."""
+        tx.execute(self._new.statement(found.merge, columns, with_key=with_key))
+        self._new.comment(tx)
+        self.make_view(tx)
+
+    def make_empty(self, tx: Connection) -> None:
+        """Make the table without a row, as the last look has it; if it is there, its view."""
+        assert self._fit is not None  # noqa: S101  `fit`
+        if self._fit.table is None:
+            self._make(self._fit, self._fit.columns, tx, with_key=True)
+        else:
+            self.make_view(tx)
+
+    @property
+    def told(self) -> str:
+        """What a check says of the live view, behind what it says of the table; "" without one."""
+        return self.view.told if self.view else ""
+
+    def make_view(self, tx: Connection) -> None:
+        """Make what the live view lacks, if the step has one."""
+        if self.view:
+            self.view.make(tx)
 
     # an empty table
 
@@ -113,7 +146,8 @@ class TableLoad:
         None when that is not possible (the table has rows, other types, triggers), when a key occurs twice or a record does
         not fit: nothing was written then, and the caller stages.
         """
-        merge, table = self.fitted(desired, tx)
+        found = self._remembered(desired, tx)
+        merge, table = found.merge, found.table
         if merge.helpers or any(column.wire for column in content.columns):
             return None
         if table is not None and not (self._takes_copy(merge, table, content) and self._lock_if_empty(tx, merge)):
@@ -121,7 +155,7 @@ class TableLoad:
         try:
             with tx.transaction():
                 if table is None:
-                    tx.execute(self._new.statement(merge, content.columns, with_key=False))
+                    self._make(found, content.columns, tx, with_key=False)
                 with as_user(tx):
                     rows = stage.copy(tx, merge.table, content, moved, freeze=table is None)
                 if table is None:
@@ -141,7 +175,7 @@ class TableLoad:
         try:
             with tx.transaction():
                 if table is None:
-                    tx.execute(self._new.statement(merge, found.columns, with_key=False))
+                    self._make(found, found.columns, tx, with_key=False)
                 with as_user(tx):
                     rows = tx.execute(writing.insert(merge, merge.wanted)).rowcount
                 if table is None:
@@ -174,7 +208,7 @@ class TableLoad:
         """
         found = self._remembered(desired, tx)
         if found.table is None:
-            tx.execute(self._new.statement(found.merge, found.columns, with_key=True))
+            self._make(found, found.columns, tx, with_key=True)
             found = self._look(desired, tx)  # not remembered: a savepoint may take the table back
         merge = replace(found.merge, without_rejects=without_rejects)
         return TablePlan(merge, compare.compare(tx, merge, rows=desired.rows), found.table)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from psycopg import sql
 
+from usersync_cli.clients.postgres.catalog import describe
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import identifier, listed, relation, scalar
+from usersync_cli.clients.postgres.sql import identifier, listed, scalar
 from usersync_cli.clients.postgres.transactions import schemas
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.load import stage
@@ -20,12 +22,12 @@ MARK = "deleted_at"  # set by on_missing: mark
 class NewTable:
     """The table of a step's load, where it is not there yet.
 
-    `definition`: its columns, where they are not just those of the transform; without its key.
+    `definition`: its columns, where they are not just those of the transform; without its key. `comments`: what is said of columns.
     """
 
-    def __init__(self, load: Load, definition: str = "") -> None:
+    def __init__(self, load: Load, definition: str = "", comments: Mapping[str, str] = MappingProxyType({})) -> None:
         self.load = load
-        self._definition = definition
+        self._definition, self._comments = definition, comments
 
     def statement(self, merge: Merge, columns: Sequence[Column], *, with_key: bool) -> sql.Composed:
         """The table that the transform describes, and when each row came and last changed."""
@@ -50,6 +52,14 @@ class NewTable:
             definitions.append(sql.SQL("PRIMARY KEY ({})").format(key))
         return sql.SQL("CREATE TABLE {} ({})").format(merge.table, listed(definitions))
 
+    def comment(self, tx: Connection) -> None:
+        """Say what is to be said of the columns of a table that was just made; of others that are named, nothing."""
+        table = describe(tx, self.load.table) if self._comments else None
+        for column in table.columns if table else ():
+            if said := self._comments.get(column):
+                assert table is not None  # noqa: S101  it has the column
+                tx.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(table.name, identifier(column), sql.Literal(said)))
+
     def text(self, columns: Sequence[Column], tx: Connection) -> str:
         """`statement`, as a person may type it."""
         merge = Merge(table=self.name(tx), fields=(), helpers=(), key=self.load.key, transform=sql.SQL(""))
@@ -61,14 +71,16 @@ class NewTable:
 
     def name(self, tx: Connection) -> sql.Composed:
         """Where a table without a schema is made: the first schema of the role's search path that exists, and is not ours."""
-        if "." in self.load.table:
-            self._check_schema(self.load.table.split(".", 1)[0], tx)
-            return relation(self.load.table)
-        schema = next((name for name in schemas(tx) if name != "pg_catalog"), None)
+        return sql.SQL("{}.{}").format(identifier(self.schema(tx)), identifier(self.load.table.rpartition(".")[2]))
+
+    def schema(self, tx: Connection) -> str:
+        """The schema of `name`."""
+        schema = self.load.table.split(".", 1)[0] if "." in self.load.table else None
+        schema = schema or next((name for name in schemas(tx) if name != "pg_catalog"), None)
         if schema is None:
             raise ConfigError(f"there is no schema to create {self.load.table} in", hint="write schema.table, or create the schema public")
         self._check_schema(schema, tx)
-        return sql.SQL("{}.{}").format(identifier(schema), identifier(self.load.table))
+        return schema
 
     def _check_schema(self, schema: str, tx: Connection) -> None:
         """Whether a table can be made in it, which most roles may not in `public` since PostgreSQL 15."""

@@ -40,7 +40,10 @@ _GONE_AT = {name: value.replace("pg_catalog.now()", "COALESCE(g.at, pg_catalog.n
 _TEXT = {"text", "character varying", "character", "bpchar", "citext"}
 _MEASURED = {"text", "character varying", "bpchar", '"bit"', "bit varying"}  # types whose length the assignment checks and a cast cuts
 MOST_COLUMNS = 1590  # PostgreSQL's tables have 1,600, and some of the working tables are ours
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a type", "i": "an index"}
+KINDS = {
+    "r": "a table", "p": "a table", "v": "a view", "m": "a materialized view", "f": "a foreign table",
+    "S": "a sequence", "c": "a type", "i": "an index", "I": "an index",
+}  # fmt: skip
 
 _RIGHTS = """
 SELECT pg_catalog.quote_ident(current_user), pg_catalog.row_security_active(%(table)s::oid),
@@ -83,7 +86,7 @@ def _refuse(tx: Connection, new: NewTable, outputs: Sequence[Column], table: Tab
         )
     if table is not None and table.kind not in "rp":
         raise Drift(
-            f"target table {load.table}: it is not a table but {_KINDS.get(table.kind, 'something else')}",
+            f"target table {load.table}: it is not a table but {KINDS.get(table.kind, 'something else')}",
             hint=f"give the table itself{_instead(tx, table)}",
         )
     if len(outputs) > MOST_COLUMNS:

@@ -38,7 +38,7 @@ from usersync_cli.run.documents.deletes import StreamDeletes
 from usersync_cli.run.documents.page import PagePlan
 from usersync_cli.run.documents.planner import Planner
 from usersync_cli.run.documents.store import PageStore
-from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad, fit, is_numbered
+from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad, fit, is_lacking, is_numbered, make_empty
 from usersync_cli.state import approvals, ledger, rejects
 from usersync_cli.state.ledger import StoredCursor
 
@@ -223,9 +223,17 @@ class Reading:
             for page in pages:
                 self._check()
                 self._page(group, page)
+        self._make_tables([stream for stream in group if is_lacking(self._tx, stream)])
         for stream in group:
             if not stream.judged and self._deletes.told(stream):
                 self._remove(stream)
+
+    def _make_tables(self, streams: Sequence[StreamLoad]) -> None:
+        """Make tables and live views that no record has brought, now that everything was read."""
+        if streams:
+            with self._transaction():
+                for stream in streams:
+                    self._checkpoint.keep(make_empty, self._tx, stream)
 
     def _asked(self, stream: StreamLoad) -> Stream:
         """The stream as a session is asked for it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from usersync_cli.clients.postgres.catalog import Table, describe
+from usersync_cli.clients.postgres.catalog import Table, describe, locate
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import ConfigError
 from usersync_cli.load import stage
@@ -22,7 +22,7 @@ from usersync_cli.load.rejects import Limits
 from usersync_cli.load.spelling import Spelling, spelling_of
 from usersync_cli.load.table import SETTINGS, TableLoad
 from usersync_cli.model import Column, Desired, Step
-from usersync_cli.ports import BringsDefinition, BringsTransform, NumbersVersions, Session, Source
+from usersync_cli.ports import BringsComments, BringsDefinition, BringsTransform, NumbersVersions, Session, Source
 from usersync_cli.run.context import reads
 from usersync_cli.run.documents.preview import Came, Foreseen
 from usersync_cli.state.ledger import StoredCursor
@@ -44,6 +44,7 @@ class StreamTable:
     max_missing: float
     adopt_existing: bool
     missing_window: timedelta
+    live_view: bool
     target: str = "target"
 
 
@@ -62,6 +63,11 @@ def transform_of(step: Step, source: Source, stream: str) -> str:
 def definition_of(step: Step, source: Source, stream: str) -> str:
     """The columns of a new table, where the source's own SELECT fills it and the source says which it has; else ""."""
     return source.definition(stream).strip() if isinstance(source, BringsDefinition) and not step.transform else ""
+
+
+def comments_of(step: Step, source: Source, stream: str) -> Mapping[str, str]:
+    """What the source says of the columns of a new table, where its own SELECT fills it."""
+    return source.comments(stream) if isinstance(source, BringsComments) and not step.transform else {}
 
 
 def is_numbered(session: Session, stream: str) -> bool:
@@ -94,8 +100,9 @@ class StreamLoad:
             load.max_missing,
             load.adopt_existing,
             load.missing_window,
+            load.live_view,
         )
-        self.target = TableLoad(self.load, definition_of(step, source, name))
+        self.target = TableLoad(self.load, definition_of(step, source, name), comments_of(step, source, name))
         self.transform = transform_of(step, source, name)
         self.own = Own.of(step, self.transform)
         self.stage = stage_name(step)
@@ -167,6 +174,20 @@ def _look(tx: Connection, stream: StreamLoad, desired: Desired) -> tuple[Merge, 
     merge, table = stream.target.fit(desired, tx)
     stream.looked = (merge, table) if table else None
     return merge, table
+
+
+def is_lacking(tx: Connection, stream: StreamLoad) -> bool:
+    """Whether the stream's table, or its live view, is still to be made after a reading: no record has brought it."""
+    if stream.fitted or stream.looked:
+        return stream.target.view is not None and stream.target.view.is_lacking(tx)
+    return stream.load.create and locate(tx, stream.load.table) is None
+
+
+def make_empty(tx: Connection, stream: StreamLoad) -> None:
+    """Make what `is_lacking`. In a transaction; raises Drift where the transform gives nothing that can be a table."""
+    with bound(tx, stream) as desired:
+        _look(tx, stream, desired)
+    stream.target.make_empty(tx)
 
 
 @contextmanager

@@ -137,7 +137,13 @@ class TableStep:
         merge, table = self._target.fit(self.desired, self._tx)
         self.columns = [field.name for field in merge.fields]
         name = merge.table.as_string(self._tx)
-        return f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
+        told = f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
+        return told + self._target.told
+
+    @property
+    def advice(self) -> str:
+        """What a person should know of the live view."""
+        return self._target.view.advice if self._target.view else ""
 
     def refuse_empty(self, options: Options) -> None:
         """Raises Drift for an extract that had rows and has none."""
@@ -158,6 +164,7 @@ class TableStep:
             self._target.look_again(self.desired, self._tx)
             merge, _ = self._target.fitted(self.desired, self._tx)
             deletes.filled(self._tx, self._scope(), self._step.load, merge, self._done.counts.distinct)
+        self._checkpoint.keep(self._target.make_view, self._tx)
         stage.drop(self._tx, list(self._stages.values()))
 
     def _fill_empty(self) -> None:
