@@ -85,7 +85,7 @@ SELECT k.usersync_key AS key, true AS free, a.at::timestamptz AS at, {own}
   FROM ({typed}) AS k JOIN unnest(%s::text[], %s::text[]) AS a(key, at) ON a.key = k.usersync_key
 
 -- name: went
-UPDATE usersync.seen SET missing = 0, departure = NULL, listed = NULL, status = 'removed', held = NULL, removed_at = clock_timestamp()
+UPDATE usersync.seen SET missing = 0, departure = NULL, listed = NULL, status = 'removed', held = NULL, rest = NULL, removed_at = clock_timestamp()
  WHERE stream_id = %s AND key = ANY(%s) AND departure = 'told'
 
 -- name: missed
