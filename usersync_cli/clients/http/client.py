@@ -6,7 +6,7 @@ import math
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -96,7 +96,7 @@ class Client:
         with self._leaving([call]):
             return call.result()
 
-    def each(self, asked: Iterable[Request], workers: int) -> Iterator[Reply]:
+    def each(self, asked: Iterable[Request], workers: int) -> Generator[Reply, None, None]:
         """The replies in the order of the requests, at most `workers` of which are on their way or wait to be taken.
 
         Requests are drawn as there is room. What `post` raises ends it, and so does closing it; no call goes on after that.

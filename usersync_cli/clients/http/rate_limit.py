@@ -36,12 +36,19 @@ class RateLimit:
     Without `most` nothing waits until the server says so: X-RateLimit-Limit, -Remaining and -Reset (ISO 8601) on any
     reply, 429, Retry-After (seconds or a date). Its times are read against its own Date: clocks may be minutes apart.
     A Reset can't be further away than the window, so one that says so is cut to it; a Retry-After is taken at its word.
+    Unless `raised`, a server that allows more than `most` gets no more than that.
     """
 
     def __init__(
-        self, most: int | None = None, window: timedelta = timedelta(minutes=1), *, clock: Callable[[], float] = time.monotonic
+        self,
+        most: int | None = None,
+        window: timedelta = timedelta(minutes=1),
+        *,
+        raised: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = most
+        self._ceiling = math.inf if raised or most is None else most
         self._window = window.total_seconds()
         self._clock = clock
         self._lock = threading.Lock()
@@ -76,7 +83,7 @@ class RateLimit:
         # A date has whole seconds, cut off: the wait comes out a little too long, never too short.
         away = min(max((reset - date).total_seconds(), 0), self._window + 1) if reset else LEAST
         with self._lock:
-            self._most = max(limit, 1) if limit is not None else self._most
+            self._most = int(min(max(limit, 1), self._ceiling)) if limit is not None else self._most
             if status == 429:
                 remaining = 0
                 self._closed = max(self._closed, now + max(away, LEAST))

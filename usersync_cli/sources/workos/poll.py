@@ -1,0 +1,182 @@
+"""One poll of an environment: where the log goes on, what has to be listed, and in which order all of it comes.
+
+First the log, from a place that has proven itself; then what has to be listed, whose records are as of the last event before; then
+the log again. So a listing never meets an event from before it began that has not been processed. At the first poll, and at a lost
+place, the log begins five minutes before WorkOS's time, or as far back as the archive of events wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from usersync_cli import log
+from usersync_cli.errors import Drift
+from usersync_cli.model import Cursor, Documents, Page, Record, Stream
+from usersync_cli.sources.workos.api import is_unknown
+from usersync_cli.sources.workos.changes import Changes, by_id
+from usersync_cli.sources.workos.listing import Listing, begun, resumed
+from usersync_cli.sources.workos.log import EventLog, EventPage, Lost
+from usersync_cli.sources.workos.place import MARGIN, Place, Position, Progress, place_of
+from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS, asked_types
+
+if TYPE_CHECKING:
+    from usersync_cli.sources.workos.api import Api
+    from usersync_cli.sources.workos.settings import Settings
+
+CHECKPOINT = 1000  # events
+ONE_REQUEST = timedelta(days=30)  # no request for events goes further back
+SKEW = timedelta(minutes=1)  # further apart, our clock is no guide to WorkOS's
+HELD = 3  # objects that are asked for at a lost place
+
+
+class Poll:
+    """One poll for these streams, from their cursors."""
+
+    def __init__(self, api: Api, settings: Settings, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> None:
+        self._api, self._settings, self._streams, self._since = api, settings, streams, since
+        self._names = [stream.name for stream in streams]
+        self._log = EventLog(api, asked_types(self._names, settings.event_types))
+        self.changes = Changes(api, self._names)
+        self._place: Place
+        self._first: EventPage | None = None  # of the log, where it is there already
+        self._given = False  # the last page that was given has the newest cursor
+
+    def pages(self) -> Generator[Page, None, None]:
+        """The pages of this poll. Raises Drift for a log or list that runs wild, and where the key is another environment's."""
+        due = self._begin()
+        if self._place.listing:
+            yield from self._listing(self._place.listing)
+            due = [name for name in due if name not in self._place.listed]
+            yield from self._news()
+        else:
+            yield from self._news(before=self._new_from)
+        if due := self._due(due):
+            at = max(self._place.polled, self._place.position.time)
+            yield from self._listing(begun(due, self._place.polled, at))
+            yield from self._news()
+        if not self._given:
+            yield self._page([])
+
+    # where it begins
+
+    def _begin(self) -> list[str]:
+        """Find the place in the log; gives the streams that have to be listed whatever their cursors say."""
+        place = place_of(self._since)
+        full = [stream.name for stream in self._streams if stream.name in STREAMS and (stream.full or stream.name not in self._since)]
+        self._new_from: datetime | None = None
+        if place is None:
+            self._start({}, self._back(None))
+            return [name for name in self._names if name in STREAMS]
+        proof = self._log.prove(place.position, self._settings.retention)
+        if isinstance(proof, Lost):
+            self._lose(place, proof)
+            return [name for name in self._names if name in STREAMS]
+        self._warn(place, proof.at)
+        self._place, self._first = replace(place, polled=proof.at), proof
+        if full or not place.listing:
+            self._place = replace(self._place, listing=None)
+        else:
+            self._place = replace(self._place, listing=resumed(place.listing, self._names))
+        if ARCHIVE in self._names and ARCHIVE not in self._since:
+            self._start(place.listed, self._back(None), listing=self._place.listing)
+            self._new_from = None
+        return full
+
+    def _back(self, last: datetime | None) -> timedelta:
+        """How far back the log is read from WorkOS's time on: as far as a listing needs it, or the archive."""
+        if ARCHIVE not in self._names:
+            return MARGIN
+        most = min(self._settings.retention, ONE_REQUEST)
+        return most if last is None else min(max(datetime.now(UTC) - last + MARGIN, MARGIN), most)
+
+    def _start(self, listed: Mapping[str, datetime], back: timedelta, listing: Progress | None = None) -> None:
+        """Begin in the log so long before WorkOS's time, which its answer tells."""
+        start = datetime.now(UTC) - back
+        page = self._log.start(Position(start))
+        if abs(page.at - back - start) > SKEW:
+            start = page.at - back
+            page = self._log.start(Position(start))
+        self._new_from = start
+        self._place, self._first = Place(Position(start), page.at, listed, listing), page
+
+    def _lose(self, place: Place, lost: Lost) -> None:
+        """A place that is lost: everything is listed, once it is clear that this is the environment that we hold."""
+        quiet = lost.old and lost.at - place.polled < self._settings.retention
+        days = (lost.at - place.position.time) / timedelta(days=1)
+        if quiet:
+            log.get().info("nothing has happened in WorkOS for long; everything is listed", source=self._api.name, days=round(days))
+        else:
+            log.get().warning(
+                "the place in the log of events is lost; everything is listed", source=self._api.name, why=lost.why, days=round(days, 1)
+            )
+        self._refuse_other_environment()
+        self._start({}, self._back(place.position.time))
+
+    def _refuse_other_environment(self) -> None:
+        """Raises Drift when WorkOS knows none of a few objects that we hold."""
+        held = [(stream.name, key) for stream in self._streams if stream.name in STREAMS for key in islice(stream.held(), HELD)]
+        some = held[:: max(1, len(held) // HELD)][:HELD]
+        for stream, key in some:
+            asked = by_id(stream, key, phase="look-up")
+            reply = self._api.ask(asked.path, phase="look-up")
+            if not is_unknown(reply):
+                self._api.refuse(reply, f"{STREAMS[stream].path}/...")
+                return
+        if some:
+            raise Drift(
+                f"source {self._api.name}: WorkOS knows neither our place in the log of events nor any of {len(some)} objects that we hold:"
+                " is the API key that of another environment?",
+                hint="set `api_key` to a key of the environment that was read before, or give this one a job and tables of its own; nothing"
+                " was stored or removed. If all of them were deleted, or this is intentional, run once with --full --accept-account",
+            )
+
+    def _warn(self, place: Place, at: datetime) -> None:
+        """Warn when the last poll was so long ago that events may get lost before the next one."""
+        pause = at - place.polled
+        if pause > self._settings.retention / 2:
+            log.get().warning(
+                "the last poll was long ago; WorkOS keeps events only so long: does the job run as it should?",
+                source=self._api.name, days=round(pause / timedelta(days=1), 1), retention_days=self._settings.retention.days,
+            )  # fmt: skip
+
+    def _due(self, due: Sequence[str]) -> list[str]:
+        """The streams that have to be listed now: all together, when it is time for one."""
+        listable = [name for name in self._names if name in STREAMS]
+        never = [name for name in listable if name not in self._place.listed]
+        old = any(self._place.polled - at >= self._settings.full_every for at in self._place.listed.values())
+        return listable if old else [name for name in listable if name in due or name in never]
+
+    # what comes
+
+    def _news(self, before: datetime | None = None) -> Generator[Page, None, None]:
+        """What is new in the log, up to 1,000 events a page. At a new place, what is older than `before` is in the listing that follows."""
+        events, first = [], self._first
+        self._first = None
+        for page, position in self._log.follow(self._place.position, first):
+            self._place = replace(self._place, position=position, polled=page.at)
+            events += [event for event in page.events if before is None or event.at is None or event.at >= before]
+            if len(events) >= CHECKPOINT:
+                yield self._page(self.changes.records(events))
+                events = []
+        if events:
+            yield self._page(self.changes.records(events))
+
+    def _listing(self, progress: Progress) -> Generator[Page, None, None]:
+        for page in Listing(self._api, progress, self._listed).pages():
+            self._given = True
+            yield page
+
+    def _listed(self, progress: Progress) -> Cursor:
+        """The cursor behind a page of a listing."""
+        over = {*progress.streams} <= {*progress.done}
+        listed = {**self._place.listed, **dict.fromkeys(progress.done, progress.began)}
+        self._place = replace(self._place, listed=listed, listing=None if over else progress)
+        return self._place.as_cursor(self._names)
+
+    def _page(self, records: Sequence[Record]) -> Page:
+        self._given = True
+        return Page(Documents(records), self._place.as_cursor(self._names), complete=False, streams=self._names)

@@ -1,0 +1,79 @@
+"""An open environment of WorkOS: its pages, who is not there any more, and whether its lists can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from usersync_cli.errors import Drift
+from usersync_cli.ports import CanLook, DocumentSession, FollowsLog, LeavesOut, TellsWhoIsGone
+from usersync_cli.sources.workos.changes import by_id, found_by_id
+from usersync_cli.sources.workos.poll import Poll
+from usersync_cli.sources.workos.settings import place_of
+from usersync_cli.sources.workos.streams import ARCHIVE, NAMES, STREAMS, asked_types
+
+if TYPE_CHECKING:
+    from usersync_cli.clients.http.client import Request
+    from usersync_cli.model import Cursor, Page, Stream
+    from usersync_cli.sources.workos.api import Api
+    from usersync_cli.sources.workos.settings import Settings
+
+
+class Session(FollowsLog, TellsWhoIsGone, LeavesOut, CanLook, DocumentSession):
+    """An environment, as its key shows it. Nothing tells which one it is."""
+
+    def __init__(self, name: str, settings: Settings, api: Api) -> None:
+        self._name, self._settings, self._api = name, settings, api
+        self._poll: Poll | None = None
+        self.account = f"WorkOS at {place_of(settings.api_url)}"
+
+    def pages(self, streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Generator[Page, None, None]:
+        """Changes from the log, and complete listings where they are due; one cursor for all streams.
+
+        Raises Drift for another environment and for lists and logs that run wild, ConfigError for the key and its rights.
+        """
+        for stream in streams:
+            self._check(stream.name)
+        self._poll = Poll(self._api, self._settings, streams, since)
+        yield from self._poll.pages()
+
+    def told(self, stream: str) -> Collection[str]:
+        """What events carry of a stream; nothing of the events themselves, which have no list."""
+        return STREAMS[stream].told if stream in STREAMS else ()
+
+    def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
+        """Those that WorkOS itself says it does not have, each asked for by its id."""
+        self._check(stream)
+        if stream == ARCHIVE:  # an event that is too old is not gone
+            return ()
+        asked: list[str] = []
+
+        def requests() -> Iterator[Request]:
+            for key in keys:
+                asked.append(key)
+                yield by_id(stream, key, phase="look-up")
+
+        found = []
+        with closing(self._api.each(requests())) as replies:
+            for reply in replies:
+                key = asked.pop(0)
+                if found_by_id(self._api, stream, key, reply) is None:
+                    found.append(key)
+        return found
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many events were about something else, although only ours were asked for."""
+        return dict(self._poll.changes.other) if self._poll else {}
+
+    def look(self, stream: str) -> str:
+        """Whether the key may read the stream's list and its events. Raises ConfigError that names all that it may not read."""
+        from usersync_cli.sources.workos.look import look
+
+        self._check(stream)
+        return look(self._api, stream, asked_types([stream], self._settings.event_types))
+
+    def _check(self, stream: str) -> None:
+        if stream not in NAMES:
+            raise Drift(f"source {self._name} has no stream {stream}", hint=f"its streams: {', '.join(NAMES)}")
