@@ -28,6 +28,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A source of type postgres": source_port("postgres").settings,
     "A source of type file": source_port("file").settings,
     "A source of type fineract": source_port("fineract").settings,
+    "A source of type workos": source_port("workos").settings,
     "A source of type teamleader": source_port("teamleader").settings,
     "A target of type keycloak": target_port("keycloak").settings,
     "A stream of files": FileStream,
@@ -182,19 +183,20 @@ def test_example_config_runs_as_it_is() -> None:
 
 def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
     """
-    What config.example.yaml has as comments is right once the marks are taken away: the jobs `teamleader` and `fineract`.
+    What config.example.yaml has as comments is right once the marks are taken away: the jobs `teamleader`, `fineract` and `workos`.
     """
-    text = re.sub(r"^  # (?=teamleader:|fineract:|keycloak:|  )", "  ", (ROOT / "config.example.yaml").read_text(), flags=re.MULTILINE)
+    example = (ROOT / "config.example.yaml").read_text()
+    text = re.sub(r"^  # (?=teamleader:|fineract:|workos:|keycloak:|  )", "  ", example, flags=re.MULTILINE)
     text = text.replace("# targets:", "targets:")
     (tmp_path / "config.yaml").write_text(text)
-    names = re.findall(r"\$\{((?:TEAMLEADER|FINERACT|KEYCLOAK)_[A-Z_]+)\}", text)
+    names = re.findall(r"\$\{((?:TEAMLEADER|FINERACT|WORKOS|KEYCLOAK)_[A-Z_]+)\}", text)
     config = load(
         tmp_path / "config.yaml", {"USERSYNC_ENV": "production", "USERSYNC_DATABASE_URL": "postgresql://x@/x", **dict.fromkeys(names, "x")}
     )
 
-    for job in ("teamleader", "fineract"):
+    for job in ("teamleader", "fineract", "workos"):
         config.check_environment(config.job(job))
-    assert 6 == len(names)
+    assert 7 == len(names)
 
 
 def test_shipped_crontab_has_commands_that_exist() -> None:

@@ -1,5 +1,5 @@
 """The systems that are read: a file or folder for each, found by its name. README.md says how to write one; `postgres`, `file`,
-`fineract` and `teamleader` are those that there are.
+`fineract`, `teamleader` and `workos` are those that there are.
 
 Each has a `PORT`, which is all that the engine looks at: a `TabularPort` or a `DocumentPort`.
 """

@@ -12,7 +12,8 @@ from usersync_cli.errors import Drift
 from usersync_cli.model import Record
 from usersync_cli.sources.workos.api import date, is_unknown, request
 from usersync_cli.sources.workos.shapes import Event, archived, as_text, aside, change_of, fields_of, record_of, text_of
-from usersync_cli.sources.workos.streams import ARCHIVE, OF_TYPE, STREAMS, TYPES, Kind
+from usersync_cli.sources.workos.streams import ARCHIVE, OF_TYPE, STREAMS, Kind
+from usersync_cli.sources.workos.types import TYPES
 
 if TYPE_CHECKING:
     from usersync_cli.clients.http.client import Reply, Request
@@ -34,8 +35,11 @@ class Changes:
     _poor: Counter[str] = field(default_factory=Counter)  # look-ups in a row, by stream, that were in vain
     _enough: set[str] = field(default_factory=set)  # streams whose objects are no richer by id
 
-    def records(self, events: Sequence[Event]) -> list[Record]:
-        """The records that these events make; what has to be read by id comes behind them, once for each object."""
+    def records(self, events: Sequence[Event], *, alone: bool = True) -> list[Record]:
+        """The records that these events make; what has to be read by id comes behind them, once for each object.
+
+        Unless they are `alone`: then a listing follows, which has all of it.
+        """
         found: list[Record] = []
         lacking: dict[_Which, int] = {}  # its last event's place in `found`
         related: dict[_Which, None] = {}
@@ -57,7 +61,7 @@ class Changes:
                     lacking.pop((stream, record.key), None)
                 found.append(record)
         wanted = {**dict.fromkeys(which for which in lacking if which not in related), **related}
-        return [*found, *self._read(list(wanted), lacking, _last(events))] if wanted else found
+        return [*found, *self._read(list(wanted), lacking, _last(events))] if wanted and alone else found
 
     def _pass(self, event: Event, stream: str, found: list[Record]) -> None:
         """Count an event that is about something else; one that does not even say what it is about is set aside."""
@@ -78,7 +82,7 @@ class Changes:
         """Whether the object has to be read by its id, because the event lacks what it should have."""
         if record.deleted or record.problem or record.stream in self._enough:
             return False
-        return not STREAMS[record.stream].told <= fields
+        return not STREAMS[record.stream].told.issubset(fields)
 
     def _read(self, wanted: Sequence[_Which], lacking: Collection[_Which], last: str) -> Iterator[Record]:
         """These objects, as they are now. Those that are gone are left out: the event that says so follows."""
@@ -108,7 +112,7 @@ class Changes:
                 self._enough.add(stream)
             return
         self._poor[stream] = 0
-        if not STREAMS[stream].told <= (fields_of(record.data) or {}).keys():
+        if not STREAMS[stream].told.issubset(fields_of(record.data) or ()):
             self._enough.add(stream)
 
 

@@ -7,7 +7,7 @@ place, the log begins five minutes before WorkOS's time, or as far back as the a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -26,6 +26,7 @@ from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS, asked_types
 if TYPE_CHECKING:
     from usersync_cli.sources.workos.api import Api
     from usersync_cli.sources.workos.settings import Settings
+    from usersync_cli.sources.workos.shapes import Event
 
 CHECKPOINT = 1000  # events
 ONE_REQUEST = timedelta(days=30)  # no request for events goes further back
@@ -154,16 +155,22 @@ class Poll:
 
     def _news(self, before: datetime | None = None) -> Generator[Page, None, None]:
         """What is new in the log, up to 1,000 events a page. At a new place, what is older than `before` is in the listing that follows."""
-        events, first = [], self._first
-        self._first = None
+        events: list[Event] = []
+        first, self._first = self._first, None
         for page, position in self._log.follow(self._place.position, first):
             self._place = replace(self._place, position=position, polled=page.at)
             events += [event for event in page.events if before is None or event.at is None or event.at >= before]
             if len(events) >= CHECKPOINT:
-                yield self._page(self.changes.records(events))
+                yield from self._changes(events, alone=before is None)
                 events = []
         if events:
-            yield self._page(self.changes.records(events))
+            yield from self._changes(events, alone=before is None)
+
+    def _changes(self, events: Sequence[Event], *, alone: bool) -> Iterator[Page]:
+        """The page that these events make; none where it would be empty, and a listing follows."""
+        records = self.changes.records(events, alone=alone)
+        if records or alone:
+            yield self._page(records)
 
     def _listing(self, progress: Progress) -> Generator[Page, None, None]:
         for page in Listing(self._api, progress, self._listed).pages():

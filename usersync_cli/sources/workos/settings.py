@@ -13,7 +13,7 @@ from usersync_cli.settings import UNSET, Address, Duration, FieldError, in_clear
 
 LONGEST = timedelta(days=90)  # WorkOS keeps no event longer
 _Url = Annotated[str, Address("must be an address such as https://api.workos.com")]
-_KEY = re.compile(r"[!-~]{8,300}")
+_KEY = re.compile(r"[!-~]{1,300}")
 _TYPE = re.compile(r"[a-z0-9_]{1,60}(?:\.[a-z0-9_]{1,60}){1,4}")
 
 
@@ -23,7 +23,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     type: Literal["workos"]
-    api_key: str = Field(repr=False, description="a secret key of the environment (sk_...); reading is enough, but for `users create`")
+    api_key: str = Field(repr=False, description="a secret key of the environment (sk_...); one that may only read is enough for a job")
     api_url: _Url = Field("https://api.workos.com", description="WorkOS's API; http:// only on this machine, for an emulator")
     retention: Duration = Field(
         timedelta(days=30),

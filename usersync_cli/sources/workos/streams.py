@@ -108,10 +108,8 @@ STREAMS: Mapping[str, Resource] = {
     ),
     "invitations": Resource(
         "/user_management/invitations",
-        _events("invitation", changed="created accepted resent revoked", deleted=""),
-        frozenset(
-            (*_STAMPS, "email", "accepted_at", "revoked_at", "organization_id", "inviter_user_id")
-        ),  # an invitation expires without an event
+        _events("invitation", changed="created accepted resent revoked", deleted=""),  # none where one expires, which changes `state`
+        frozenset((*_STAMPS, "email", "accepted_at", "revoked_at", "organization_id", "inviter_user_id")),
         also=_events("invitation", changed="updated"),
     ),
 }
