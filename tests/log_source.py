@@ -100,7 +100,15 @@ class LogSource(DocumentSource):
                     following = {"stream": names[names.index(name) + 1], "page": 0}
                 cursor = {"place": place} if end and name == names[-1] else {"place": place, "listing": {**at, **following}}
                 records = [_listed(name, one, at["as_of"]) for one in rows[number * self.size : (number + 1) * self.size]]
-                yield Page(Documents(records), cursor, complete=end, streams=[name], sweep=f"{at['sweep']} {name}", overrules=at["as_of"])
+                yield Page(
+                    Documents(records),
+                    cursor,
+                    complete=end,
+                    streams=[name],
+                    sweep=f"{at['sweep']} {name}",
+                    checks=not self.lost,
+                    overrules=at["as_of"],
+                )
 
 
 class LogSession(FollowsLog, TellsWhoIsGone, DocumentSession):

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from usersync_cli.clients.postgres.arrays import Blobs, Texts, texts
 from usersync_cli.clients.postgres.connections import Connection
@@ -275,6 +276,17 @@ class Known:
         if keys and sweep.keyed:
             tx.execute(_SQL["sweep_keys"], {"id": sweep.id, "keys": texts(keys)})
         return replace(self, sweep=replace(sweep, records=sweep.records + records))
+
+    def note_drift(self, tx: Connection, drift: Mapping[str, int]) -> None:
+        """Add what a page of the sweep under way had to put right, by column; nothing at all says that it was looked for."""
+        assert self.sweep is not None  # noqa: S101  `open_sweep`
+        tx.execute(_SQL["note_drift"], {"id": self.sweep.id, "drift": Jsonb(drift)})
+
+    def drift(self, tx: Connection) -> dict[str, int]:
+        """What the sweep under way had to put right so far, by column."""
+        assert self.sweep is not None  # noqa: S101  `open_sweep`
+        ((found,),) = tx.execute(_SQL["drift"], (self.sweep.id,)).fetchall()
+        return found or {}
 
     def listed_so_far(self, connection: Connection) -> list[Sequence[str]]:
         """The keys of the sweep under way, page by page; none where they are not kept."""

@@ -125,6 +125,18 @@ SELECT h.key
   FROM (SELECT key, COALESCE(row_key, key) AS row FROM usersync.seen WHERE stream_id = {stream} AND held IS NOT NULL) AS h
   FULL JOIN (SELECT {key} AS key FROM {table} AS t) AS t ON t.key = h.row WHERE t.key IS NULL OFFSET 0
 
+-- name: note_drift
+-- Added to what earlier pages of the listing, also those of other runs, had.
+UPDATE usersync.sweeps SET drift = COALESCE((
+       SELECT pg_catalog.jsonb_object_agg(n.key, n.number) FROM (
+              SELECT d.key, pg_catalog.sum(d.value::bigint) AS number FROM (
+                     SELECT key, value FROM pg_catalog.jsonb_each_text(COALESCE(drift, '{}'))
+                     UNION ALL SELECT key, value FROM pg_catalog.jsonb_each_text(%(drift)s)) AS d GROUP BY d.key) AS n), '{}')
+ WHERE id = %(id)s
+
+-- name: drift
+SELECT drift FROM usersync.sweeps WHERE id = %s
+
 -- name: close_sweep
 UPDATE usersync.sweeps SET outcome = %(outcome)s, candidates = %(candidates)s, removed = %(removed)s, run_id = %(run)s,
        finished_at = clock_timestamp() WHERE id = %(id)s

@@ -292,3 +292,96 @@ def test_a_page_is_one_line_of_the_log(sync: Sync, source: LogSource, capsys: py
     sync.ok()
 
     assert ["people, teams"] == [one["stream"] for one in map(json.loads, capsys.readouterr().err.splitlines()) if "page" in one["event"]]
+
+
+def drift(sync: Sync) -> list[Any]:
+    """What each complete listing of people had to put right, newest last."""
+    return [found for (found,) in sync.ask(
+        "SELECT w.drift FROM usersync.sweeps w JOIN usersync.seen_streams s ON s.id = w.stream_id WHERE s.stream = 'people' ORDER BY w.id"
+    )]  # fmt: skip
+
+
+def test_a_listing_that_agrees_with_the_log_has_no_drift(sync: Sync, source: LogSource) -> None:
+    """
+    Of the first listing nothing can be said; fields that no change carries do not count.
+    """
+    source.put("people", "a")
+    sync.ok()
+    source.put("people", "b", age=31)
+    source.put("people", "a", silent=True, title="Doctor")
+    sync.ok(full=True)
+
+    assert [None, {}] == drift(sync)
+
+
+def test_what_the_log_did_not_bring_is_drift_by_column(sync: Sync, source: LogSource, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Rows that were changed, came and left without a word, those that were edited by hand, and those that are back; each is put right.
+    """
+    for key in "abcdef":
+        source.put("people", key)
+    sync.ok()
+    source.remove("people", "f")
+    sync.ok()
+    source.put("people", "f", silent=True)
+    source.put("people", "a", silent=True, name="Test User One", age=1)
+    source.put("people", "b", silent=True, age=2, title="Doctor")
+    source.put("people", "new", silent=True)
+    source.remove("people", "c", silent=True)
+    sync.ask("UPDATE people SET name = 'Edited' WHERE id = 'd' RETURNING 1")
+    capsys.readouterr()
+    sync.ok(full=True)
+
+    expected = {"name": 2, "age": 2, "rows missing": 1, "rows left over": 1, "rows marked as deleted": 1}
+    assert expected == drift(sync)[-1]
+    assert "differed from what the log" in capsys.readouterr().err
+    sync.ok(full=True)
+    assert {} == drift(sync)[-1]
+
+
+def test_drift_in_a_column_of_documents_is_by_field(sync: Sync, source: LogSource) -> None:
+    """
+    A field that has a column of its own is not counted twice.
+    """
+    sync.transform = "SELECT key AS id, data->>'name' AS name, data AS document FROM records"
+    source.put("people", "a")
+    sync.ok()
+    source.put("people", "a", silent=True, name="Test User One", age=1, title="Doctor")
+    sync.ok(full=True)
+
+    assert {"name": 1, "document.age": 1} == drift(sync)[-1]
+
+
+@pytest.mark.parametrize("reason", ["lost", "edited"])
+def test_without_a_log_that_was_followed_there_is_no_drift(sync: Sync, source: LogSource, reason: str) -> None:
+    """
+    A lost place in the log and an edited step explain what differs.
+    """
+    source.put("people", "a")
+    sync.ok()
+    source.put("people", "a", silent=True, age=1)
+    source.lost = reason == "lost"
+    if reason == "edited":
+        sync.transform = f"{SELECT} WHERE true"
+    sync.ok()
+
+    assert [None, None] == drift(sync)
+
+
+def test_a_listing_that_is_resumed_adds_up_its_drift(sync: Sync, source: LogSource) -> None:
+    for key in "abcde":
+        source.put("people", key)
+    sync.ok()
+    for key in "abe":
+        source.put("people", key, silent=True, age=1)
+
+    def fail(page: Page) -> None:
+        if page.complete and page.streams == ["people"]:
+            raise Unavailable("the source hung up")
+
+    source.fail = fail
+    assert sync.run(full=True).steps[0].error
+    source.fail = lambda _page: None
+    sync.ok()
+
+    assert {"age": 3} == drift(sync)[-1]

@@ -1,8 +1,8 @@
 """What goes where in a merge: a table, the SELECT of what it should hold, and how its columns are compared.
 
-`compare` looks what differs, `write` makes it equal. Their statements hold a person's SQL, or set off their triggers, so they run
-with the person's search path (`as_user`). Nothing of ours in them may depend on it: functions, types and operators say their
-schema, IS DISTINCT FROM and IN are not used (they look `=` up along the path), and what can be computed here is.
+`compare` looks what differs, `drift` counts it by column, `write` makes it equal. Their statements hold a person's SQL, or set off
+their triggers, so they run with the person's search path (`as_user`). Nothing of ours in them may depend on it: functions, types and
+operators say their schema, IS DISTINCT FROM and IN are not used (they look `=` up along the path), and what can be computed here is.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ What fails is taken back to a savepoint; then `load.bisect` finds the records th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from usersync_cli.load.bisect import constraints, page
 from usersync_cli.load.bisect.attempts import AttemptFailed, Attempts, Cause
 from usersync_cli.load.bisect.page import KEY_DIFFERS
 from usersync_cli.load.merge import Merge, compare, key_text
+from usersync_cli.load.merge.drift import Drifted, drift_of
 from usersync_cli.load.rejects import HALF_FROM, NO_KEY, is_about_data, reason
 from usersync_cli.load.table import TablePlan
 from usersync_cli.model import Change, Counts, Desired
@@ -53,13 +55,16 @@ class Batch:
     have failed before.
     """
 
-    def __init__(self, tx: Connection, checkpoint: Checkpoint, stream: StreamLoad, sample: int = HALF_FROM) -> None:
-        self._tx, self._checkpoint, self._stream, self._sample = tx, checkpoint, stream, sample
+    def __init__(
+        self, tx: Connection, checkpoint: Checkpoint, stream: StreamLoad, sample: int = HALF_FROM, told: Collection[str] = ()
+    ) -> None:
+        self._tx, self._checkpoint, self._stream, self._sample, self._told = tx, checkpoint, stream, sample, told
         self._step = stream.known.scope.step
         self.counts = Counts()
         self.loaded: list[PageRecord] = []  # those that are left out too
         self.rejects: list[Reject] = []
         self.normalised = 0
+        self.drift: Counter[str] = Counter()  # in the fields `told`
         self.rows: dict[str, str] = {}  # how the rows of those that were loaded spell their keys, where that may be otherwise
         self._spelt: dict[str, str] = {}  # of this attempt: keys as the transform gives them, and as the source does
 
@@ -79,9 +84,9 @@ class Batch:
         item.reject = Reject(item.record.key, *cause, item.record.data, item.version)
         self.rejects.append(item.reject)
         self.counts.rejected += 1
-        self._checkpoint.tell(self._told(item, cause))
+        self._checkpoint.tell(self._report(item, cause))
 
-    def _told(self, item: PageRecord, cause: Cause) -> Iterator[Change]:
+    def _report(self, item: PageRecord, cause: Cause) -> Iterator[Change]:
         (name, *_) = self._stream.target.load.key
         why = f"{cause.reason} ({cause.detail})" if cause.detail else cause.reason
         yield Change(self._step, "reject", {name: item.record.key}, reason=why)
@@ -103,6 +108,7 @@ class Batch:
         with self._tx.transaction():
             plan, left_out = self._plan(items)
             counts += plan.counts
+            drift = self._drift(plan)
             self._checkpoint.foresee(self._foresee, plan, items)
             self._apply(plan, items)
             normalised = self._checkpoint.keep(self._stream.target.normalised, plan, self._tx)
@@ -111,8 +117,15 @@ class Batch:
         self._checkpoint.keep(self._fits, plan)
         self.rows |= rows or {}
         self._count(counts, items, left_out)
+        self.drift.update(drift)
         self.normalised += normalised or 0
         self.loaded += items
+
+    def _drift(self, plan: TablePlan) -> Drifted:
+        """What the log should have brought, where that is compared; a page that changes nothing costs no statement."""
+        if not self._told or plan.table is None or not (plan.outcome.inserted or plan.outcome.updated):
+            return {}
+        return drift_of(self._tx, plan.merge, plan.table, self._told)
 
     def _fits(self, plan: TablePlan) -> None:
         """Go on with how the stream fits into its table, now that the table is there."""

@@ -18,6 +18,7 @@ from usersync_cli.load.deletes.proof import DeleteVerdict
 from usersync_cli.load.known import Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.merge.compare import Outcome
+from usersync_cli.load.merge.drift import LEFT
 from usersync_cli.load.table import TablePlan
 from usersync_cli.load.table.create import MARK
 from usersync_cli.model import Page
@@ -144,12 +145,24 @@ class StreamDeletes:
         if stream.removes and table is not None and (known.memory.id or adopting or stream.foreseen.departures):
             found = self._remove(plan, known, merge, table)
         if known.sweep is not None and (complete or not stream.removes):
+            if plan.told:
+                self._tell_drift(plan, known, found)
             known = self._checkpoint.keep(self._close, stream, known, found, merge if table else None, adopting=adopting) or known
         if found.looked:
             tx.execute("DROP TABLE pg_temp.usersync_gone, pg_temp.usersync_candidates")
         plan.counts.gone += found.removable
         plan.refusal = found.refusal
         return known
+
+    def _tell_drift(self, plan: PagePlan, known: Known, found: Sweep) -> None:
+        """Say, at the end of a listing, what it had to put right although a log was followed; keep it with the listing."""
+        left = {LEFT: found.removable - found.free} if found.removable > found.free else {}
+        plan.stream.drift.update(left)
+        self._checkpoint.keep(known.note_drift, self._connection(), left)
+        drift = self._checkpoint.keep(known.drift, self._connection()) or dict(plan.stream.drift)
+        if drift:
+            log.once("the listing differed from what the log of changes had led to, or from rows that were edited by hand",
+                     step=self._step, stream=plan.stream.name, **drift)  # fmt: skip
 
     def _close(self, stream: StreamLoad, known: Known, found: Sweep, merge: Merge | None, *, adopting: bool) -> Known:
         """The end of a complete listing; gives what is known after it. `merge` is None where there is no table."""

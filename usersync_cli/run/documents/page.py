@@ -157,6 +157,7 @@ class PagePlan:
 
     stream: StreamLoad
     sweep: str = ""  # the complete listing that the page is part of
+    told: Collection[str] = ()  # fields in which what the page changes is drift
     records: list[PageRecord] = field(default_factory=list)
     bad: list[Reject] = field(default_factory=list)  # what is no record that could be loaded
     respelt: dict[str, str] = field(default_factory=dict)  # keys as they were remembered, and as they are spelt now

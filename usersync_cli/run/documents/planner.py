@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -37,7 +37,7 @@ class Planner:
 
     def plan(self, stream: StreamLoad, records: Sequence[Record], page: Page) -> PagePlan:
         """Find out what is to be done with each of these records. Raises Unavailable where the source contradicts itself."""
-        plan = PagePlan(stream, page.sweep)
+        plan = PagePlan(stream, page.sweep, self._told(stream, page))
         for record in records:
             plan.size += len(record.data)
             one = read_record(record, stream.known, stream.codec)
@@ -52,6 +52,10 @@ class Planner:
         plan.sort()
         self._refuse_empty(plan, page)
         return plan
+
+    def _told(self, stream: StreamLoad, page: Page) -> Collection[str]:
+        """The fields in which the rows should be as the page says already."""
+        return self.session.told(stream.name) if page.checks and stream.checked and isinstance(self.session, FollowsLog) else ()
 
     def _decide(self, plan: PagePlan) -> None:
         """Give each record its verdict."""

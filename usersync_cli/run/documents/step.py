@@ -216,6 +216,7 @@ class Reading:
             resumed = []  # what is read together begins together
         for stream in group:
             stream.fresh = stream not in resumed
+            stream.checked = stream.known.resumable and stream.known.memory.previous is not None and not stream.lost_rows
         known = [stream for stream in group if self._is_of_account(stream)] if follows else resumed
         since = {stream.name: stream.stored.value for stream in known if stream.stored}
         pages = self._session.pages([self._asked(stream) for stream in group], since)

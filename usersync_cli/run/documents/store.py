@@ -34,10 +34,11 @@ class PageStore:
 
     def load(self, tx: Connection, plan: PagePlan, sample: int) -> Batch:
         """Load the records that are to be loaded, and count them. `sample`: see `Batch`."""
-        batch = Batch(tx, self._checkpoint, plan.stream, sample)
+        batch = Batch(tx, self._checkpoint, plan.stream, sample, plan.told)
         batch.load(plan.of(Verdict.LOAD))
         batch.load(plan.of(Verdict.LOAD_AGAIN))
         plan.counts += batch.counts
+        plan.stream.drift += batch.drift
         plan.normalised = batch.normalised
         if not plan.counts.adds_up():
             step = plan.stream.known.scope.step
@@ -126,6 +127,8 @@ def _left_out(batch: Batch) -> list[PageRecord]:
 
 def _remember_page(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> Known:
     remember(tx, known, plan, batch)
+    if batch.drift:
+        known.note_drift(tx, batch.drift)
     return known.sweep_page(tx, plan.met if plan.stream.removes else (), plan.counts.distinct) if plan.sweep else known
 
 

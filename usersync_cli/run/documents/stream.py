@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class StreamLoad:
         self.looked: tuple[Merge, Table] | None = None  # how it fits into its table, when somebody last looked
         self.fitted: tuple[Merge, Table] | None = None  # the same since a page was written
         self._spelling: Spelling | None = None
+        self.checked = False  # a complete listing was accepted before, of this same step: the next one shows whether the log has kept it so
+        self.drift: Counter[str] = Counter()  # so far, in the listing under way
         self.fresh = True  # nothing of this reading was committed yet, and it did not begin at a cursor
         self.judged = False  # with the last page, the end of a complete listing, the rows that may go were judged
         self.stored: StoredCursor | None = None
