@@ -188,7 +188,7 @@ def test_tables_of_our_own_need_no_advice(house: House) -> None:
     house.crm.ok()
 
     assert "on_missing" not in house.lines()
-    assert [(False, 0), (False, None)] == [(one["taken_over"], one["unknown_rows"]) for one in house.streams()]
+    assert [(False, 0), (False, 0)] == [(one["taken_over"], one["unknown_rows"]) for one in house.streams()]
 
 
 def test_a_big_table_is_estimated(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
