@@ -7,11 +7,13 @@ emulators, a 200 with the first page: only asking for what comes behind the last
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from usersync_cli import log
 from usersync_cli.errors import Drift
 from usersync_cli.sources.workos.api import date, said
 from usersync_cli.sources.workos.place import Position
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 PATH = "/events"
 LIMIT = 100  # the most that WorkOS gives
 UNKNOWN = (400, 404, 422)  # what WorkOS may say to the id of an event that it does not have (any more)
+
+_TYPE = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,15 @@ class EventLog:
     """The events of these types, or whatever comes although only these were asked for."""
 
     def __init__(self, api: Api, types: Sequence[str]) -> None:
-        self._api, self._types = api, ",".join(types)
+        self._api, self.types = api, list(types)
+        self._unknown: set[str] = set()
 
     def prove(self, position: Position, retention: timedelta) -> EventPage | Lost:
-        """The first page behind this place, in one request; Lost unless it begins with the last event that was processed."""
-        reply = self._ask(position, behind=position.after)
+        """The first page behind this place, in one request; Lost unless it begins with the last event that was processed.
+
+        Where other types were asked for before, the page is one of those: it only proves the place.
+        """
+        reply = self._ask(position, behind=position.after, types=position.types)
         at = date(reply)
         old = at - position.time > retention
         if reply.status in UNKNOWN and (old or position.last):
@@ -100,9 +108,25 @@ class EventLog:
         self._api.refuse(reply, PATH)
         return _page(reply)
 
-    def _ask(self, position: Position, behind: str | None) -> Reply:
+    def _ask(self, position: Position, behind: str | None, types: Sequence[str] = ()) -> Reply:
         place = {"after": behind} if behind else {"range_start": as_text(position.start)}  # never both: they exclude each other
-        return self._api.ask(PATH, {"events": self._types, "order": "asc", "limit": LIMIT, **place}, phase="events")
+        reply = self._asked(place, types or self.types)
+        if reply.status in UNKNOWN and self._leave_out(reply):
+            reply = self._asked(place, types or self.types)
+        return reply
+
+    def _asked(self, place: Mapping[str, str], types: Sequence[str]) -> Reply:
+        wanted = [one for one in types if one not in self._unknown]
+        return self._api.ask(PATH, {"events": ",".join(wanted), "order": "asc", "limit": LIMIT, **place}, phase="events")
+
+    def _leave_out(self, reply: Reply) -> bool:
+        """Ask no more for types that a refusal names, since WorkOS does not have them; gives whether there are any."""
+        named = set(_TYPE.findall(reply.body.decode(errors="replace"))) & {*self.types} - self._unknown
+        if not named or self._unknown | named >= {*self.types}:
+            return False
+        self._unknown |= named
+        log.get().warning("WorkOS does not know some types of events; the others are read", source=self._api.name, types=sorted(named))
+        return True
 
     def _check_order(self, events: Sequence[Event], position: Position) -> None:
         """Raises Drift for another order than that of time, before anything is stored."""

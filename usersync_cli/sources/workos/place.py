@@ -1,9 +1,10 @@
 """Where a poll goes on: the cursor, which is the same for all streams, as JSON and as what it means.
 
-    {"log": {"after": ID, "last": {"id": ID, "at": TIME}, "from": TIME}, "polled": TIME, "listed": {STREAM: TIME}, "listing": {...}}
+    {"log": {"after": ID, "last": {"id": ID, "at": TIME}, "from": TIME, "types": [TYPE, ...]}, "polled": TIME, "listed": {STREAM: TIME},
+     "listing": {...}}
 
 `last` is the last event that was processed, and `after` the one before it: asked for what comes after that one, the log has to begin with
-`last`, which proves the place. While the log has had one event, or none, `from` is asked for instead. `polled` is WorkOS's time at the last
+`last`, which proves the place: among the `types` that were asked for then, which are others when a stream is added. While the log has had one event, or none, `from` is asked for instead. `polled` is WorkOS's time at the last
 poll, `listed` when the last complete listing of each stream began, `listing` is there while one is under way.
 """
 
@@ -28,6 +29,7 @@ class Position:
     after: str | None = None
     last: str | None = None
     at: datetime | None = None  # of the last event
+    types: Sequence[str] = ()  # of events that were asked for up to here
 
     @property
     def time(self) -> datetime:
@@ -42,7 +44,7 @@ class Position:
 
     def as_json(self) -> dict[str, Any]:
         last = {"id": self.last, "at": as_text(self.time)} if self.last else None
-        return {"after": self.after, "last": last, "from": as_text(self.start)}
+        return {"after": self.after, "last": last, "from": as_text(self.start), "types": [*self.types]}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def _read(cursor: Cursor) -> Place | None:
     """A stored cursor. One that can't be read is no cursor: then everything is listed."""
     try:
         log, last = cursor["log"], cursor["log"]["last"]
-        position = Position(_time(log["from"]), log["after"], last["id"] if last else None, _time(last["at"]) if last else None)
+        at = _time(last["at"]) if last else None
+        position = Position(_time(log["from"]), log["after"], last["id"] if last else None, at, log["types"])
         listed = {name: _time(at) for name, at in cursor["listed"].items()}
         listing = _progress(cursor["listing"]) if cursor.get("listing") else None
         return Place(position, _time(cursor["polled"]), listed, listing)

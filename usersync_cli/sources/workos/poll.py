@@ -77,7 +77,8 @@ class Poll:
             self._lose(place, proof)
             return [name for name in self._names if name in STREAMS]
         self._warn(place, proof.at)
-        self._place, self._first = replace(place, polled=proof.at), proof
+        same = [*place.position.types] == self._log.types
+        self._place, self._first = replace(place, polled=proof.at), proof if same else None
         if full or not place.listing:
             self._place = replace(self._place, listing=None)
         else:
@@ -102,7 +103,7 @@ class Poll:
             start = page.at - back
             page = self._log.start(Position(start))
         self._new_from = start
-        self._place, self._first = Place(Position(start), page.at, listed, listing), page
+        self._place, self._first = Place(Position(start, types=self._log.types), page.at, listed, listing), page
 
     def _lose(self, place: Place, lost: Lost) -> None:
         """A place that is lost: everything is listed, once it is clear that this is the environment that we hold."""
@@ -158,7 +159,7 @@ class Poll:
         events: list[Event] = []
         first, self._first = self._first, None
         for page, position in self._log.follow(self._place.position, first):
-            self._place = replace(self._place, position=position, polled=page.at)
+            self._place = replace(self._place, position=replace(position, types=self._log.types), polled=page.at)
             events += [event for event in page.events if before is None or event.at is None or event.at >= before]
             if len(events) >= CHECKPOINT:
                 yield from self._changes(events, alone=before is None)

@@ -1,6 +1,6 @@
 """The streams of WorkOS: where each is listed, which events change it, and which of its fields every event carries.
 
-Types of events and fields are those of the vendor's own SDK for Python, version 10.8.
+Fields are those that the vendor's own SDK for Python, version 10.8, requires of an event's document.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ STREAMS: Mapping[str, Resource] = {
     ),
     "directories": Resource(
         "/directories",
-        _events("dsync", changed="activated", deleted="deleted"),
+        _events("dsync", changed="activated deactivated", deleted="deleted"),
         frozenset((*_STAMPS, "type", "state", "name")),
         also=_events("directory", changed="created updated activated"),
     ),
