@@ -4,8 +4,9 @@
      "listing": {...}}
 
 `last` is the last event that was processed, and `after` the one before it: asked for what comes after that one, the log has to begin with
-`last`, which proves the place: among the `types` that were asked for then, which are others when a stream is added. While the log has had one event, or none, `from` is asked for instead. `polled` is WorkOS's time at the last
-poll, `listed` when the last complete listing of each stream began, `listing` is there while one is under way.
+`last`, which proves the place; among the `types` that were asked for then, which are others once a stream is added. While the log has had
+one event, or none, `from` is asked for instead. `polled` is WorkOS's time at the last poll, `listed` when the last complete listing of
+each stream began, `listing` is there while one is under way.
 """
 
 from __future__ import annotations
