@@ -162,8 +162,7 @@ def _as_set(value: msgspec.Raw, key: str) -> msgspec.Raw:
     given = _ARRAY.decode(value)
     if len(given) < 2:
         return value
-    ordered = sorted(given, key=lambda one: _place(bytes(one), key))
-    return value if ordered == given else msgspec.Raw(msgspec.json.encode(ordered))
+    return msgspec.Raw(msgspec.json.encode(sorted(given, key=lambda one: _place(bytes(one), key))))
 
 
 def _place(element: bytes, key: str) -> tuple[bytes, bytes]:
