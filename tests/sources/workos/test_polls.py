@@ -480,15 +480,55 @@ def test_the_key_of_another_environment_is_noticed(polls: Polls, server: WorkOS)
     assert not {*asked} & {*PATHS.values()}
 
 
-def test_an_old_cursor_is_not_trusted(polls: Polls, server: WorkOS) -> None:
+@pytest.mark.parametrize(
+    ("polled", "now", "said", "everything"),
+    [
+        (10, 14, "", False),
+        (10, 26, "does the job run as it should", False),
+        (10, 42, "longer ago than WorkOS keeps events", True),
+        (29, 31, "nothing has happened in WorkOS for long", True),
+    ],
+)
+def test_a_long_pause_is_told_and_a_quiet_time_is_no_alarm(
+    polls: Polls, server: WorkOS, capfd: pytest.CaptureFixture[str], polled: int, now: int, said: str, *, everything: bool
+) -> None:
     """
-    Older than WorkOS keeps events, everything is listed, although the log may still know the place.
+    Days after the last event: a pause of half the retention is a warning, a longer one lists everything, a quiet time only does that.
+    """
+    polls.settings = {"full_every": "90d"}
+    polls.held = server.world.ids
+    polls.poll()
+    for user in server.world.ids("users")[:2]:
+        server.world.update_user(user)
+    polls.poll()
+    server.world.ahead = timedelta(days=polled)
+    polls.poll()
+    capfd.readouterr()
+    server.world.ahead = timedelta(days=now)
+
+    assert everything == bool(listed(polls.poll()))
+    told = capfd.readouterr()
+    assert said in told.err + told.out
+    assert bool(said) == ("WorkOS" in told.err + told.out)
+    assert ("warning" in told.err + told.out) == (said not in {"", "nothing has happened in WorkOS for long"})
+    assert {EVENTS: 1} == polls.asked()
+
+
+def test_what_happened_before_a_long_pause_is_still_told(polls: Polls, server: WorkOS) -> None:
+    """
+    As long as WorkOS knows the place, its events are taken, also when everything is listed: they say when somebody was deleted.
     """
     polls.poll()
-    server.world.ahead = timedelta(days=31)
-    polls.held = server.world.ids
+    for user in server.world.ids("users")[:2]:
+        server.world.update_user(user)
+    polls.poll()
+    leaving = server.world.ids("users")[5]
+    server.world.delete("users", leaving)
+    server.world.ahead = timedelta(days=40)
+    pages = polls.poll()
 
-    assert {*THREE} == {*listed(polls.poll())}
+    assert (leaving, True) in changed(pages)
+    assert {*THREE} == {*listed(pages)}
 
 
 # listings

@@ -99,7 +99,8 @@ class Api:
             hint = "set `api_key` to a secret key (sk_...) of your environment, as the dashboard shows it under API Keys; was it revoked?"
             raise ConfigError(f"{what}: it does not know the API key", hint=hint)
         if reply.status == 403:
-            hint = f"the key is restricted: give it the right to read {path}, or leave out the stream that needs it"
+            without = "" if path == "/events" else ", or leave out the stream that needs it"
+            hint = f"the key is restricted: give it the right to read {path} in WorkOS's dashboard{without}"
             raise ConfigError(f"{what}: the API key may not read {path}", hint=hint)
         if reply.status == 404:
             raise Drift(f"{what}: there is no such path", hint="is `api_url` right? it is https://api.workos.com")

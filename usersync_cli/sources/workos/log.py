@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from usersync_cli import log
@@ -45,7 +45,6 @@ class Lost:
 
     why: str
     at: datetime  # WorkOS's time
-    old: bool = False  # older than WorkOS keeps events
 
 
 class EventLog:
@@ -55,23 +54,19 @@ class EventLog:
         self._api, self.types = api, list(types)
         self._unknown: set[str] = set()
 
-    def prove(self, position: Position, retention: timedelta) -> EventPage | Lost:
+    def prove(self, position: Position) -> EventPage | Lost:
         """The first page behind this place, in one request; Lost unless it begins with the last event that was processed.
 
         Where other types were asked for before, the page is one of those: it only proves the place.
         """
         reply = self._ask(position, behind=position.after, types=position.types)
-        at = date(reply)
-        old = at - position.time > retention
-        if reply.status in UNKNOWN and (old or position.last):
-            return Lost(f"WorkOS answered {reply.status} ({said(reply)})", at, old=old)
+        if reply.status in UNKNOWN:
+            return Lost(f"WorkOS answered {reply.status} ({said(reply)})", date(reply))
         self._api.refuse(reply, PATH)
         page = _page(reply)
-        if old:
-            return Lost("it is older than the retention", at, old=True)
         if position.last is None or (page.events and page.events[0].id == position.last):
             return page
-        return Lost("the log has another event there" if page.events else "the log has nothing there", at)
+        return Lost("the log has another event there" if page.events else "the log has nothing there", page.at)
 
     def start(self, position: Position) -> EventPage:
         """The first page from a time on."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CHECKPOINT = 1000  # events
 ONE_REQUEST = timedelta(days=30)  # no request for events goes further back
 SKEW = timedelta(minutes=1)  # further apart, our clock is no guide to WorkOS's
+RESUME = timedelta(days=1)  # a listing that was interrupted longer ago begins anew
 HELD = 3  # objects that are asked for at a lost place
 
 
@@ -72,21 +73,28 @@ class Poll:
         if place is None:
             self._start({}, self._back(None))
             return [name for name in self._names if name in STREAMS]
-        proof = self._log.prove(place.position, self._settings.retention)
-        if isinstance(proof, Lost):
-            self._lose(place, proof)
+        proof = self._log.prove(place.position)
+        old = proof.at - place.position.time > self._settings.retention
+        if isinstance(proof, Lost) or (old and not place.position.last):  # such a place proves nothing
+            self._lose(place, proof, old=old)
             return [name for name in self._names if name in STREAMS]
-        self._warn(place, proof.at)
-        same = [*place.position.types] == self._log.types
-        self._place, self._first = replace(place, polled=proof.at), proof if same else None
-        if full or not place.listing:
-            self._place = replace(self._place, listing=None)
-        else:
-            self._place = replace(self._place, listing=resumed(place.listing, self._names))
+        self._warn(place, proof.at, old=old)
+        self._resume(place, proof, full=bool(full) or old)
         if ARCHIVE in self._names and ARCHIVE not in self._since:
             self._start(place.listed, self._back(None), listing=self._place.listing)
             self._new_from = None
-        return full
+        elif old and not proof.more and len(proof.events) < 2:  # nothing has happened since: the place would get older and older
+            self._start({}, self._back(place.position.time))
+        return [name for name in self._names if name in STREAMS] if old else full
+
+    def _resume(self, place: Place, proof: EventPage, *, full: bool) -> None:
+        """Go on from a place that has proven itself, and with a listing that was interrupted, unless a new one is wanted."""
+        listing = place.listing
+        if listing and (full or proof.at - listing.began > RESUME):
+            listing = None
+        self._place = replace(place, polled=proof.at, listing=resumed(listing, self._names) if listing else None)
+        if [*place.position.types] == self._log.types:
+            self._first = proof
 
     def _back(self, last: datetime | None) -> timedelta:
         """How far back the log is read from WorkOS's time on: as far as a listing needs it, or the archive."""
@@ -105,16 +113,12 @@ class Poll:
         self._new_from = start
         self._place, self._first = Place(Position(start, types=self._log.types), page.at, listed, listing), page
 
-    def _lose(self, place: Place, lost: Lost) -> None:
+    def _lose(self, place: Place, proof: Lost | EventPage, *, old: bool) -> None:
         """A place that is lost: everything is listed, once it is clear that this is the environment that we hold."""
-        quiet = lost.old and lost.at - place.polled < self._settings.retention
-        days = (lost.at - place.position.time) / timedelta(days=1)
-        if quiet:
-            log.get().info("nothing has happened in WorkOS for long; everything is listed", source=self._api.name, days=round(days))
+        if isinstance(proof, EventPage) or old:
+            self._warn(place, proof.at, old=old)
         else:
-            log.get().warning(
-                "the place in the log of events is lost; everything is listed", source=self._api.name, why=lost.why, days=round(days, 1)
-            )
+            log.get().warning("the place in the log of events is lost; everything is listed", source=self._api.name, why=proof.why)
         self._refuse_other_environment()
         self._start({}, self._back(place.position.time))
 
@@ -136,14 +140,16 @@ class Poll:
                 " was stored or removed. If all of them were deleted, or this is intentional, run once with --full --accept-account",
             )
 
-    def _warn(self, place: Place, at: datetime) -> None:
-        """Warn when the last poll was so long ago that events may get lost before the next one."""
-        pause = at - place.polled
-        if pause > self._settings.retention / 2:
-            log.get().warning(
-                "the last poll was long ago; WorkOS keeps events only so long: does the job run as it should?",
-                source=self._api.name, days=round(pause / timedelta(days=1), 1), retention_days=self._settings.retention.days,
-            )  # fmt: skip
+    def _warn(self, place: Place, at: datetime, *, old: bool) -> None:
+        """Warn when the last poll was so long ago that events may be lost. Where it was not, nothing has happened: that is no alarm."""
+        pause, days = at - place.polled, round((at - place.position.time) / timedelta(days=1), 1)
+        facts = {"source": self._api.name, "days": days, "retention_days": round(self._settings.retention / timedelta(days=1), 1)}
+        if old and pause <= self._settings.retention:
+            log.get().info("nothing has happened in WorkOS for long; everything is listed", **facts)
+        elif old:
+            log.get().warning("the last poll was longer ago than WorkOS keeps events; everything is listed", **facts)
+        elif pause > self._settings.retention / 2:
+            log.get().warning("the last poll was long ago, and WorkOS keeps events only so long: does the job run as it should?", **facts)
 
     def _due(self, due: Sequence[str]) -> list[str]:
         """The streams that have to be listed now: all together, when it is time for one."""
