@@ -480,6 +480,22 @@ def test_the_key_of_another_environment_is_noticed(polls: Polls, server: WorkOS)
     assert not {*asked} & {*PATHS.values()}
 
 
+@pytest.mark.parametrize("happens", [False, True])
+def test_another_environment_is_noticed_where_nothing_has_happened(polls: Polls, server: WorkOS, *, happens: bool) -> None:
+    """
+    A log without events proves nothing: before anything is taken from it, or listed, a few objects are asked for.
+    """
+    polls.poll()
+    polls.key, polls.held = OTHER_KEY, server.world.ids
+    if happens:
+        server.worlds[OTHER_KEY].create_user()
+    with pytest.raises(Drift, match="another environment"):
+        polls.poll(full=not happens)
+    polls.key = KEY
+    polls.poll(full=True)
+    assert {EVENTS: 1} == polls.asked()
+
+
 @pytest.mark.parametrize(
     ("polled", "now", "said", "everything"),
     [

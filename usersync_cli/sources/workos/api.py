@@ -28,6 +28,10 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,59}")
 
 
+class WrongKey(ConfigError):
+    """WorkOS does not know the API key at all; a restricted one it knows."""
+
+
 class _Problem(msgspec.Struct):
     code: Any = None
     field: Any = None
@@ -97,7 +101,7 @@ class Api:
         what = f"source {self.name}: WorkOS answered {reply.status} to GET {path} ({said(reply)}{number})"
         if reply.status == 401:
             hint = "set `api_key` to a secret key (sk_...) of your environment, as the dashboard shows it under API Keys; was it revoked?"
-            raise ConfigError(f"{what}: it does not know the API key", hint=hint)
+            raise WrongKey(f"{what}: it does not know the API key", hint=hint)
         if reply.status == 403:
             without = "" if path == "/events" else ", or leave out the stream that needs it"
             hint = f"the key is restricted: give it the right to read {path} in WorkOS's dashboard{without}"
@@ -132,7 +136,7 @@ def said(reply: Reply) -> str:
         body = msgspec.json.decode(reply.body, type=_Body)
     except msgspec.MsgspecError:
         return "without an explanation"
-    message = Refused("", http_status=reply.status, title=body.message if isinstance(body.message, str) else "").words
+    message = Refused("", http_status=reply.status, title=body.message if isinstance(body.message, str) else "").words.rstrip(". ")
     code = next((one for one in (body.code, body.error) if isinstance(one, str) and _CODE.fullmatch(one)), "")
     fields = ", ".join(_complaints(body.errors))
     return ": ".join(part for part in (message or code, code if message and fields else "", fields) if part) or "without an explanation"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from usersync_cli.errors import UsersyncError, together
+from usersync_cli.sources.workos.api import WrongKey
 from usersync_cli.sources.workos.log import PATH
 from usersync_cli.sources.workos.shapes import as_text, fields_of, listed, text_of
 from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS
@@ -24,6 +25,8 @@ def look(api: Api, stream: str, types: Sequence[str]) -> str:
     for looking in (_look_at_list, _look_at_events):
         try:
             looking(api, stream, types)
+        except WrongKey:  # all else would be the same
+            raise
         except UsersyncError as error:
             problems.append(error)
     if problem := together(problems):

@@ -85,7 +85,10 @@ class Poll:
             self._new_from = None
         elif old and not proof.more and len(proof.events) < 2:  # nothing has happened since: the place would get older and older
             self._start({}, self._back(place.position.time))
-        return [name for name in self._names if name in STREAMS] if old else full
+        due = [name for name in self._names if name in STREAMS] if old else full
+        if not place.position.last and (proof.events or self._place.listing or self._due(due)):
+            self._refuse_other_environment()  # where nothing has happened yet, no place proves it
+        return due
 
     def _resume(self, place: Place, proof: EventPage, *, full: bool) -> None:
         """Go on from a place that has proven itself, and with a listing that was interrupted, unless a new one is wanted."""
