@@ -7,15 +7,21 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from pydantic import ValidationError
 
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, people
 from tests.log_source import LogSource
 from tests.simple_job import Job as SimpleJob
+from usersync_cli.clients.postgres.catalog import describe
+from usersync_cli.clients.postgres.connections import connect
+from usersync_cli.clients.postgres.transactions import begin
 from usersync_cli.config.jobs import Job, Load
+from usersync_cli.load.table.view import LiveView
 from usersync_cli.model import Database
 from usersync_cli.ports import BringsComments, BringsTransform
+from usersync_cli.signals import Stop
 from usersync_cli.state import migrations
 
 LOAD = {"on_missing": "mark", "live_view": True}
@@ -113,6 +119,24 @@ def test_names_are_quoted(sync: Sync) -> None:
     sync.ask('ALTER TABLE "My ""Schema"."Peo;ple" ADD "%s more" int')
     sync.ok()
     assert ['a%s{}"b', "age", "deleted_at", "%s more"] == columns(sync, '"My ""Schema"."Peo;ple_live"')[2:]  # fmt: skip
+
+
+def test_twice_is_once(sync: Sync) -> None:
+    """
+    Made by a load since it was looked at, it is not made again; taken back by a savepoint, it is.
+    """
+    sync.ask(TABLE)
+    view = LiveView(Load(table="people", key=["id"], on_missing="mark", live_view=True))
+    with connect(sync.target, job="test", stop=Stop(), read_write=True) as tx:
+        begin(tx)
+        view.look(tx, "public", sql.SQL("public.people"), describe(tx, "people"))
+        with tx.transaction(force_rollback=True):
+            view.make(tx)
+        view.make(tx)
+        assert not view.is_lacking(tx)
+        view.make(tx)
+        tx.execute("COMMIT")
+    assert [] == sync.rows("people_live")
 
 
 # columns that come later

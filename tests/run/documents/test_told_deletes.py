@@ -87,6 +87,24 @@ def test_the_moment_is_in_the_columns_own_type(sync: Sync, source: LogSource, ty
     assert before == versions(sync)
 
 
+def test_a_moment_that_the_column_cannot_tell_apart_writes_no_row(sync: Sync, source: LogSource) -> None:
+    """
+    Reported again as of another fraction of the same second, a row of timestamp(0) stays as it is.
+    """
+    sync.ask("CREATE TABLE people (id text PRIMARY KEY, name text, deleted_at timestamp(0))")
+    fill(sync, source)
+    (two,) = remove(source, "2")
+    sync.ok()
+    before = sync.ask("SELECT xmin::text FROM people WHERE id = '2'")
+    source.tell("people", {"id": "2"}, deleted=True, at=two + timedelta(seconds=0.3))
+
+    assert "0 0 0 0" == sync.ok()
+    assert before == sync.ask("SELECT xmin::text FROM people WHERE id = '2'")
+    source.tell("people", {"id": "2"}, deleted=True, at=two + timedelta(seconds=2))
+    sync.ok()
+    assert [two.replace(tzinfo=None) + timedelta(seconds=2)] == list(marks(sync).values())
+
+
 def test_what_a_listing_lacks_is_deleted_now_until_the_source_says_when(sync: Sync, source: LogSource) -> None:
     """
     A row that only a listing missed has the time of the run; the report that comes late puts that right, once.
@@ -158,6 +176,7 @@ def test_a_killed_run_has_marked_what_it_read(sync: Sync, source: LogSource, how
     assert sync.run().steps[0].error
     marked = sync.ask(f"SELECT id FROM people {'WHERE deleted_at IS NULL' if how == 'mark' else ''} ORDER BY id")
     assert ([3, 4, 5, 6, 7, 8] if how == "mark" else [1, 2, 3, 4, 5, 6, 7, 8]) == [int(key) for (key,) in marked]
+    assert ([("1",), ("2",)] if how == "mark" else []) == sync.ask("SELECT key FROM usersync.seen WHERE status = 'removed' ORDER BY key")
     source.fail = lambda _page: None
     assert ("0 0 0 1" if how == "mark" else "0 0 0 3") == sync.ok()
 
