@@ -133,7 +133,9 @@ class Known:
         self.memory, _, self.fingerprint = found
         self.others = self.memory.others
         self.respelt = connection.execute(_SQL["respelt"], (self.memory.id,)).fetchone() == (True,)
-        ((self.known_before, self.held),) = connection.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
+        ((self.known_before, self.held, expected),) = connection.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
+        if self.memory.previous is not None:
+            self.memory = replace(self.memory, previous=min(self.memory.previous, expected))
         row = connection.execute(_SQL["open"], (self.memory.id,)).fetchone()
         self.sweep = OpenSweep(*row) if row else None
 
@@ -262,7 +264,7 @@ class Known:
         tx.execute(_SQL["abandon"], values)
         known = self.known_before
         if self.memory.previous is None:  # a list that changed is walked again: until one is accepted, earlier walks count too
-            ((now, _),) = tx.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
+            ((now, *_),) = tx.execute(_KNOWN_AND_HELD, (self.memory.id,)).fetchall()
             known = max(known, now)
         ((id_,),) = tx.execute(_SQL["open_sweep"], {**values, "known": known}).fetchall()
         return replace(self, sweep=OpenSweep(id_, name, keyed, 0, self.scope.run_id or 0, known))
@@ -292,6 +294,11 @@ class Known:
         """The keys of the sweep under way, page by page; none where they are not kept."""
         query = "SELECT keys FROM usersync.sweep_keys WHERE sweep_id = %s"
         return [keys for (keys,) in connection.execute(query, (self.sweep.id,)).fetchall()] if self.sweep else []
+
+    def expect_fewer(self, number: int) -> Known:
+        """So many more records are gone, as the source itself says: the next listing is not measured by them."""
+        previous = self.memory.previous
+        return self if previous is None else replace(self, memory=replace(self.memory, previous=max(0, previous - number)))
 
     def known_at(self, sweep: str) -> int:
         """The number of records that had a row when the sweep of this name began; without that sweep, when this reading began."""

@@ -385,3 +385,27 @@ def test_a_listing_that_is_resumed_adds_up_its_drift(sync: Sync, source: LogSour
     sync.ok()
 
     assert {"age": 3} == drift(sync)[-1]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_listing_is_not_measured_by_those_who_were_reported_as_gone(sync: Sync, source: LogSource, *, later: bool, dry_run: bool) -> None:
+    """
+    All of a stream may go one by one, and most of another: neither is a source that fell silent, in the same run or a later one.
+    """
+    source.size = 50
+    for number in range(30):
+        source.put("people", f"p{number:02}")
+        source.put("teams", f"t{number:02}")
+    sync.ok()
+    for number in range(30):
+        source.remove("teams", f"t{number:02}")
+    for number in range(25):
+        source.remove("people", f"p{number:02}")
+    if later:
+        sync.ok()
+    source.remove("people", "p25", silent=True)
+    sync.ok(full=True, dry_run=dry_run)
+    sync.ok(full=True)
+
+    assert ([], ["p26", "p27", "p28", "p29"]) == (table(sync, "teams"), [key for key, *_ in table(sync)])

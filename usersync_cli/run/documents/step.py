@@ -35,7 +35,7 @@ from usersync_cli.ports import FollowsLog, LeavesOut, ReadsTogether, Session
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, RunContext, StepResult, StreamResult, chosen_streams, loading, read_of, refuse_other_account
 from usersync_cli.run.documents.deletes import StreamDeletes
-from usersync_cli.run.documents.page import PagePlan
+from usersync_cli.run.documents.page import PagePlan, Verdict
 from usersync_cli.run.documents.planner import Planner
 from usersync_cli.run.documents.store import PageStore
 from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad, fit, is_lacking, is_numbered, make_empty
@@ -323,7 +323,8 @@ class Reading:
         """Go on from what was just committed."""
         for plan, known in zip(plans, after, strict=True):
             stream = plan.stream
-            stream.known, stream.fresh, stream.others = known, False, None
+            told = len(plan.of(Verdict.TOLD_GONE))
+            stream.known, stream.fresh, stream.others = known.expect_fewer(told) if told else known, False, None
             if page:
                 stream.cursor_version += 1
                 stream.judged = page.complete and bool(page.sweep)
