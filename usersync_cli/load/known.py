@@ -296,7 +296,7 @@ class Known:
         return [keys for (keys,) in connection.execute(query, (self.sweep.id,)).fetchall()] if self.sweep else []
 
     def expect_fewer(self, number: int) -> Known:
-        """So many more records are gone, as the source itself says: the next listing is not measured by them."""
+        """So many rows went because the source itself reported their records as gone: the next listing is not measured by them."""
         previous = self.memory.previous
         return self if previous is None else replace(self, memory=replace(self.memory, previous=max(0, previous - number)))
 

@@ -117,9 +117,9 @@ SELECT key FROM usersync.seen WHERE stream_id = %s AND status = 'loaded' AND dep
 status <> 'removed' AND (status <> 'no_row' OR missing <> 0 OR departure IS NOT NULL)
 
 -- name: known_and_held
--- Last, what a complete listing may be expected to have: it lacks records that the source has reported as gone.
+-- Last, what a complete listing may be expected to have: it lacks records that went as the source reported them.
 SELECT count(*) FILTER (WHERE {is_known}), count(held),
-       count(*) FILTER (WHERE status <> 'removed' AND departure IS DISTINCT FROM 'told') FROM usersync.seen WHERE stream_id = %s
+       count(*) FILTER (WHERE status <> 'removed') FROM usersync.seen WHERE stream_id = %s
 
 -- name: lost
 -- The remembered keys of rows that the table does not have. OFFSET 0 keeps it one join where its result is joined once more.

@@ -323,7 +323,7 @@ class Reading:
         """Go on from what was just committed."""
         for plan, known in zip(plans, after, strict=True):
             stream = plan.stream
-            told = len(plan.of(Verdict.TOLD_GONE))
+            told = len(plan.of(Verdict.TOLD_GONE)) if stream.load.on_missing == "mark" else 0
             stream.known, stream.fresh, stream.others = known.expect_fewer(told) if told else known, False, None
             if page:
                 stream.cursor_version += 1
