@@ -692,3 +692,22 @@ def test_a_wrong_key_is_a_matter_of_the_config(polls: Polls) -> None:
         polls.poll()
 
     assert "sk_test_wrong" not in f"{error.value.message} {error.value.hint}"
+
+
+def test_only_a_listing_behind_a_log_that_was_followed_checks_it(polls: Polls, server: WorkOS) -> None:
+    """
+    Neither the first one, nor one after a lost place, nor the rest of one that was interrupted: there, what differs is no drift.
+    """
+
+    def checked(pages: Sequence[Page]) -> set[bool]:
+        return {page.checks for page in pages if page.sweep}
+
+    assert {False} == checked(polls.poll())
+    assert {True} == checked(polls.poll(full=True))
+    polls.poll(full=True, most=2)
+    assert {False} == checked(polls.poll())
+    server.world.create_user()
+    polls.poll()
+    server.world.forget()
+    polls.held = lambda _stream: list(server.truth("users"))
+    assert {False} == checked(polls.poll())

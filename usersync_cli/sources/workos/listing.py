@@ -49,10 +49,13 @@ def resumed(progress: Progress, asked: Collection[str]) -> Progress | None:
 
 
 class Listing:
-    """A listing under way. `cursor` gives the cursor behind a page, from how far the listing is then."""
+    """A listing under way; it `checks` what the log has led to, where that was read to its end before.
 
-    def __init__(self, api: Api, progress: Progress, cursor: Callable[[Progress], Cursor]) -> None:
-        self._api, self._at, self._cursor = api, progress, cursor
+    `cursor` gives the cursor behind a page, from how far the listing is then.
+    """
+
+    def __init__(self, api: Api, progress: Progress, cursor: Callable[[Progress], Cursor], *, checks: bool = False) -> None:
+        self._api, self._at, self._cursor, self._checks = api, progress, cursor, checks
         self._behind: set[str | None] = set()  # where pages of the list began, to notice one that comes again
 
     def pages(self) -> Generator[Page, None, None]:
@@ -168,7 +171,7 @@ class Listing:
             self._at = replace(self._at, done=[*self._at.done, stream])
         overrules = as_text(self._at.began - MARGIN)
         cursor = self._cursor(self._at)
-        return Page(Documents(records), cursor, complete, [stream], f"{self._at.sweep} {stream}", overrules=overrules)
+        return Page(Documents(records), cursor, complete, [stream], f"{self._at.sweep} {stream}", checks=self._checks, overrules=overrules)
 
 
 def _roots(streams: Sequence[str]) -> list[str]:

@@ -45,20 +45,21 @@ class Poll:
         self.changes = Changes(api, self._names)
         self._place: Place
         self._first: EventPage | None = None  # of the log, where it is there already
+        self._followed = False  # no event was missed since the last poll, so that a listing shows nothing new
         self._given = False  # the last page that was given has the newest cursor
 
     def pages(self) -> Generator[Page, None, None]:
         """The pages of this poll. Raises Drift for a log or list that runs wild, and where the key is another environment's."""
         due = self._begin()
         if self._place.listing:
-            yield from self._listing(self._place.listing)
+            yield from self._listing(self._place.listing, checks=False)  # what happened since it was interrupted is still to be read
             due = [name for name in due if name not in self._place.listed]
             yield from self._news()
         else:
             yield from self._news(before=self._new_from)
         if due := self._due(due):
             at = max(self._place.polled, self._place.position.time)
-            yield from self._listing(begun(due, self._place.polled, at))
+            yield from self._listing(begun(due, self._place.polled, at), checks=self._followed)
             yield from self._news()
         if not self._given:
             yield self._page([])
@@ -79,6 +80,7 @@ class Poll:
             self._lose(place, proof, old=old)
             return [name for name in self._names if name in STREAMS]
         self._warn(place, proof.at, old=old)
+        self._followed = True
         self._resume(place, proof, full=bool(full) or old)
         if ARCHIVE in self._names and ARCHIVE not in self._since:
             self._start(place.listed, self._back(None), listing=self._place.listing)
@@ -182,8 +184,8 @@ class Poll:
         if records or alone:
             yield self._page(records)
 
-    def _listing(self, progress: Progress) -> Generator[Page, None, None]:
-        for page in Listing(self._api, progress, self._listed).pages():
+    def _listing(self, progress: Progress, *, checks: bool) -> Generator[Page, None, None]:
+        for page in Listing(self._api, progress, self._listed, checks=checks).pages():
             self._given = True
             yield page
 
