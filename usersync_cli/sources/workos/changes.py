@@ -38,7 +38,8 @@ class Changes:
     def records(self, events: Sequence[Event], *, alone: bool = True) -> list[Record]:
         """The records that these events make; what has to be read by id comes behind them, once for each object.
 
-        Unless they are `alone`: then a listing follows, which has all of it.
+        Unless they are `alone` a listing follows, which has what has changed: then only deletes count. A row that came from an event,
+        and has left before the listing comes to it, would be missing from the very first one.
         """
         found: list[Record] = []
         lacking: dict[_Which, int] = {}  # its last event's place in `found`
@@ -60,8 +61,10 @@ class Changes:
                 else:
                     lacking.pop((stream, record.key), None)
                 found.append(record)
+        if not alone:
+            return [record for record in found if record.deleted or record.problem or record.stream == ARCHIVE]
         wanted = {**dict.fromkeys(which for which in lacking if which not in related), **related}
-        return [*found, *self._read(list(wanted), lacking, _last(events))] if wanted and alone else found
+        return [*found, *self._read(list(wanted), lacking, _last(events))] if wanted else found
 
     def _pass(self, event: Event, stream: str, found: list[Record]) -> None:
         """Count an event that is about something else; one that does not even say what it is about is set aside."""
@@ -72,8 +75,9 @@ class Changes:
 
     def _relate(self, stream: str, event: Event, related: dict[_Which, None], found: list[Record]) -> None:
         """Note the organization whose domain this is."""
-        fields = fields_of(event.data)
-        if fields is None or not (key := text_of(fields, "organization_id")):
+        fields = fields_of(event.data) or {}
+        domain = fields_of(bytes(fields["organization_domain"])) if "organization_domain" in fields else fields  # one that failed
+        if not (key := text_of(domain or {}, "organization_id")):
             found.append(aside(stream, event, "no_key"))
             return
         related[stream, key] = None
