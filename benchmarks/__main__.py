@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import documents, keycloak, parts, report, teamleader
+from benchmarks import documents, keycloak, parts, report, teamleader, workos
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -33,9 +33,10 @@ PARTS = (
     "teamleader-memory",
     "keycloak",
     "keycloak-memory",
+    "workos",
 )
 OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
-ALONE = {"small", "teamleader", "teamleader-memory", "keycloak", "keycloak-memory", *OF_DOCUMENTS}  # bring their own records
+ALONE = {"small", "teamleader", "teamleader-memory", "keycloak", "keycloak-memory", "workos", *OF_DOCUMENTS}  # bring their own records
 
 
 def main() -> None:
@@ -114,6 +115,7 @@ def _parts(server: Server, arguments: argparse.Namespace, chosen: tuple[str, ...
         "teamleader-memory": lambda: teamleader.memory(server),
         "keycloak": lambda: keycloak.keycloak(server, arguments.people, rounds),
         "keycloak-memory": lambda: keycloak.memory(server, arguments.people),
+        "workos": lambda: workos.workos(server, rounds),
         "small": lambda: parts.small(server),
     }
 
