@@ -80,7 +80,7 @@ class Emulator:
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """Of a source at this address."""
-        return {"type": "workos", "url": self.url, "api_key": self.key, **more}
+        return {"type": "workos", "api_url": self.url, "api_key": self.key, **more}
 
     def ask(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """The reply's body, after an answer of 200 to 204."""

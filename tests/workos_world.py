@@ -74,6 +74,7 @@ class World:
         self.lock = threading.RLock()
         self._number = 0
         self._served = 0
+        self._last = datetime(1970, 1, 1, tzinfo=UTC)
 
     # time and names
 
@@ -82,7 +83,10 @@ class World:
         return self.frozen or datetime.now(UTC) + self.ahead
 
     def moment(self) -> str:
-        return text(self.now())
+        """Of a change: a millisecond after the one before, or later; at the same one while the clock stands still."""
+        if self.frozen is None:
+            self._last = max(self.now(), self._last + timedelta(milliseconds=1))
+        return text(self.frozen or self._last)
 
     def id(self, prefix: str) -> str:
         """A new one; they sort as they were made."""
@@ -261,7 +265,13 @@ class World:
         """One more event, whatever it says; its id."""
         with self.lock:
             id_ = self.id("event")
-            whole = {"object": "event", "id": id_, "event": event, "data": copy.deepcopy(data), "created_at": text(at or self.now())}
+            whole = {
+                "object": "event",
+                "id": id_,
+                "event": event,
+                "data": copy.deepcopy(data),
+                "created_at": text(at) if at else self.moment(),
+            }
             self.log.append(whole)
         return id_
 
@@ -330,7 +340,7 @@ class _Frozen:
 
     def __enter__(self) -> None:
         self.before = self.world.frozen
-        self.world.frozen = self.world.now()
+        self.world.frozen = datetime.fromisoformat(self.world.moment())
 
     def __exit__(self, *_: object) -> None:
         self.world.frozen = self.before
