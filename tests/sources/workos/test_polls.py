@@ -240,6 +240,20 @@ def test_a_listing_is_as_of_the_last_event_before_it(polls: Polls, server: WorkO
     assert told <= shown.as_of
 
 
+def test_before_the_first_listing_only_deletes_are_taken_from_the_log(polls: Polls, server: WorkOS) -> None:
+    """
+    All else is in the listing. What is gone is remembered, so that older news do not bring it back.
+    """
+    leaving = server.world.create_user()
+    server.world.delete_user(leaving)
+    server.world.create_organization(domains=["test.example"])
+    with server.requests() as asked:
+        pages = polls.poll()
+
+    assert [(leaving, True)] == changed(pages)
+    assert PATHS["organizations"] + "/{id}" not in asked
+
+
 def test_events_come_a_thousand_a_page(polls: Polls, server: WorkOS) -> None:
     """
     A request has a hundred of them, a checkpoint up to a thousand.
@@ -272,6 +286,7 @@ def test_a_domain_changes_its_organization(polls: Polls, server: WorkOS) -> None
     domain = server.world.add_domain(changed_one, "b.test.example")
     server.world.add_domain(changed_one, "a.test.example")
     server.world.verify_domain(changed_one, domain)
+    server.world.fail_domain(changed_one, domain)
     server.world.add_domain(leaving, "c.test.example")
     server.world.delete_organization(leaving)
     with server.requests() as asked:
