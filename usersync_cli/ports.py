@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from usersync_cli.errors import UsersyncError
@@ -249,7 +250,16 @@ class SaysWhatItReads(ABC):
         """
 
 
-# what a source brings for `usersync export`
+# what a source brings for commands
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """Where a cursor stands in a source's log of changes, for `usersync status`."""
+
+    at: datetime  # everything before this moment was read
+    polled: datetime  # when the source was last asked, by its own clock
+    retention: timedelta  # how long it keeps changes
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from usersync_cli.cli.tokens import token_document
 from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
+    from usersync_cli.ports import LogPlace
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import ListingStatus, StreamStatus
     from usersync_cli.state.approvals import Approval
@@ -31,7 +32,7 @@ def job_document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "approvals": [_approval_document(one) for one in job.approvals],
         "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
         "cursors": [_cursor_document(cursor, at) for cursor in job.cursors],
-        "streams": [_stream_document(one) for one in job.streams],
+        "streams": [_stream_document(one, at) for one in job.streams],
         "failing_streams": [failing_document(one, at) for one in job.failing],
         "tokens": [token_document(source, token) for source, token in job.tokens.items()],
     }
@@ -101,7 +102,18 @@ def _cursor_document(cursor: StoredCursor, at: datetime) -> dict[str, Any]:
     }
 
 
-def _stream_document(one: StreamStatus) -> dict[str, Any]:
+def _place_document(place: LogPlace, at: datetime) -> dict[str, Any]:
+    """A place in a source's log of changes, for programs. Ages are by the target's clock."""
+    return {
+        "at": iso(place.at),
+        "age_seconds": age_seconds(place.at, at),
+        "polled_at": iso(place.polled),
+        "poll_age_seconds": age_seconds(place.polled, at),
+        "retention_seconds": round(place.retention.total_seconds()),
+    }
+
+
+def _stream_document(one: StreamStatus, at: datetime) -> dict[str, Any]:
     held = one.held
     return {
         "step": one.step,
@@ -114,6 +126,7 @@ def _stream_document(one: StreamStatus) -> dict[str, Any]:
         "marked": held.marked,
         "newest_change": iso(held.newest),
         "cursor_moved_at": iso(one.cursor.updated_at) if one.cursor else None,
+        "log": one.place and _place_document(one.place, at),
         "last_sweep": one.swept and _listing_document(one.swept),
         "sweep_under_way": one.under_way and _listing_document(one.under_way),
         "rejects": one.rejects,
@@ -131,6 +144,7 @@ def _listing_document(listing: ListingStatus) -> dict[str, Any]:
         "records": listing.records,
         "candidates": listing.candidates,
         "removed": listing.removed,
+        "drift": None if listing.drift is None else dict(listing.drift),
         "started_at": iso(listing.started_at),
         "finished_at": iso(listing.finished_at),
     }

@@ -11,12 +11,13 @@ import click
 
 from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.ledger import job_document, named, outcome, owner, read_at, took
-from usersync_cli.cli.text import iso, moment, plural, when
+from usersync_cli.cli.text import iso, lasting, moment, plural, when
 from usersync_cli.cli.tokens import token_hints, token_line
 from usersync_cli.report.status import told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
+    from usersync_cli.ports import LogPlace
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import ListingStatus, StreamStatus
     from usersync_cli.state.ledger import Run, StepRun, StoredCursor
@@ -114,9 +115,9 @@ def _read(job: JobStatus, at: datetime) -> Iterator[str]:
 
 def _stream(one: StreamStatus, at: datetime) -> Iterator[str]:
     yield _held(one, at)
-    yield _position(one.cursor, at) if one.cursor else "not read yet"
+    yield _in_log(one.place, at) if one.place else _position(one.cursor, at) if one.cursor else "not read yet"
     if one.swept:
-        yield f"listed whole {when(one.swept.finished_at or one.swept.started_at, at)}: {_listed(one.swept)}"
+        yield f"listed whole {when(one.swept.finished_at or one.swept.started_at, at)}: {_listed(one.swept)}{_drift(one.swept)}"
     if one.under_way:
         yield f"listing since {when(one.under_way.started_at, at)}: {plural(one.under_way.records, 'record')} so far"
     if one.rejects:
@@ -142,6 +143,14 @@ def _listed(listing: ListingStatus) -> str:
     outcome = {"refused": refused, "approved": f"{plural(listing.removed, 'row')} removed, as approved"}.get(listing.outcome)
     removed = f"{plural(listing.removed, 'row')} removed" if listing.removed else "ok"
     return f"{plural(listing.records, 'record')}, {outcome or removed}"
+
+
+def _drift(listing: ListingStatus) -> str:
+    """What the listing had to put right although the source's changes were followed."""
+    if listing.drift is None:
+        return ""
+    found = ", ".join(f"{name} {number:,}" for name, number in listing.drift.items())
+    return f"; it differed from what changes had led to: {found}" if found else ", as changes had led to"
 
 
 def _kept(streams: Sequence[StreamStatus]) -> Iterator[str]:
@@ -188,6 +197,12 @@ def _counted(step: StepRun) -> str:
     parts = [f"{counts.inserted:,} new", f"{counts.updated:,} changed", *counts.unchanged_in_words, f"{counts.gone:,} gone"]
     more = {"duplicate": counts.duplicates, "older than what is there": counts.stale, "rejected": counts.rejected}
     return f"{counts.read:,} read: " + ", ".join([*parts, *(f"{number:,} {word}" for word, number in more.items() if number)])
+
+
+def _in_log(place: LogPlace, at: datetime) -> str:
+    """How far a source's changes were read, and how long they can be caught up with."""
+    read, polled = when(place.at, at), when(place.polled, at)
+    return f"changes read up to {read}, last asked for {polled}; the source keeps them for {lasting(place.retention)}"
 
 
 def _position(cursor: StoredCursor, at: datetime) -> str:

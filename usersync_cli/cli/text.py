@@ -24,6 +24,15 @@ def ago(age: timedelta) -> str:
     return f"{passed} s ago"
 
 
+def lasting(time: timedelta) -> str:
+    """A length of time that a setting gives, in its largest unit: `30 days`, `36 h`, `45 min`."""
+    passed = round(time.total_seconds())
+    for unit, length in (("days", 86400), ("h", 3600)):
+        if passed >= 2 * length:
+            return f"{passed // length} {unit}"
+    return f"{passed // 60} min"
+
+
 def age_seconds(moment_: datetime | None, at: datetime) -> float | None:
     """How old a moment is in seconds, as JSON has it; None where there is none."""
     return None if moment_ is None else round(max(0.0, (at - moment_).total_seconds()), 1)

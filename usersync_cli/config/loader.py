@@ -19,7 +19,7 @@ from usersync_cli.config.jobs import Extract, Job, Load, Outward, Step
 from usersync_cli.config.reader import EMBEDDED, File, Reader, url_mistake
 from usersync_cli.config.registry import source_port, source_types, target_port, target_types
 from usersync_cli.errors import ConfigError
-from usersync_cli.model import Database
+from usersync_cli.model import Cursor, Database
 from usersync_cli.settings import UNSET, duration, suggestion
 from usersync_cli.settings import Path as Place
 from usersync_cli.sources import DocumentPort, Login, Port, TabularPort
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.keys import Keys
     from usersync_cli.auth.oauth import OAuthClient
+    from usersync_cli.ports import LogPlace
 
 __all__ = [
     "Config",
@@ -155,6 +156,11 @@ class Config:
         if self.environment not in PLAYGROUNDS:
             raise ConfigError(f'{name} is "embedded", which is for development and test; this is {self._which_environment()}')
         return Database(embedded[1] or "usersync", name, self.home)
+
+    def log_place(self, source: str, cursor: Cursor) -> LogPlace | None:
+        """Where a stored cursor of this source stands in its log of changes; None where it has none."""
+        port = self.source_port(source)
+        return port.place(cursor) if isinstance(port, DocumentPort) else None
 
     def oauth_sources(self) -> list[str]:
         """The sources that a person authorises, by name."""

@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from usersync_cli.model import Job
+from usersync_cli.model import Cursor, Job
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.model import Database
+    from usersync_cli.ports import LogPlace
     from usersync_cli.report.streams import StreamStatus
     from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
@@ -43,6 +44,10 @@ class Configured(Protocol):
 
     def sources_of(self, job: str) -> Sequence[str]:
         """The names of the sources that a job reads."""
+        ...
+
+    def log_place(self, source: str, cursor: Cursor) -> LogPlace | None:
+        """Where a stored cursor of this source stands in its log of changes."""
         ...
 
     def oauth_sources(self) -> Sequence[str]:
@@ -145,7 +150,7 @@ def _read(config: Configured, connection: Connection, only: str | None, *, table
                 approvals.lists(connection, job=name, waiting=True),
                 {step: number for (job, step), number in waiting.items() if job == name},
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
-                streams.read(connection, configured, cursors) if tables and configured else (),
+                streams.read(connection, configured, cursors, config.log_place) if tables and configured else (),
                 _failing(connection, name, configured),
             )
         )

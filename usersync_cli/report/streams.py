@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from usersync_cli.clients.postgres.sql import scalar
 if TYPE_CHECKING:
     from usersync_cli.clients.postgres.catalog import Table
     from usersync_cli.clients.postgres.connections import Connection
-    from usersync_cli.model import Job, Step
+    from usersync_cli.model import Cursor, Job, Step
+    from usersync_cli.ports import LogPlace
     from usersync_cli.state.ledger import StoredCursor
 
 SMALL_BYTES = 64 * 1024 * 1024  # a table of at most this size (without what is stored out of line) is counted, a bigger one estimated
@@ -32,6 +33,7 @@ class ListingStatus:
     removed: int
     started_at: datetime
     finished_at: datetime | None
+    drift: Mapping[str, int] | None = None  # what it had to put right although a log was followed; None: it did not look for that
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class StreamStatus:
     under_way: ListingStatus | None
     rejects: int  # that wait
     taken_over: bool  # others filled the table before us, and their rows were not adopted
+    place: LogPlace | None  # in the source's log of changes
     mark_needs: str  # the ALTER without which on_missing: mark is refused
 
 
@@ -74,8 +77,10 @@ class _Memory:
     under_way: ListingStatus | None = None
 
 
-def read(connection: Connection, job: Job, cursors: Sequence[StoredCursor]) -> list[StreamStatus]:
-    """Every stream of the job's steps of documents, inside a transaction."""
+def read(
+    connection: Connection, job: Job, cursors: Sequence[StoredCursor], log_place: Callable[[str, Cursor], LogPlace | None]
+) -> list[StreamStatus]:
+    """Every stream of the job's steps of documents, inside a transaction. `log_place` reads cursors of a source."""
     moved = {(one.step, one.stream): one for one in cursors}
     rejected = _rejects(connection, job.name)
     found = []
@@ -85,12 +90,21 @@ def read(connection: Connection, job: Job, cursors: Sequence[StoredCursor]) -> l
         for extract in step.extract.values():
             for stream in extract.streams:
                 at = (step.name, stream)
-                found.append(_stream(connection, job.name, step, extract.source, stream, moved.get(at), rejected.get(at, 0)))
+                cursor = moved.get(at)
+                place = log_place(extract.source, cursor.value) if cursor else None
+                found.append(_stream(connection, job.name, step, extract.source, stream, cursor, place, rejected.get(at, 0)))
     return found
 
 
 def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
-    connection: Connection, job: str, step: Step, source: str, stream: str, cursor: StoredCursor | None, rejected: int
+    connection: Connection,
+    job: str,
+    step: Step,
+    source: str,
+    stream: str,
+    cursor: StoredCursor | None,
+    place: LogPlace | None,
+    rejected: int,
 ) -> StreamStatus:
     from usersync_cli.clients.postgres.catalog import describe
     from usersync_cli.load.table.fit import lacks_mark
@@ -112,8 +126,9 @@ def _stream(  # noqa: PLR0913, PLR0917  which one, and what is known of it
     except (errors.LockNotAvailable, errors.QueryCanceled):
         problem = "is locked or slow at the moment"
     return StreamStatus(
-        step.name, stream, source, name, load.on_missing, problem, held, cursor, memory.swept, memory.under_way, rejected, theirs, needs
-    )  # fmt: skip
+        *(step.name, stream, source, name, load.on_missing, problem, held, cursor),
+        *(memory.swept, memory.under_way, rejected, theirs, place, needs),
+    )
 
 
 def _memory(connection: Connection, job: str, step: Step, stream: str, table: str) -> _Memory:
@@ -126,7 +141,9 @@ def _memory(connection: Connection, job: str, step: Step, stream: str, table: st
     row = connection.execute(_MEMORY, values).fetchone()
     if row is None:
         return _Memory()
-    swept, under_way = (connection.execute(query, (row[0],)).fetchone() for query in (_SWEPT, _UNDER_WAY))
+    drift = "drift" if (current(connection) or "") >= "0013" else "NULL"
+    listing = [f"{_LISTING.format(drift=drift)} {rest}".encode() for rest in (_SWEPT, _UNDER_WAY)]
+    swept, under_way = (connection.execute(query, (row[0],)).fetchone() for query in listing)
     return _Memory(row[0], row[1], ListingStatus(*swept) if swept else None, ListingStatus(*under_way) if under_way else None)
 
 
@@ -180,9 +197,11 @@ _MEMORY = """
 SELECT id, adopted FROM usersync.seen_streams
  WHERE job = %(job)s AND step = %(step)s AND stream = %(stream)s AND target = %(target)s
 """
-_LISTING = "SELECT run_id, outcome, records, candidates, removed, started_at, finished_at FROM usersync.sweeps WHERE stream_id = %s"
-_SWEPT = _LISTING + " AND outcome IN ('ok', 'approved', 'refused') ORDER BY id DESC LIMIT 1"
-_UNDER_WAY = _LISTING + " AND outcome = 'open' ORDER BY id DESC LIMIT 1"
+_LISTING = (
+    "SELECT run_id, outcome, records, candidates, removed, started_at, finished_at, {drift} FROM usersync.sweeps WHERE stream_id = %s"
+)
+_SWEPT = "AND outcome IN ('ok', 'approved', 'refused') ORDER BY id DESC LIMIT 1"
+_UNDER_WAY = "AND outcome = 'open' ORDER BY id DESC LIMIT 1"
 _REJECTS = "SELECT step, stream, count(*) FROM usersync.rejects WHERE job = %s AND status = 'waiting' GROUP BY step, stream"
 # As the planner estimates: so many rows a page as ANALYZE or VACUUM last found, and so many pages as there are now.
 _SIZE = """

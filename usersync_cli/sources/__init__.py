@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from usersync_cli.auth.oauth import OAuthClient
-    from usersync_cli.ports import DocumentSource, ExportShape, TabularSource
+    from usersync_cli.model import Cursor
+    from usersync_cli.ports import DocumentSource, ExportShape, LogPlace, TabularSource
 
 S = TypeVar("S", bound="BaseModel")
 
@@ -44,6 +45,7 @@ class DocumentPort(Generic[S]):
     source: Callable[[str, S], DocumentSource]  # from its name in the config file and its settings; contacts nothing
     streams: Callable[[Mapping[str, Any]], Sequence[str]]  # those that it has, by its part of the config file, which may have mistakes
     login: Login[S] | None = None  # None: nobody has to authorise it
+    place: Callable[[Cursor], LogPlace | None] = lambda _cursor: None  # where a stored cursor stands in its log; None: nobody can tell
     exports: Sequence[ExportShape] = ()  # streams that `usersync export` writes in columns of their own
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.workos_server import EVENTS, KEY, OTHER_KEY, PATHS, WorkOS
+from usersync_cli import log
 from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
 from usersync_cli.ports import Tools
@@ -524,6 +525,7 @@ def test_a_long_pause_is_told_and_a_quiet_time_is_no_alarm(
     """
     Days after the last event: a pause of half the retention is a warning, a longer one lists everything, a quiet time only does that.
     """
+    log.configure("console")
     polls.settings = {"full_every": "90d"}
     polls.held = server.world.ids
     polls.poll()

@@ -1,12 +1,12 @@
 """Where a poll goes on: the cursor, which is the same for all streams, as JSON and as what it means.
 
     {"log": {"after": ID, "last": {"id": ID, "at": TIME}, "from": TIME, "types": [TYPE, ...]}, "polled": TIME, "listed": {STREAM: TIME},
-     "listing": {...}}
+     "retention": SECONDS, "listing": {...}}
 
 `last` is the last event that was processed, and `after` the one before it: asked for what comes after that one, the log has to begin with
 `last`, which proves the place; among the `types` that were asked for then, which are others once a stream is added. While the log has had
 one event, or none, `from` is asked for instead. `polled` is WorkOS's time at the last poll, `listed` when the last complete listing of
-each stream began, `listing` is there while one is under way.
+each stream began, `listing` is there while one is under way. `retention` is that of the settings, for `usersync status`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from usersync_cli.model import Cursor
+from usersync_cli.ports import LogPlace
 from usersync_cli.sources.workos.shapes import Event, as_text, moment
 
 MARGIN = timedelta(minutes=5)  # before the time of a listing: events are told a little late
@@ -76,11 +77,18 @@ class Place:
     listed: Mapping[str, datetime] = field(default_factory=dict)
     listing: Progress | None = None
 
-    def as_cursor(self, streams: Collection[str]) -> Cursor:
+    def as_cursor(self, streams: Collection[str], retention: timedelta) -> Cursor:
         """As JSON, for these streams."""
         listed = {name: as_text(at) for name, at in self.listed.items() if name in streams}
         found: dict[str, Any] = {"log": self.position.as_json(), "polled": as_text(self.polled), "listed": listed}
+        found["retention"] = round(retention.total_seconds())
         return found | ({"listing": self.listing.as_json()} if self.listing else {})
+
+
+def log_place(cursor: Cursor) -> LogPlace | None:
+    """What people want to know of a cursor; None where it can't be read."""
+    found, retention = _read(cursor), cursor.get("retention")
+    return LogPlace(found.position.time, found.polled, timedelta(seconds=retention)) if found and isinstance(retention, int) else None
 
 
 def place_of(since: Mapping[str, Cursor]) -> Place | None:

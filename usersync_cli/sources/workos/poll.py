@@ -194,8 +194,11 @@ class Poll:
         over = {*progress.streams} <= {*progress.done}
         listed = {**self._place.listed, **dict.fromkeys(progress.done, progress.began)}
         self._place = replace(self._place, listed=listed, listing=None if over else progress)
-        return self._place.as_cursor(self._names)
+        return self._cursor()
+
+    def _cursor(self) -> Cursor:
+        return self._place.as_cursor(self._names, self._settings.retention)
 
     def _page(self, records: Sequence[Record]) -> Page:
         self._given = True
-        return Page(Documents(records), self._place.as_cursor(self._names), complete=False, streams=self._names)
+        return Page(Documents(records), self._cursor(), complete=False, streams=self._names)
