@@ -726,3 +726,22 @@ def test_only_a_listing_behind_a_log_that_was_followed_checks_it(polls: Polls, s
     server.world.forget()
     polls.held = lambda _stream: list(server.truth("users"))
     assert {False} == checked(polls.poll())
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_check_names_each_right_that_is_missing(server: WorkOS, *, empty: bool) -> None:
+    """
+    Of a list that is asked for one organization after the other, its own right and that of the list before it; also where that has none.
+    """
+    paths = [PATHS["organizations"], PATHS["organization_memberships"], EVENTS]
+    if empty:
+        for one in server.world.ids("organizations"):
+            server.world.delete("organizations", one)
+    source = Source("workos", Settings.model_validate({"type": "workos", "api_url": server.url, "api_key": KEY}))
+    with source.open(Tools("workos", Stop(), Database)) as session:
+        assert "can be read" in session.look("organization_memberships")
+        for forbidden in ([paths[0]], [paths[1]], [paths[2]], paths):
+            server.forbidden[KEY] = {*forbidden}
+            with pytest.raises(ConfigError) as caught:
+                session.look("organization_memberships")
+            assert [path in caught.value.message for path in paths] == [path in forbidden for path in paths]

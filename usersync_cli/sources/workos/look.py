@@ -10,11 +10,12 @@ from usersync_cli.errors import UsersyncError, together
 from usersync_cli.sources.workos.api import WrongKey
 from usersync_cli.sources.workos.log import PATH
 from usersync_cli.sources.workos.shapes import as_text, fields_of, listed, text_of
-from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS
+from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS, Parent, Resource
 
 if TYPE_CHECKING:
     from usersync_cli.sources.workos.api import Api
 
+NOBODY = "nobody"  # no object has this id
 BACK = timedelta(hours=1)  # of the log: it only has to answer
 
 
@@ -37,15 +38,32 @@ def look(api: Api, stream: str, types: Sequence[str]) -> str:
 def _look_at_list(api: Api, stream: str, _types: Sequence[str]) -> None:
     if stream == ARCHIVE:
         return
-    resource, narrowed = STREAMS[stream], {}
-    if parent := resource.parent:
-        some = listed(api.get(STREAMS[parent.stream].path, {"limit": 1}, phase="check"))
-        keys = [key for row in some.rows if (key := text_of(fields_of(row) or {}, "id"))]
-        if not keys:
-            return  # there is nothing that it could be asked for
-        narrowed = {parent.parameter: keys[0]}
+    resource = STREAMS[stream]
+    if resource.parent:
+        _look_at_child(api, resource, resource.parent)
+        return
     limited = {"limit": 1} if resource.paged else {}
-    listed(api.get(resource.path, {**resource.params, **narrowed, **limited}, phase="check"), paged=resource.paged)
+    listed(api.get(resource.path, {**resource.params, **limited}, phase="check"), paged=resource.paged)
+
+
+def _look_at_child(api: Api, resource: Resource, parent: Parent) -> None:
+    """A list that is asked for one object after the other: both rights may be missing, and there may be no object."""
+    problem, key = None, NOBODY
+    try:
+        some = listed(api.get(STREAMS[parent.stream].path, {"limit": 1}, phase="check"))
+        key = next((key for row in some.rows if (key := text_of(fields_of(row) or {}, "id"))), NOBODY)
+    except WrongKey:
+        raise
+    except UsersyncError as error:
+        problem = error
+    reply = api.ask(resource.path, {**resource.params, parent.parameter: key, "limit": 1}, phase="check")
+    try:
+        if key != NOBODY or reply.status == 403:  # other refusals are about the object, which is not there
+            api.refuse(reply, resource.path)
+    except UsersyncError as error:
+        raise together([one for one in (problem, error) if one]) or error from error
+    if problem:
+        raise problem
 
 
 def _look_at_events(api: Api, _stream: str, types: Sequence[str]) -> None:
