@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.http_server import Asked
 from tests.workos_server import EVENTS, KEY, OTHER_KEY, PATHS, WorkOS
 from usersync_cli import log
 from usersync_cli.errors import ConfigError, Drift
@@ -457,7 +458,7 @@ def test_a_new_stream_does_not_lose_the_cursor(polls: Polls, server: WorkOS) -> 
     pages = polls.poll()
 
     assert {"roles": ["one", "two"]} == listed(pages)
-    assert (third, False) in changed(pages)
+    assert [("two", False), (third, False)] == changed(pages)
 
 
 def test_a_stream_read_alone_does_not_move_the_others(polls: Polls, server: WorkOS) -> None:
@@ -636,19 +637,60 @@ def test_a_list_that_goes_round_is_not_the_end(polls: Polls, server: WorkOS, mon
         polls.poll()
 
 
-def test_members_of_an_organization_that_left_meanwhile(polls: Polls, server: WorkOS) -> None:
+@pytest.mark.parametrize("status", [200, 404, 422])
+def test_members_of_an_organization_that_left_meanwhile(polls: Polls, server: WorkOS, status: int) -> None:
     """
-    An organization that is deleted after it was listed has no memberships any more; the listing goes on.
+    An organization that is deleted after it was listed has no memberships any more, whatever WorkOS says to its id; the listing goes on.
     """
     leaving = server.world.ids("organizations")[1]
-    server.before = lambda asked: (
-        server.world.delete_organization(leaving)
-        if asked.path == PATHS["organization_memberships"] and leaving in server.world.ids("organizations")
-        else None
-    )
+
+    def delete(asked: Asked) -> None:
+        if asked.path == PATHS["organization_memberships"] and leaving in server.world.ids("organizations"):
+            server.world.delete_organization(leaving)
+        if asked.query.get("organization_id") == [leaving] and status != 200:
+            server.fail(status, PATHS["organization_memberships"], times=1)
+
+    server.before, polls.settings = delete, {"workers": 1}
     found = listed(polls.poll())
 
     assert {*server.world.ids("organization_memberships")} <= {*found["organization_memberships"]}
+
+
+def test_a_refusal_is_not_an_organization_without_members(polls: Polls, server: WorkOS) -> None:
+    """
+    As long as the organization is there, an error is an error.
+    """
+    server.fail(404, PATHS["organization_memberships"])
+    with pytest.raises(Drift, match="no such path"):
+        polls.poll()
+
+
+def test_a_listing_that_was_interrupted_long_ago_begins_anew(polls: Polls, server: WorkOS) -> None:
+    """
+    What it has listed may have gone since.
+    """
+    (first,) = polls.poll(most=1)
+    server.world.ahead = timedelta(days=2)
+    pages = polls.poll()
+
+    assert first.sweep.split()[0] not in {page.sweep.split()[0] for page in pages if page.sweep}
+    assert {*THREE} == {*listed(pages)}
+
+
+def test_what_is_read_by_its_id_is_as_of_the_last_event_of_its_page(polls: Polls, server: WorkOS) -> None:
+    """
+    WorkOS's clock has whole seconds: without that, an event of the same second would seem to be later.
+    """
+    polls.poll()
+    organization = server.world.ids("organizations")[0]
+    server.world.add_domain(organization, "test.example")
+    server.world.update_organization(organization)
+    *_, told, read = records(polls.poll())
+
+    assert (organization, True, organization, False) == (told.key, told.partial, read.key, read.partial)
+    assert told.as_of is not None
+    assert read.as_of is not None
+    assert told.as_of <= read.as_of
 
 
 # the archive

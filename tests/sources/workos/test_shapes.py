@@ -79,7 +79,7 @@ def test_a_secret_with_an_escaped_name_is_taken_out_too() -> None:
     """
     JSON may spell a name in other ways.
     """
-    assert b'{"id":"org_01"}' == spelt(rb'{"id":"org_01","\u0074oken":"secret"}')
+    assert b'{"id":"org_01"}' == spelt(rb'{"id":"org_01","\u0074oken":"hidden"}')
 
 
 def test_what_only_looks_like_a_secret_stays() -> None:
