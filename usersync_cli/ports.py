@@ -280,6 +280,30 @@ class ExportShape:
     """`COLUMN=ID` as column and custom field. Raises ConfigError for anything else."""
 
 
+# what a source brings for `usersync users`
+
+
+@dataclass(frozen=True)
+class UsersShape:
+    """The stream of a source whose records are people who sign in, for `usersync users`.
+
+    Columns are those of the source's own transforms. A membership has `user_id`, `organization_id` and, where it is known,
+    `organization_name`; an organization has a `name`.
+    """
+
+    stream: str  # of the people: "users"
+    vendor: str  # what people call the source: "WorkOS"
+    columns: Sequence[str]  # what `usersync users list` writes of each, without the key; `email` is one of them
+    shown: Sequence[str]  # those that fit into a line of a terminal
+    memberships: str  # the stream with one record for each organization that somebody is in
+    organizations: str  # the stream of these
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Its streams besides the people."""
+        return self.memberships, self.organizations
+
+
 # a target
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "oauth-import": ("oauth", "Take over the tokens of an older tool from its table: auth_token, refresh_token, created_at, updated_at."),
     "export": ("export", "Write Teamleader's contacts, or any table of the target, as CSV or JSON Lines."),
     "keycloak": ("keycloak", "Look after single accounts: make, show, enable, disable, passwords."),
+    "users": ("users", "List and show people of WorkOS from the copy in the target."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
     "seed": ("seed", "Put three test users into the target and the embedded sources."),
     "schema": ("schema", "Write a SQLAlchemy model and an Alembic migration for the users table."),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.keys import Keys
     from usersync_cli.auth.oauth import OAuthClient
-    from usersync_cli.ports import LogPlace
+    from usersync_cli.ports import LogPlace, UsersShape
 
 __all__ = [
     "Config",
@@ -161,6 +161,11 @@ class Config:
         """Where a stored cursor of this source stands in its log of changes; None where it has none."""
         port = self.source_port(source)
         return port.place(cursor) if isinstance(port, DocumentPort) else None
+
+    def users_shape(self, name: str) -> UsersShape | None:
+        """The stream of people who sign in that a source has, if it has one."""
+        port = self.source_port(name)
+        return port.users if isinstance(port, DocumentPort) else None
 
     def oauth_sources(self) -> list[str]:
         """The sources that a person authorises, by name."""

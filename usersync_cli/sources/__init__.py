@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.oauth import OAuthClient
     from usersync_cli.model import Cursor
-    from usersync_cli.ports import DocumentSource, ExportShape, LogPlace, TabularSource
+    from usersync_cli.ports import DocumentSource, ExportShape, LogPlace, TabularSource, UsersShape
 
 S = TypeVar("S", bound="BaseModel")
 
@@ -47,6 +47,7 @@ class DocumentPort(Generic[S]):
     login: Login[S] | None = None  # None: nobody has to authorise it
     place: Callable[[Cursor], LogPlace | None] = lambda _cursor: None  # where a stored cursor stands in its log; None: nobody can tell
     exports: Sequence[ExportShape] = ()  # streams that `usersync export` writes in columns of their own
+    users: UsersShape | None = None  # the stream of people who sign in, for `usersync users`
 
 
 Port: TypeAlias = TabularPort[Any] | DocumentPort[Any]

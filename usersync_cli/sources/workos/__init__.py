@@ -5,7 +5,8 @@ from usersync_cli.sources.workos.place import log_place
 from usersync_cli.sources.workos.settings import Settings
 from usersync_cli.sources.workos.source import Source
 from usersync_cli.sources.workos.streams import NAMES
+from usersync_cli.sources.workos.users import USERS
 
 __all__ = ["PORT"]
 
-PORT = DocumentPort(Settings, Source, lambda _given: NAMES, place=log_place)
+PORT = DocumentPort(Settings, Source, lambda _given: NAMES, place=log_place, users=USERS)
