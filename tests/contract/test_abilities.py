@@ -62,7 +62,7 @@ def test_every_ability_is_known_here() -> None:
     """
     A class of ports.py is a port, an ability that this suite holds, or one of targets.
     """
-    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools, ports.ExportShape, ports.UsersShape}
+    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools, ports.ExportShape, ports.UsersShape, ports.LogPlace}
     found = {one for one in vars(ports).values() if isinstance(one, type) and one.__module__ == ports.__name__}
 
     assert {*SESSIONS, *SOURCES, *OF_SESSIONS, *OF_SOURCES} == found - others
