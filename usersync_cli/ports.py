@@ -152,6 +152,18 @@ class TellsWhoIsGone(ABC):
         """
 
 
+class BelongsTo(ABC):
+    """A session where records of some streams belong to a record of another stream, and are gone when that is gone."""
+
+    @abstractmethod
+    def parent(self, stream: str) -> tuple[str, str] | None:
+        """The stream that a stream's records belong to, and the field of their documents that has the key of that record.
+
+        None: to no other. When a record's row goes, those of the records that belong to it go too, as of the same moment, as if the
+        source had reported each of them as deleted: a listing that lacks them says nothing new. Read the parents' stream first.
+        """
+
+
 class CanLook(ABC):
     """A session that can say what is there without reading a record. Without this ability `usersync check` reads a first page."""
 

@@ -29,7 +29,7 @@ SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
 SOURCES = (ports.Source, ports.TabularSource, ports.DocumentSource)
 OF_SESSIONS = (
     *(ports.RunsSql, ports.HadOtherNames, ports.OneMoment, ports.ReadsTogether, ports.NumbersVersions, ports.HasDetails),
-    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut, ports.FollowsLog),
+    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut, ports.FollowsLog, ports.BelongsTo),
 )
 OF_SOURCES = (ports.BringsTransform, ports.BringsDefinition, ports.BringsComments, ports.BringsAccounts, ports.SaysWhatItReads)
 
@@ -143,6 +143,18 @@ def test_nobody_who_is_listed_is_gone(live: LiveSource, session: Any) -> None:
         assert [] == list(session.gone(stream.name, asked))
         assert {live.unknown} == set(session.gone(stream.name, [asked[0], live.unknown, asked[1]]))
         assert [] == list(session.gone(stream.name, []))
+
+
+@of_those_with(ports.BelongsTo)
+def test_records_name_the_one_that_they_belong_to(live: LiveSource, session: Any) -> None:
+    """
+    The field that `parent` names has the key of a record of the parents' stream, in each document of a listing.
+    """
+    children = {stream.name: session.parent(stream.name) for stream in live.streams}
+    assert any(children.values()), "the sample needs a stream whose records belong to others"
+    for stream, (parent, field) in ((stream, found) for stream, found in children.items() if found):
+        parents = {record.key for record in documents(session, parent)}
+        assert {str(json.loads(record.data)[field]) for record in documents(session, stream)} <= parents
 
 
 @of_those_with(ports.TellsWhoIsGone)

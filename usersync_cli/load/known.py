@@ -79,9 +79,10 @@ class Note(NamedTuple):
     listed: bytes | None  # hash of what was listed; None: it counts as changed the next time
     status: Status
     held: bytes | None = None  # hash of the document that its row is of
-    version: str | None = None  # None leaves the one that is known, as with the next two
+    version: str | None = None  # None leaves the one that is known, as with the next three
     as_of: str | None = None
     rest: str | None = None
+    parent: str | None = None
 
 
 class Gone(NamedTuple):
@@ -224,11 +225,11 @@ class Known:
 
     def note(self, tx: Connection, notes: Sequence[Note]) -> None:
         """Remember these records, which are at the source."""
-        keys, listed, statuses, held, versions, as_of, rest = zip(*notes, strict=True)
+        keys, listed, statuses, held, versions, as_of, rest, parents = zip(*notes, strict=True)
         values = {
             "stream": self.memory.id, "keys": texts(keys), "listed": Blobs(listed), "statuses": texts(statuses), "held": Blobs(held),
             "versions": texts(versions), "as_of": texts(as_of), "rest": texts(rest), "sweep": self.sweep.id if self.sweep else None,
-            "most": PASSED,
+            "parents": texts(parents), "most": PASSED,
         }  # fmt: skip
         tx.execute(self._typed("note"), values)
 
@@ -243,6 +244,16 @@ class Known:
     def told(self, tx: Connection, gone: Sequence[Gone], how: Departure = TOLD) -> None:
         """Remember that the source reports these as gone, or that the transform leaves them out (`how`): their rows may go."""
         tx.execute(self._typed("told"), {"stream": self.memory.id, "told": how, **_arrays(gone)})
+
+    def children(self, connection: Connection, parents: Sequence[Gone]) -> list[str]:
+        """The keys of those at the source that belong to any of these records of another stream."""
+        values = {"stream": self.memory.id, "parents": texts(one.key for one in parents)}
+        return [key for (key,) in connection.execute(_SQL["children"], values).fetchall()]
+
+    def told_with(self, tx: Connection, parents: Sequence[Gone]) -> int:
+        """Remember that records are gone which belong to these of another stream, as they are; gives how many."""
+        values = {"stream": self.memory.id, "parents": texts(one.key for one in parents), "as_of": texts(one.as_of for one in parents)}
+        return tx.execute(_SQL["told_with"], values).rowcount
 
     def bury(self, tx: Connection, gone: Sequence[Gone]) -> None:
         """Remember the versions of records that are gone and have no row that could go now: older news of them does not make one."""

@@ -46,15 +46,15 @@ SELECT p.ord - 1, p.rank > 1, {stale}, (s.listed = p.hash) IS TRUE, s.status, s.
 
 -- name: note
 -- What a listing had before of the same key, it has passed over when something else comes later.
-INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, as_of, rest, sweep_id)
+INSERT INTO usersync.seen AS s (stream_id, key, listed, status, held, {version}, as_of, rest, parent, sweep_id)
 SELECT %(stream)s, g.*, %(sweep)s
   FROM unnest(%(keys)s::text[], %(listed)s::bytea[], %(statuses)s::text[], %(held)s::bytea[], %(versions)s::{type}[],
-              %(as_of)s::timestamptz[], %(rest)s::text[])
-       AS g(key, listed, status, held, version, as_of, rest) ORDER BY key COLLATE "C"
+              %(as_of)s::timestamptz[], %(rest)s::text[], %(parents)s::text[])
+       AS g(key, listed, status, held, version, as_of, rest, parent) ORDER BY key COLLATE "C"
 ON CONFLICT (stream_id, key) DO UPDATE
    SET listed = excluded.listed, status = excluded.status, held = excluded.held, missing = 0, departure = NULL,
        {version} = COALESCE(excluded.{version}, s.{version}), as_of = COALESCE(excluded.as_of, s.as_of),
-       rest = COALESCE(excluded.rest, s.rest), sweep_id = excluded.sweep_id,
+       rest = COALESCE(excluded.rest, s.rest), parent = COALESCE(excluded.parent, s.parent), sweep_id = excluded.sweep_id,
        passed = CASE WHEN s.sweep_id = excluded.sweep_id AND s.listed <> excluded.listed
                      THEN (s.listed || array_remove(s.passed, excluded.listed))[:%(most)s]
                      ELSE array_remove(s.passed, excluded.listed) END
@@ -97,6 +97,15 @@ UPDATE usersync.seen AS s
    SET missing = 0, departure = %(told)s, {version} = COALESCE(g.version, s.{version}), as_of = COALESCE(g.as_of, s.as_of)
   FROM unnest(%(keys)s::text[], %(versions)s::{type}[], %(as_of)s::timestamptz[]) AS g(key, version, as_of)
  WHERE s.stream_id = %(stream)s AND s.key = g.key COLLATE "C"
+
+-- name: children
+SELECT key FROM usersync.seen WHERE stream_id = %(stream)s AND parent = ANY(%(parents)s) AND status <> 'removed'
+
+-- name: told_with
+-- As of the moment at which the parent was deleted; now, where nobody knows that.
+UPDATE usersync.seen AS s SET missing = 0, departure = 'told', as_of = COALESCE(g.as_of, now())
+  FROM (SELECT key, max(as_of) AS as_of FROM unnest(%(parents)s::text[], %(as_of)s::timestamptz[]) AS g(key, as_of) GROUP BY key) AS g
+ WHERE s.stream_id = %(stream)s AND s.parent = g.key AND s.status <> 'removed' AND s.departure IS DISTINCT FROM 'told'
 
 -- name: bury
 -- Reported again, nothing is written, but for a sign of life from time to time.

@@ -15,7 +15,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, listed, scalar, statements
 from usersync_cli.load.deletes import guard
 from usersync_cli.load.deletes.guard import GONE, Sweep
-from usersync_cli.load.known import BURIED, Departure, Known, OpenSweep
+from usersync_cli.load.known import BURIED, Departure, Gone, Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.spelling import Spelling
 
@@ -156,6 +156,12 @@ def let_go(tx: Connection, merge: Merge, spelling: Spelling, rows: Sequence[Told
 def went(tx: Connection, known: Known, keys: Sequence[str]) -> None:
     """Remember, after their rows went, that these are gone: the source said so."""
     tx.execute(_SQL["went"], (known.memory.id, texts(keys)))
+
+
+def gone(tx: Connection, known: Known, goes: sql.Composable) -> list[Gone]:
+    """The candidates that are gone, before they are forgotten: those whose rows go, or that have none, and that are not just left out."""
+    statement = sql.SQL(_SQL["gone"]).format(still=sql.SQL(_SQL["still"]).format(goes=goes))
+    return [Gone(key, as_of=at) for key, at in tx.execute(statement, (known.memory.id,)).fetchall()]
 
 
 def forget(tx: Connection, known: Known, goes: sql.Composable, *, complete: bool) -> None:

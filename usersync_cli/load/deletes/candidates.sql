@@ -98,6 +98,10 @@ SELECT EXISTS (SELECT FROM usersync.sweep_keys, unnest(keys) AS key WHERE sweep_
 -- Its row stays.
 EXISTS (SELECT FROM pg_temp.usersync_gone AS g WHERE g.key = COALESCE(c.row, c.key) AND NOT {goes})
 
+-- name: gone
+SELECT c.key, c.at::text FROM pg_temp.usersync_candidates AS c LEFT JOIN usersync.seen AS s ON s.stream_id = %s AND s.key = c.key
+ WHERE NOT {still} AND s.departure IS DISTINCT FROM 'left_out'
+
 -- name: purge
 DELETE FROM usersync.seen AS s WHERE s.stream_id = %(stream)s AND s.status = 'removed' AND s.missing = 0 AND s.departure IS NULL
    AND (s.removed_at > clock_timestamp() - %(long)s) IS NOT TRUE

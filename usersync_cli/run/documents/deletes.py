@@ -15,14 +15,14 @@ from usersync_cli.load.deletes import candidates, guard, proof
 from usersync_cli.load.deletes.candidates import CANDIDATES
 from usersync_cli.load.deletes.guard import Sweep
 from usersync_cli.load.deletes.proof import DeleteVerdict
-from usersync_cli.load.known import Known, OpenSweep
+from usersync_cli.load.known import LEFT_OUT, TOLD, Gone, Known, OpenSweep
 from usersync_cli.load.merge import Merge, key_text
 from usersync_cli.load.merge.compare import Outcome
 from usersync_cli.load.merge.drift import LEFT
 from usersync_cli.load.table import TablePlan
 from usersync_cli.load.table.create import MARK
 from usersync_cli.model import Page
-from usersync_cli.ports import Session, TellsWhoIsGone
+from usersync_cli.ports import BelongsTo, Session, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options
 from usersync_cli.run.documents.page import Leaving, PagePlan, Verdict, keys_of
@@ -35,10 +35,14 @@ class StreamDeletes:
 
     def __init__(self, connection: Callable[[], Connection], session: Session, step: str, options: Options, checkpoint: Checkpoint) -> None:
         self._connection, self._session, self._step, self._options, self._checkpoint = connection, session, step, options, checkpoint
+        self._children: dict[str, list[StreamLoad]] = {}  # streams whose records belong to those of this one
+        self._along: list[tuple[StreamLoad, int]] = []  # what the checkpoint under way took along, of which streams
 
     def measure(self, stream: StreamLoad) -> None:
         """Count the rows of a table that is taken over as known before; rows that come with the reading do not count."""
         known = stream.known
+        if isinstance(self._session, BelongsTo) and stream.removes and (belongs := self._session.parent(stream.name)):
+            self._children.setdefault(belongs[0], []).append(stream)
         if stream.load.adopt_existing and not known.memory.adopted and (table := describe(self._connection(), stream.load.table)):
             query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table.name, _there(stream))
             rows = scalar(self._connection(), query)
@@ -118,6 +122,7 @@ class StreamDeletes:
         told = [] if Sweep(known.scope, plan.stream.load, known.memory, 0).edited else plan.of(Verdict.TOLD_GONE)
         before = [one for one in plan.of(Verdict.GONE_BEFORE) if one.as_of]
         if told or before:
+            plan.went += [Gone(one.record.key, as_of=one.as_of) for one in (*told, *before)]
             self._checkpoint.keep(self._mark, plan, known, keys_of(told), keys_of(before))
 
     def _mark(self, plan: PagePlan, known: Known, told: Sequence[str], before: Sequence[str]) -> None:
@@ -134,6 +139,29 @@ class StreamDeletes:
                 tx.execute("DROP TABLE pg_temp.usersync_gone")
         if told:
             candidates.went(tx, known, told)
+
+    def take_along(self, plans: Sequence[PagePlan]) -> None:
+        """The last of a checkpoint: records that belong to those that went with it count as reported too.
+
+        Their rows go when everything was read, like those of all that was reported.
+        """
+        tx, self._along = self._connection(), []
+        for plan in plans:
+            for child in self._children.get(plan.stream.name, ()) if plan.went else ():
+                number = self._checkpoint.keep(child.known.told_with, tx, plan.went) if child.known.memory.id else 0
+                self._along.append((child, number or 0))
+                self._checkpoint.foresee(self._foresee_children, child, plan.went)
+
+    def taken_along(self) -> None:
+        """Go on from what `take_along` has committed."""
+        for child, number in self._along:
+            child.judged = child.judged and not number
+            child.known = child.known.expect_fewer(number)
+        self._along = []
+
+    def _foresee_children(self, child: StreamLoad, parents: Sequence[Gone]) -> None:
+        keys = child.known.children(self._connection(), parents) if child.known.memory.id else ()
+        child.foreseen.departures |= dict.fromkeys(keys, TOLD)
 
     def end(self, plan: PagePlan, known: Known) -> Known:
         """Remove the rows of records that left, if the guard agrees; close the listing, if there is one."""
@@ -192,6 +220,9 @@ class StreamDeletes:
             found.reason = f"{number:,} rows would go, and they may be records that were set aside without a key"
         guard.decide(tx, found, approved)
         self._checkpoint.load(stream.target, TablePlan(merge, Outcome(0, 0, 0, 0), table, found), self._step, tx)
+        if stream.name in self._children:
+            left_out = {key for key, how in stream.foreseen.departures.items() if how == LEFT_OUT}
+            plan.went += [one for one in candidates.gone(tx, known, found.goes) if one.key not in left_out]
         self._checkpoint.keep(self._removed, known, found, leaving, complete=complete)
         return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from usersync_cli.errors import GuardRefused
-from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Met, Note, Status
+from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Gone, Met, Note, Status
 from usersync_cli.model import Counts, Record
 from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state.rejects import Reject
@@ -129,6 +129,7 @@ class PageRecord:
     verdict: Verdict = Verdict.LOAD
     known_as: str = ""  # the key under which it is remembered, where it was spelt otherwise then
     as_of: str | None = None  # when the source said this
+    parent: str | None = None  # the key of the record of another stream that it belongs to, "" for none; None: nobody has looked
     rest: str | None = None  # a JSON object: what is to be remembered of a whole document, for partial ones
     left_out: bool = False  # the transform gives no row for it
     reject: Reject | None = None
@@ -148,7 +149,7 @@ class PageRecord:
         """What is remembered of it, once the page is stored. Of a document that was set aside neither hash nor version is."""
         held = self.hash if self.status == LOADED else None
         version, as_of = (None, None) if self.reject else (self.version, self.as_of)
-        return Note(self.record.key, self.listed, self.status, held, version, as_of, self.rest)
+        return Note(self.record.key, self.listed, self.status, held, version, as_of, self.rest, self.parent)
 
 
 @dataclass
@@ -166,6 +167,7 @@ class PagePlan:
     size: int = 0  # bytes
     normalised: int = 0  # rows that the table holds otherwise than they were written
     leaving: Leaving | None = None  # of the last page of a complete listing
+    went: list[Gone] = field(default_factory=list)  # records whose rows go with this page: those that belong to them go too
     refusal: GuardRefused | None = None
     _sorted: dict[Verdict, list[PageRecord]] = field(default_factory=dict)
 

@@ -13,13 +13,13 @@ from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.errors import Unavailable
 from usersync_cli.load.known import UNCHANGED, UNKNOWN, Met
 from usersync_cli.model import Page, Record
-from usersync_cli.ports import FollowsLog, HasDetails, Session
+from usersync_cli.ports import BelongsTo, FollowsLog, HasDetails, Session
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, refuse_silence
 from usersync_cli.run.documents.deletes import listed_before
 from usersync_cli.run.documents.page import TO_LOAD, PagePlan, PageRecord, Verdict, keys_of, verdict, verdict_of_details
 from usersync_cli.run.documents.partial import complete, rest_of
-from usersync_cli.run.documents.record import duplicates, read_record
+from usersync_cli.run.documents.record import duplicates, parent_of, read_record
 from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad
 from usersync_cli.state.rejects import Reject
 
@@ -50,6 +50,9 @@ class Planner:
         if isinstance(self.session, HasDetails) and stream.name in self.session.detailed:
             self._fetch(plan, self.session)
         plan.sort()
+        if isinstance(self.session, BelongsTo) and (belongs := self.session.parent(stream.name)):
+            for one in plan.to_load:
+                one.parent = parent_of(one.document, belongs[1])
         self._refuse_empty(plan, page)
         return plan
 

@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from usersync_cli.load import rejects
 from usersync_cli.load.known import Known, Met
@@ -41,6 +44,21 @@ def read_record(record: Record, known: Known, codec: str | None) -> PageRecord |
         return Reject(key, BAD_VERSION, document=record.data)
     hashed = known.hash(record.data)
     return PageRecord(record, document, version, hashed if record.settled else None, hashed, as_of=as_of)
+
+
+def parent_of(document: bytes, field: str) -> str:
+    """The key of the record that a document belongs to, which is in this field of it; "" where none is."""
+    try:
+        found = _child(field).decode(document).parent
+    except msgspec.MsgspecError:
+        return ""
+    return "" if found is None else str(found)
+
+
+@lru_cache
+def _child(field: str) -> msgspec.json.Decoder[Any]:
+    """A decoder that reads only this field."""
+    return msgspec.json.Decoder(msgspec.defstruct("Child", [("parent", str | int | None, msgspec.field(name=field, default=None))]))
 
 
 def _is_utf8(document: bytes) -> bool:

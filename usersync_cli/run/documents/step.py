@@ -285,6 +285,7 @@ class Reading:
         with self._transaction():
             after = [self._stored(plan, page) for plan in plans]
             passed = [self._store.passed(self._tx, stream, page) for stream in silent]
+            self._deletes.take_along(plans)
         for stream, known in zip(silent, passed, strict=True):
             stream.known, stream.fresh, stream.others = known, False, None
             stream.cursor_version += 1
@@ -335,6 +336,7 @@ class Reading:
                 self._refusals.append(plan.refusal)
                 self._result(stream).error = plan.refusal
             self._context.progress(stream.name, plan.size)
+        self._deletes.taken_along()
         self._tell(plans)
 
     def _tell(self, plans: Sequence[PagePlan]) -> None:
@@ -352,6 +354,7 @@ class Reading:
         with self._transaction():
             known = self._deletes.end(plan, stream.known)
             self._store.count(self._tx, plan)
+            self._deletes.take_along([plan])
         self._committed([plan], [known], None)
 
 

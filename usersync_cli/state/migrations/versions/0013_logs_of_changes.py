@@ -11,11 +11,15 @@ down_revision = "0012"
 UP = (
     # as_of: when the source said what is known; NULL where it does not say. rest: an object of the fields that changes may lack, of the
     # last whole document, as text, since its hash has to stay the same.
-    "ALTER TABLE usersync.seen ADD COLUMN as_of timestamptz, ADD COLUMN rest text",
+    # parent: the key of the record of another stream that it belongs to.
+    "ALTER TABLE usersync.seen ADD COLUMN as_of timestamptz, ADD COLUMN rest text, ADD COLUMN parent text",
     # drift: number of rows by what differed from the listing, such as {"first_name": 2}; NULL where nothing was compared.
     "ALTER TABLE usersync.sweeps ADD COLUMN drift jsonb",
 )
-DOWN = ("ALTER TABLE usersync.sweeps DROP COLUMN drift", "ALTER TABLE usersync.seen DROP COLUMN as_of, DROP COLUMN rest")
+DOWN = (
+    "ALTER TABLE usersync.sweeps DROP COLUMN drift",
+    "ALTER TABLE usersync.seen DROP COLUMN as_of, DROP COLUMN rest, DROP COLUMN parent",
+)
 
 
 def upgrade() -> None:
