@@ -12,10 +12,10 @@ from tests.http_server import Asked
 from tests.workos_server import PATHS, WorkOS
 from tests.workos_world import World
 from usersync_cli.model import Stream
-from usersync_cli.ports import BringsComments, BringsTransform, CanLook, FollowsLog, LeavesOut, ReadsTogether, TellsWhoIsGone
+from usersync_cli.ports import BelongsTo, BringsComments, BringsTransform, CanLook, FollowsLog, LeavesOut, ReadsTogether, TellsWhoIsGone
 from usersync_cli.sources.workos import api
 
-ABILITIES = [ReadsTogether, FollowsLog, TellsWhoIsGone, LeavesOut, CanLook, BringsTransform, BringsComments]
+ABILITIES = [ReadsTogether, FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, BringsTransform, BringsComments]
 COUNT = 250
 KEY = f"sk_test_{SECRET}"
 

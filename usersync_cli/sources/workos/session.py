@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from usersync_cli.errors import Drift
-from usersync_cli.ports import CanLook, DocumentSession, FollowsLog, LeavesOut, TellsWhoIsGone
+from usersync_cli.ports import BelongsTo, CanLook, DocumentSession, FollowsLog, LeavesOut, TellsWhoIsGone
 from usersync_cli.sources.workos.changes import by_id, found_by_id
 from usersync_cli.sources.workos.poll import Poll
 from usersync_cli.sources.workos.settings import place_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usersync_cli.sources.workos.settings import Settings
 
 
-class Session(FollowsLog, TellsWhoIsGone, LeavesOut, CanLook, DocumentSession):
+class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, DocumentSession):
     """An environment, as its key shows it. Nothing tells which one it is."""
 
     def __init__(self, name: str, settings: Settings, api: Api) -> None:
@@ -41,6 +41,11 @@ class Session(FollowsLog, TellsWhoIsGone, LeavesOut, CanLook, DocumentSession):
     def told(self, stream: str) -> Collection[str]:
         """What events carry of a stream; nothing of the events themselves, which have no list."""
         return STREAMS[stream].told if stream in STREAMS else ()
+
+    def parent(self, stream: str) -> tuple[str, str] | None:
+        """What is in an organization or a directory goes with it, whether each is reported (memberships) or none is (directory users)."""
+        found = STREAMS[stream].parent if stream in STREAMS else None
+        return (found.stream, found.field) if found else None
 
     def gone(self, stream: str, keys: Sequence[str]) -> Collection[str]:
         """Those that WorkOS itself says it does not have, each asked for by its id."""

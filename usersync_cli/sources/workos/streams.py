@@ -29,6 +29,7 @@ class Parent:
 
     stream: str
     parameter: str  # names the record that the list is asked for
+    field: str  # of a document: the key of that record
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ STREAMS: Mapping[str, Resource] = {
         _events("organization_membership"),
         frozenset((*_STAMPS, "user_id", "organization_id", "status", "role")),
         also=_events("organization_membership", changed="added", deleted="removed"),
-        parent=Parent("organizations", "organization_id"),
+        parent=Parent("organizations", "organization_id", "organization_id"),
         params={"statuses": "active,inactive,pending"},  # without it, only active ones
     ),
     "directories": Resource(
@@ -84,14 +85,14 @@ STREAMS: Mapping[str, Resource] = {
         _events("dsync.user"),
         frozenset((*_STAMPS, "directory_id", "idp_id", "state", "email")),
         also=_events("directory_user"),
-        parent=Parent("directories", "directory"),
+        parent=Parent("directories", "directory", "directory_id"),
     ),
     "directory_groups": Resource(
         "/directory_groups",
         _events("dsync.group"),
         frozenset((*_STAMPS, "directory_id", "idp_id", "name")),
         also=_events("directory_group"),
-        parent=Parent("directories", "directory"),
+        parent=Parent("directories", "directory", "directory_id"),
     ),
     "connections": Resource(
         "/connections",
