@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from usersync_cli.settings import UNSET, Address, Duration, FieldError, in_clear_text
 
@@ -47,6 +47,13 @@ class Settings(BaseModel):
             raise FieldError("must be a secret key of WorkOS, such as sk_live_...: letters, digits and signs of ASCII")
         return value
 
+    @field_validator("api_url")
+    @classmethod
+    def _is_encrypted(cls, value: str) -> str:
+        if in_clear_text(value):
+            raise FieldError("would send the key and people in clear text; use https://")
+        return value
+
     @field_validator("retention")
     @classmethod
     def _is_kept_so_long(cls, value: timedelta) -> timedelta:
@@ -61,12 +68,6 @@ class Settings(BaseModel):
             if not _TYPE.fullmatch(one) and not one.startswith(UNSET):
                 raise FieldError("must be a type of event such as session.created", (number,))
         return list(dict.fromkeys(value))
-
-    @model_validator(mode="after")
-    def _is_encrypted(self) -> Settings:
-        if in_clear_text(self.api_url):
-            raise FieldError("would send the key and people in clear text; use https://", ("api_url",))
-        return self
 
 
 def place_of(url: str) -> str:
