@@ -28,9 +28,9 @@ class Clock:
 class Caller:
     """Asks one after the other; each reply takes `takes` seconds."""
 
-    def __init__(self, most: int | None, *, takes: float = 0.0) -> None:
+    def __init__(self, most: int | None, *, takes: float = 0.0, raised: bool = True) -> None:
         self.clock = Clock()
-        self.limit = RateLimit(most, clock=self.clock)
+        self.limit = RateLimit(most, raised=raised, clock=self.clock)
         self._takes = takes
 
     def ask(self, status: int = 200, **headers: Any) -> float:
@@ -74,6 +74,16 @@ def test_the_server_says_what_the_limit_is() -> None:
     caller.ask(X_RateLimit_Limit=2)
 
     assert [0, 60] == pytest.approx([caller.ask(), caller.ask()])
+
+
+def test_our_own_limit_may_be_the_lower_one() -> None:
+    """
+    Where we mean to take only a part of what a server allows, it may lower that, and does not raise it.
+    """
+    caller = Caller(3, raised=False)
+
+    assert [0, 0, 0, 60] == [caller.ask(X_RateLimit_Limit=1000, X_RateLimit_Remaining=900) for _ in range(4)]
+    assert [60, 120, 120] == [caller.ask(X_RateLimit_Limit=2, X_RateLimit_Remaining=1) for _ in range(3)]
 
 
 def test_what_others_use_is_taken_off() -> None:

@@ -407,6 +407,22 @@ def test_an_event_that_comes_again_is_left_out(polls: Polls, server: WorkOS) -> 
     assert polls.asked() == {EVENTS: 1}
 
 
+def test_a_log_that_goes_round_is_not_news(polls: Polls, server: WorkOS) -> None:
+    """
+    A proxy that keeps answers gives the same page for ever: that is an error, and nothing of it is stored twice.
+    """
+    polls.poll()
+    for user in server.world.ids("users") * 15:
+        server.world.update_user(user)
+    first = server.world.log[0]["id"]
+    server.before = lambda asked: asked.query.update({"after": [first]}) if asked.path == EVENTS and "after" in asked.query else None  # type: ignore[attr-defined]
+    with pytest.raises(Drift, match="same page twice"):
+        polls.poll()
+    server.before = lambda _asked: None
+
+    assert 150 == len(changed(polls.poll()))
+
+
 # the proof
 
 
