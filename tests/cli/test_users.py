@@ -31,9 +31,7 @@ def workos() -> Iterator[WorkOS]:
 
 
 @pytest.fixture
-def copy(
-    tmp_path: Path, workos: WorkOS, database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Copy:
+def copy(tmp_path: Path, workos: WorkOS, database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Copy:
     return Copy(tmp_path, database, {"type": "workos", "api_url": workos.url, "api_key": KEY}, capsys, monkeypatch)
 
 

@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 from pydantic import ValidationError
 
+from tests import servers
 from tests.conftest import Command, NewDatabase
 from tests.list_source import TRANSFORM, ListSource, Sync, people
 from tests.log_source import LogSource
@@ -162,6 +163,23 @@ def test_it_gets_the_columns_that_the_table_gets(sync: Sync) -> None:
         assert {"security_barrier=true", "security_invoker=false"} == set(options[0])
     finally:
         sync.ask("DROP OWNED BY viewer; DROP ROLE viewer")
+
+
+def test_it_is_the_same_on_the_oldest_server(new_database: NewDatabase, postgres15: servers.Server) -> None:
+    """
+    PostgreSQL 15 writes a view's text otherwise, and knows it again all the same.
+    """
+    target = new_database(on=postgres15)
+    migrations.upgrade(target)
+    sync = Sync(ListSource({"people": people(1, 2)}), target, {**LOAD})
+    sync.ok()
+    sync.ask("ALTER TABLE people RENAME age TO years; ALTER TABLE people ADD COLUMN town text")
+    sync.transform = TRANSFORM.replace("AS age", "AS years")
+    sync.ok()
+
+    assert ["id", "name", "age"] == columns(sync)[:3]
+    assert "town" in columns(sync)
+    assert [1, 2] == sync.rows("people_live", "age = 30")
 
 
 def test_what_a_person_made_of_it_stays(sync: Sync) -> None:
