@@ -66,12 +66,12 @@ def test_secrets_are_taken_out_at_any_depth(name: str) -> None:
     """
     deep = {
         "id": "org_01",
-        name: "secret",
-        "domains": [{"id": "a", name: {"x": "secret"}}],
-        "more": {"list": [[{name: ["secret"]}]], "kept": 1},
+        name: "hidden",
+        "domains": [{"id": "a", name: {"x": "hidden"}}],
+        "more": {"list": [[{name: ["hidden"]}]], "kept": 1},
     }
 
-    assert b"secret" not in spelt(deep).replace(f'"{name}"'.encode(), b"")
+    assert b"hidden" not in spelt(deep).replace(f'"{name}"'.encode(), b"")
     assert {"id": "org_01", "domains": [{"id": "a"}], "more": {"list": [[{}]], "kept": 1}} == json.loads(spelt(deep))
 
 

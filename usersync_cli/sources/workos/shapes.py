@@ -33,7 +33,6 @@ SECRETS = frozenset(
 SETS: Mapping[str, str] = {"domains": "id", "roles": "slug", "groups": "id", "permissions": ""}
 """Arrays whose order means nothing, and what their elements are sorted by; "": by themselves."""
 
-_ENDS = (b'token"', b'secret"', b'on_url"', b'reset_url"', b'on_prefix"', b'password"', b'_hash"', b'_verifier"')  # of their names
 
 
 class _Metadata(msgspec.Struct):
@@ -132,7 +131,11 @@ def without_secrets(row: bytes) -> bytes:
 
 def _may_have_secrets(row: bytes) -> bool:
     """Whether it is worth looking closer: the end of a secret's name is there, or a letter is escaped, which may be one of it."""
-    return b"\\u00" in row or any(end in row for end in _ENDS)
+    # One by one: a loop over them takes as long as all else that is done with a document.
+    return (
+        b'token"' in row or b"\\u00" in row or b'secret"' in row or b'on_url"' in row or b'reset_url"' in row
+        or b'on_prefix"' in row or b'password"' in row or b'_hash"' in row or b'_verifier"' in row
+    )  # fmt: skip
 
 
 def _clean(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
