@@ -86,6 +86,10 @@ class Unavailable(UsersyncError):
     status = 4
 
 
+class Unanswered(Unavailable):
+    """A request that must not be repeated may have been carried out: look before it is sent again."""
+
+
 class LoginRequired(UsersyncError):
     """A person must authorise again."""
 

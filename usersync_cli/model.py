@@ -77,6 +77,30 @@ class Record:
 
 
 @dataclass(frozen=True)
+class NewUser:
+    """A person who is to be created at a source."""
+
+    email: str = field(repr=False)
+    first_name: str | None = field(default=None, repr=False)
+    last_name: str | None = field(default=None, repr=False)
+    external_id: str | None = field(default=None, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class FoundUser:
+    """A person as the source has them now: a record as its listing would have it."""
+
+    record: Record
+    email: str = field(repr=False)
+    external_id: str | None = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return self.record.key
+
+
+@dataclass(frozen=True)
 class Documents:
     """A page of documents, in the order in which the source gave them."""
 

@@ -12,10 +12,25 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from usersync_cli.errors import UsersyncError
-from usersync_cli.model import Access, Change, Column, Counts, Cursor, Database, Desired, KeptOut, Page, Record, Stream, Token
+from usersync_cli.model import (
+    Access,
+    Change,
+    Column,
+    Counts,
+    Cursor,
+    Database,
+    Desired,
+    FoundUser,
+    KeptOut,
+    NewUser,
+    Page,
+    Record,
+    Stream,
+    Token,
+)
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -187,6 +202,37 @@ class KeepsOut(ABC):
     @abstractmethod
     def kept_out(self, stream: str) -> Mapping[str, KeptOut]:
         """Why, by key, `pages` does not give records that a complete listing has."""
+
+
+class CreatesUsers(ABC):
+    """A session that can create a person who signs in, in the system that it reads.
+
+    That is done once: who calls writes down the intent first, and looks (`users_like`) before and after.
+    """
+
+    @abstractmethod
+    def user_body(self, new: NewUser) -> Mapping[str, Any]:
+        """What would be sent to create this person. Raises ConfigError for what the vendor would not take, all of it at once.
+
+        Nothing is contacted.
+        """
+
+    @abstractmethod
+    def users_like(self, new: NewUser, known: Collection[str]) -> Sequence[FoundUser]:
+        """Everybody who has the external id, or the e-mail address in any case; each once, in the order of their ids.
+
+        `known` are the ids of people who may have that address in other letters than the vendor's own search finds: they are
+        asked for by id, and count if they have it. An error is raised, never read as nobody.
+        """
+
+    @abstractmethod
+    def create_user(self, new: NewUser, attempt: str) -> FoundUser:
+        """Create this person with one request. It is not repeated where it may have arrived; `attempt` names it.
+
+        Raises Unanswered when it may have been carried out, another Unavailable when it surely was not. What the vendor refuses is
+        Conflict where it says that somebody has the address or external id already, else ConfigError: in its own words, with the
+        fields that it complains about and the request's id.
+        """
 
 
 # a source, and its abilities

@@ -29,7 +29,7 @@ SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
 SOURCES = (ports.Source, ports.TabularSource, ports.DocumentSource)
 OF_SESSIONS = (
     *(ports.RunsSql, ports.HadOtherNames, ports.OneMoment, ports.ReadsTogether, ports.NumbersVersions, ports.HasDetails),
-    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut, ports.FollowsLog, ports.BelongsTo),
+    *(ports.TellsWhoIsGone, ports.CanLook, ports.LeavesOut, ports.KeepsOut, ports.FollowsLog, ports.BelongsTo, ports.CreatesUsers),
 )
 OF_SOURCES = (ports.BringsTransform, ports.BringsDefinition, ports.BringsComments, ports.BringsAccounts, ports.SaysWhatItReads)
 

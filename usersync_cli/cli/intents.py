@@ -26,10 +26,10 @@ Exit status: 0 ok, also when calls are unfinished, 2 usage or config,
 @config_option
 @output_option
 def intents(job_name: str | None, config_path: Path | None, *, everything: bool, people: bool, output: str) -> None:
-    """Show the calls to Keycloak that a run has planned and not finished.
+    """Show the calls to Keycloak and WorkOS that were planned and are not finished.
 
-    A run writes them down before the first is made. While it goes on, these are what is left to do; after one that was
-    killed, what the next run looks up and finishes. Accounts are shown by the target's own id.
+    A run, or `usersync users create`, writes them down before the first is made. While it goes on, these are what is left to do; after
+    one that was killed, what the next one looks up and finishes. Accounts are shown by the target's own id.
 
     \b
     Examples:
@@ -69,7 +69,8 @@ def _line(one: Written) -> str:
 
     parts = [f"account {one.account}" if one.account else "no account yet", f"done: {', '.join(one.done) or 'nothing'}"]
     ended = f"{one.state}{f' ({one.error})' if one.error else ''}"
-    return f"{one.id}: {one.job}: step {one.step}: {one.action}, {ended}, {', '.join(parts)}; run {one.run_id}, {moment(one.created_at)}"
+    by = f"run {one.run_id}" if one.run_id else "users create"
+    return f"{one.id}: {one.job}: step {one.step}: {one.action}, {ended}, {', '.join(parts)}; {by}, {moment(one.created_at)}"
 
 
 def _document(one: Written, *, people: bool) -> dict[str, Any]:

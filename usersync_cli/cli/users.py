@@ -1,4 +1,4 @@
-"""`usersync users`: the people of a source that are in the copy. What it prints is people's data, as asked for."""
+"""`usersync users`: the people of a source that are in the copy, and one more of them. What it prints is people's data, as asked for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from usersync_cli.cli.people import Text, age_document, age_line, cell, found_wh
 
 if TYPE_CHECKING:
     from usersync_cli.report.users import UsersPage, UsersTable, Wanted
+    from usersync_cli.signals import Stop
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage, config or a missing right, 4 the target cannot be
@@ -23,7 +24,7 @@ _job = click.option("--job", "job_name", metavar="NAME", help="Whose copy; only 
 
 @click.group(epilog=_EXIT_STATUSES)
 def users() -> None:
-    """List and show people of WorkOS from the copy in the target.
+    """List and show people of WorkOS from the copy; create one in both.
 
     WorkOS is the source of truth. What is shown is the copy in the target, with its age, also while WorkOS is away.
 
@@ -31,6 +32,7 @@ def users() -> None:
     Examples:
       usersync users list --limit 20
       usersync users show test.user@example.org
+      usersync users create --email test.user@example.org --first-name Test --last-name User
     """
 
 
@@ -109,6 +111,44 @@ def show(who: str, job_name: str | None, config_path: Path | None, *, output: st
         for line in lines_of(one, has_memberships=found.has_memberships):
             click.echo(line)
     click.echo(age_line(where, found.age))
+
+
+@users.command(
+    epilog="""\b
+Exit status: 0 created, or there already, 2 usage, config or refused as
+invalid, 3 created, but not in the copy yet, 4 WorkOS or the target cannot be
+reached, 7 another environment, 10 the address or external id is somebody
+else's, or there are two now, 75 somebody is about to create the same person."""
+)
+@click.option("--email", required=True, type=Text(), help="Of the person.")
+@click.option("--first-name", type=Text(), help="Of the person.")
+@click.option("--last-name", type=Text(), help="Of the person.")
+@click.option("--external-id", type=Text(), metavar="ID", help="Your own id of the person; nobody else may have it.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Any number of them.")
+@click.option("--dry-run", is_flag=True, help="Look whether they exist, and show what would be sent; create nobody.")
+@_job
+@config_option
+@output_option
+@click.pass_obj
+def create(stop: Stop, /, job_name: str | None, config_path: Path | None, *, dry_run: bool, output: str, **given: Any) -> int:
+    """Create a person in WorkOS, once, and put them into the copy.
+
+    Whoever has the external id, or the e-mail address in any case, exists already: their id is printed, nothing is changed, and
+    the status is 0; 10 where the external id is another person's. A request without an answer is never sent again blindly:
+    this looks whether it was carried out, and so does the next call after this one was killed.
+
+    \b
+    Examples:
+      usersync users create --email test.user@example.org --first-name Test --last-name User
+      usersync users create --email test.user@example.org --external-id 4711 --metadata team=test --metadata cost_centre=12
+      usersync users create --email test.user@example.org --dry-run --output json
+    """
+    from usersync_cli.cli.newcomer import created, new_user, print_outcome
+
+    new = new_user(**given)
+    config, where = found_where(config_path, job_name)
+    outcome = created(config, where, stop, new, dry_run=dry_run)
+    return print_outcome(where, new, outcome, output)
 
 
 # a page

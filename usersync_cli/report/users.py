@@ -146,13 +146,22 @@ def ids_by_email(tx: Connection, where: UsersTable, email: str) -> list[str]:
     return [str(row[people.key]) for row in rows]
 
 
+def some_ids(tx: Connection, where: UsersTable, number: int = 3) -> list[str]:
+    """The ids of a few people who are not deleted; none where the table is not there yet."""
+    if describe(tx, where.name) is None:
+        return []
+    people = _People.of(tx, where)
+    condition, behind = people.condition(tx, Wanted()), sql.SQL("LIMIT {}").format(number)
+    return [str(row[people.key]) for row in people.rows(tx, sql.SQL("t.{}").format(sql.Identifier(people.key)), condition, behind)]
+
+
 def has_row(tx: Connection, where: UsersTable, id_: str) -> bool:
-    """Whether the copy has this person, not marked as deleted."""
+    """Whether the copy has the person with this id, deleted or not."""
     if describe(tx, where.name) is None:
         return False
     people = _People.of(tx, where)
-    rows = people.rows(tx, sql.SQL("t.{}").format(sql.Identifier(people.key)), people.called(id_), sql.SQL(""))
-    return bool(rows)
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE t.{}::pg_catalog.text = {})")
+    return bool(scalar(tx, query.format(people.table.name, sql.Identifier(people.key), sql.Literal(id_))))
 
 
 # in the snapshot

@@ -12,10 +12,20 @@ from tests.http_server import Asked
 from tests.workos_server import PATHS, WorkOS
 from tests.workos_world import World
 from usersync_cli.model import Stream
-from usersync_cli.ports import BelongsTo, BringsComments, BringsTransform, CanLook, FollowsLog, LeavesOut, ReadsTogether, TellsWhoIsGone
+from usersync_cli.ports import (
+    BelongsTo,
+    BringsComments,
+    BringsTransform,
+    CanLook,
+    CreatesUsers,
+    FollowsLog,
+    LeavesOut,
+    ReadsTogether,
+    TellsWhoIsGone,
+)
 from usersync_cli.sources.workos import api
 
-ABILITIES = [ReadsTogether, FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, BringsTransform, BringsComments]
+ABILITIES = [CreatesUsers, ReadsTogether, FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, BringsTransform, BringsComments]
 COUNT = 250
 KEY = f"sk_test_{SECRET}"
 

@@ -22,7 +22,7 @@ import requests
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from usersync_cli.clients.http.rate_limit import moment
-from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
+from usersync_cli.errors import ConfigError, Drift, Unanswered, Unavailable, UsersyncError
 
 T = TypeVar("T")
 _ERRORS = """
@@ -70,8 +70,8 @@ class Missing(Refused):
     """There is no such record, or no such path."""
 
 
-class Unknown(Unavailable):
-    """A request that must not be repeated may have been carried out: look before it is sent again."""
+class Unknown(Unanswered):
+    """The server was asked once, and what became of that is not known."""
 
 
 class Untrusted(ConfigError):

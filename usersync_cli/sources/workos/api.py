@@ -85,8 +85,12 @@ class Api:
 
     def ask(self, path: str, params: Mapping[str, Any] | None = None, *, phase: Phase) -> Reply:
         """An answer to GET, be it a refusal that WorkOS itself explains."""
+        return self.send(request(path, params, phase=phase))
+
+    def send(self, request: Request) -> Reply:
+        """An answer to any request, be it a refusal that WorkOS itself explains."""
         with _ours(self.name):
-            return self._client.send(request(path, params, phase=phase))
+            return self._client.send(request)
 
     def each(self, requests: Iterable[Request]) -> Generator[Reply, None, None]:
         """The answers to these, in order, several at once; be they refusals that WorkOS itself explains."""

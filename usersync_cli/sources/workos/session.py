@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usersync_cli.errors import Drift
-from usersync_cli.ports import BelongsTo, CanLook, DocumentSession, FollowsLog, LeavesOut, TellsWhoIsGone
+from usersync_cli.ports import BelongsTo, CanLook, CreatesUsers, DocumentSession, FollowsLog, LeavesOut, TellsWhoIsGone
 from usersync_cli.sources.workos.changes import by_id, found_by_id
 from usersync_cli.sources.workos.poll import Poll
 from usersync_cli.sources.workos.settings import place_of
@@ -15,12 +15,12 @@ from usersync_cli.sources.workos.streams import ARCHIVE, NAMES, STREAMS, asked_t
 
 if TYPE_CHECKING:
     from usersync_cli.clients.http.client import Request
-    from usersync_cli.model import Cursor, Page, Stream
+    from usersync_cli.model import Cursor, FoundUser, NewUser, Page, Stream
     from usersync_cli.sources.workos.api import Api
     from usersync_cli.sources.workos.settings import Settings
 
 
-class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, DocumentSession):
+class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, CreatesUsers, DocumentSession):
     """An environment, as its key shows it. Nothing tells which one it is."""
 
     def __init__(self, name: str, settings: Settings, api: Api) -> None:
@@ -78,6 +78,24 @@ class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, Documen
 
         self._check(stream)
         return look(self._api, stream, asked_types([stream], self._settings.event_types))
+
+    def user_body(self, new: NewUser) -> Mapping[str, Any]:
+        """The JSON of a POST."""
+        from usersync_cli.sources.workos import creation
+
+        return creation.body_of(new)
+
+    def users_like(self, new: NewUser, known: Collection[str]) -> Sequence[FoundUser]:
+        """Asked for by external id, by the address as it is written and in lower case, and by id."""
+        from usersync_cli.sources.workos import creation
+
+        return creation.people_like(self._api, new, known)
+
+    def create_user(self, new: NewUser, attempt: str) -> FoundUser:
+        """One POST. WorkOS does not promise to know an Idempotency-Key again; it gets one all the same."""
+        from usersync_cli.sources.workos import creation
+
+        return creation.create(self._api, new, attempt)
 
     def _check(self, stream: str) -> None:
         if stream not in NAMES:
