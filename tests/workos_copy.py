@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import servers
 from tests.conftest import Result
 from usersync_cli import cli
 from usersync_cli.__main__ import _status
@@ -31,6 +32,7 @@ class Copy:
     document: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        servers.migrate(self.target)
         load = {"table": "workos_{stream}", "key": ["id"], "create": True, "on_missing": "mark"}
         step = {"name": "copy", "extract": {"source": "workos", "streams": STREAMS}, "load": load}
         self.document = {
