@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from tests.http_server import Answer, Asked, Fault, HttpServer
 from tests.workos_world import PREFIXES, Document, World
@@ -144,7 +145,7 @@ class WorkOS(HttpServer):
             return _create_user(asked, world)
         where, _, id_ = asked.path.rpartition("/")
         if where.endswith("/external_id"):
-            return _by_external_id(LISTS.get(where.removesuffix("/external_id"), ""), id_, world)
+            return _by_external_id(LISTS.get(where.removesuffix("/external_id"), ""), unquote(id_), world)
         return self._by_id(asked, LISTS.get(where, ""), id_, world)
 
     def _by_id(self, asked: Asked, stream: str, id_: str, world: World) -> Answer:

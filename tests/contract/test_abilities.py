@@ -21,8 +21,8 @@ from tests.contract.live import NAMES, PERSON, SECRET, LiveSource, keys, sample
 from tests.list_source import ListSource, people
 from usersync_cli import ports
 from usersync_cli.config.registry import export_shapes, source_port
-from usersync_cli.errors import ConfigError, Drift, Unavailable
-from usersync_cli.model import Database, Page, Record, Stream
+from usersync_cli.errors import ConfigError, Conflict, Drift, Unavailable
+from usersync_cli.model import Database, NewUser, Page, Record, Stream
 from usersync_cli.signals import Stop
 
 SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
@@ -454,3 +454,55 @@ def test_an_export_has_the_columns_that_it_names(shape: ports.ExportShape, recor
     assert [(True,)] == records.execute(lacks).fetchall()
     with pytest.raises(ConfigError):
         shape.field("no-such-column=581bc693-feb9-416a-806a-90c2fa4bc5c6")
+
+
+# people who are created
+
+
+@of_those_with(ports.CreatesUsers)
+def test_a_person_is_created_with_one_request_and_found(live: LiveSource, session: Any) -> None:
+    """
+    Before, nobody is like them; afterwards they are found by address in any case, by external id, and by id, each once.
+    """
+    new = NewUser("Somebody.New@example.org", first_name="Test", external_id="external/1 ä", metadata={"team": "test"})
+    known = documents(session, live.streams[0].name)[0].key
+    assert [] == list(session.users_like(new, [known, live.unknown]))
+    made = session.create_user(new, "attempt-1")
+    asked = [replace(new, email=new.email.upper()), replace(new, external_id=None), replace(new, email="other@example.org")]
+
+    assert (live.streams[0].name, False) == (made.record.stream, made.record.deleted)
+    assert (new.email, new.external_id, "Test") == (made.email, made.external_id, json.loads(made.record.data)["first_name"])
+    assert [[made.id]] * 3 == [[one.id for one in session.users_like(like, [made.id])] for like in asked]
+
+
+@of_those_with(ports.CreatesUsers)
+def test_a_second_person_of_the_same_address_is_refused(live: LiveSource, session: Any) -> None:
+    """
+    As a conflict, in the vendor's words.
+    """
+    new = NewUser("somebody.new@example.org")
+    session.create_user(new, "attempt-1")
+    with pytest.raises(Conflict):
+        session.create_user(new, "attempt-2")
+
+
+@of_those_with(ports.CreatesUsers)
+def test_what_is_no_person_is_not_sent(live: LiveSource, session: Any) -> None:
+    """
+    What the vendor would not take is refused without asking; an address is no body without a name in it.
+    """
+    assert {"email": "somebody@example.org"} == dict(session.user_body(NewUser("somebody@example.org")))
+    with pytest.raises(ConfigError):
+        session.user_body(NewUser("nobody"))
+
+
+@of_those_with(ports.CreatesUsers)
+def test_an_error_is_never_read_as_nobody(live: LiveSource, session: Any) -> None:
+    """
+    A server that went away has not said that nobody is there, nor that nobody was created.
+    """
+    live.cut()
+    with pytest.raises(Unavailable):
+        session.users_like(NewUser("somebody@example.org"), [])
+    with pytest.raises(Unavailable):
+        session.create_user(NewUser("somebody@example.org"), "attempt-1")
