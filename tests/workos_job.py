@@ -37,16 +37,21 @@ class Copy:
     streams: Sequence[str] = THREE
     settings: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
+    name: str = "workos"  # of the job, and how its tables begin
 
     @property
     def job(self) -> Job:
-        step = {"name": "copy", "extract": {"source": "workos", "streams": list(self.streams)}, "load": {**LOAD, **self.load}}
-        return Job.model_validate({"name": "workos", "steps": [step]})
+        step = {
+            "name": "copy",
+            "extract": {"source": "workos", "streams": list(self.streams)},
+            "load": {**LOAD, "table": f"{self.name}_{{stream}}", **self.load},
+        }
+        return Job.model_validate({"name": self.name, "steps": [step]})
 
     def run(self, **options: Any) -> RunResult:
         """A run, however it ends; a fault that stays is reported soon."""
         source = Source("workos", Settings.model_validate(self.server.settings(**self.settings)))
-        job, tools = self.job, Tools("workos", Stop(), Database)
+        job, tools = self.job, Tools(self.name, Stop(), Database)
         context = RunContext(self.target, {"workos": source}, tools, lambda _extract, _size: None, steps=job.steps)
         return run(job, context, Options(**options))
 
@@ -78,11 +83,11 @@ class Copy:
 
     def table(self, stream: str) -> dict[str, Document]:
         """The documents of the rows that are not marked, by key."""
-        return dict(self.ask(f"SELECT id, document FROM workos_{stream} WHERE deleted_at IS NULL"))
+        return dict(self.ask(f"SELECT id, document FROM {self.name}_{stream} WHERE deleted_at IS NULL"))
 
     def deleted(self, stream: str) -> dict[str, datetime]:
         """When those that are marked were deleted, by key."""
-        return dict(self.ask(f"SELECT id, deleted_at FROM workos_{stream} WHERE deleted_at IS NOT NULL"))
+        return dict(self.ask(f"SELECT id, deleted_at FROM {self.name}_{stream} WHERE deleted_at IS NOT NULL"))
 
     def differences(self, *, whole: bool = False) -> dict[str, Any]:
         """Where the tables are not what WorkOS lists: by stream, what is missing, too much, and different.
@@ -103,7 +108,7 @@ class Copy:
 
     def untouched(self) -> list[tuple[Any, ...]]:
         """How many rows each table has, and which transaction was the last to write one."""
-        return [self.ask(f"SELECT count(*), max(xmin::text::bigint) FROM workos_{stream}")[0] for stream in self.streams]
+        return [self.ask(f"SELECT count(*), max(xmin::text::bigint) FROM {self.name}_{stream}")[0] for stream in self.streams]
 
     def everything(self) -> str:
         """All that is in the database, as text, to look for what must not be there."""
