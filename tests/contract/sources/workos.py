@@ -26,7 +26,7 @@ from usersync_cli.ports import (
 from usersync_cli.sources.workos import api
 
 ABILITIES = [CreatesUsers, ReadsTogether, FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, BringsTransform, BringsComments]
-COUNT = 250
+COUNT = 105  # a page has 100
 KEY = f"sk_test_{SECRET}"
 
 
@@ -37,15 +37,15 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
     server = WorkOS(world)
     server.worlds = {KEY: world}
     users = [world.create_user(first_name=PERSON) for _ in range(COUNT)]
-    organizations = [world.create_organization() for _ in range(COUNT - 50)]
+    organizations = [world.create_organization() for _ in range(COUNT)]
     *members, leaving = users
-    for number, user in enumerate(members * 5):
-        world.create_membership(user, organizations[number % len(organizations)])
-    for number in range(1000):
+    for user, organization in zip(members, reversed(organizations), strict=False):
+        world.create_membership(user, organization)
+    for number in range(300):
         world.create_invitation(f"test.user{number}@test.example")
-    for number in range(150):
-        world.create_connection(organizations[number])
-        world.create_directory(organizations[number])
+    for organization in organizations:
+        world.create_connection(organization)
+    world.create_directory(organizations[0])
     world.forget()  # nothing has happened since
     world.sign_in(leaving)  # but something that nobody has asked for
     server.takes_no_type = True
@@ -80,7 +80,7 @@ def _settings(url: str) -> dict[str, Any]:
 def _slowly(server: WorkOS) -> None:
     def before(asked: Asked) -> None:
         if asked.path == PATHS["invitations"]:
-            server.over.wait(0.2)
+            server.over.wait(0.5)
 
     server.before = before
 
