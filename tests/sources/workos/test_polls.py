@@ -616,6 +616,28 @@ def test_an_interrupted_listing_goes_on(server: WorkOS, killed: int, monkeypatch
     assert sorted(THREE) == sorted(page.streams[0] for page in first + rest if page.complete)
 
 
+@pytest.mark.parametrize("killed", range(1, 12))
+@pytest.mark.parametrize("alone", THREE)
+def test_a_stream_read_alone_in_the_middle_of_a_listing(server: WorkOS, killed: int, alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The listing of one stream is brought to its end by itself; the rest goes on, and gives nothing of it again.
+    """
+    from usersync_cli.sources.workos import listing
+
+    monkeypatch.setattr(listing, "LIMIT", 2)
+    monkeypatch.setattr(listing, "PAGE_RECORDS", 2)
+    polls = Polls(server)
+    pages = polls.poll(most=killed)
+    polls.streams = (alone,)
+    pages += polls.poll()
+    polls.streams = THREE
+    pages += polls.poll()
+
+    assert {name: server.world.ids(name) for name in THREE} == {name: sorted(keys) for name, keys in listed(pages).items()}
+    assert sorted(THREE) == sorted(page.streams[0] for page in pages if page.complete)
+    assert 3 == len({page.sweep for page in pages if page.sweep})
+
+
 @pytest.mark.parametrize("answer", [400, 404, 422, "rewound"])
 def test_a_listing_goes_on_where_its_place_has_left(polls: Polls, server: WorkOS, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """

@@ -44,7 +44,8 @@ def resumed(progress: Progress, asked: Collection[str]) -> Progress | None:
     left = _roots([name for name in streams if name not in progress.done])
     if not left:
         return None
-    progress = replace(progress, streams=streams, todo=[one for one in progress.todo if one[0] in streams])
+    todo = [one for one in progress.todo if one[0] in streams and one[0] not in progress.done]
+    progress = replace(progress, streams=streams, todo=todo)
     return progress if progress.root in left else replace(progress, root=left[0], after=None, ended=False, todo=())
 
 
@@ -79,7 +80,7 @@ class Listing:
         todo = [(child, record.key, None) for child in self._child_streams() for record in records if record.key]
         ended = found.after is None
         self._at = replace(self._at, after=found.after, ended=ended, todo=todo)
-        if root in self._at.streams:
+        if root in self._at.streams and root not in self._at.done:
             yield self._page(root, records, complete=ended)
 
     def _list(self, root: str) -> Listed:
@@ -110,14 +111,16 @@ class Listing:
     # lists that are asked for one object after the other
 
     def _child_streams(self) -> list[str]:
-        return [name for name in self._at.streams if (parent := STREAMS[name].parent) and parent.stream == self._at.root]
+        """The streams that are still to be asked for objects of the list."""
+        left = [name for name in self._at.streams if name not in self._at.done]
+        return [name for name in left if (parent := STREAMS[name].parent) and parent.stream == self._at.root]
 
     def _children(self) -> Iterator[Page]:
         """What is still to be asked for objects of the list: one stream after the other, several requests at once."""
         for child in self._child_streams():
             if any(one[0] == child for one in self._at.todo):
                 yield from self._child(child)
-            elif self._at.ended and child not in self._at.done:
+            elif self._at.ended:
                 yield self._page(child, [], complete=True)
 
     def _child(self, child: str) -> Iterator[Page]:

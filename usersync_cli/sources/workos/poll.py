@@ -32,6 +32,7 @@ CHECKPOINT = 1000  # events
 ONE_REQUEST = timedelta(days=30)  # no request for events goes further back
 SKEW = timedelta(minutes=1)  # further apart, our clock is no guide to WorkOS's
 RESUME = timedelta(days=1)  # a listing that was interrupted longer ago begins anew
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 HELD = 3  # objects that are asked for at a lost place
 
 
@@ -58,8 +59,9 @@ class Poll:
         else:
             yield from self._news(before=self._new_from)
         if due := self._due(due):
-            at = max(self._place.polled, self._place.position.time)
-            yield from self._listing(begun(due, self._place.polled, at), checks=self._followed)
+            # WorkOS's clock has whole seconds, but of two listings one is the later.
+            now = max(self._place.polled, *(at + timedelta(milliseconds=1) for at in [NEVER, *self._place.listed.values()]))
+            yield from self._listing(begun(due, now, self._place.position.time), checks=self._followed)
             yield from self._news()
         if not self._given:
             yield self._page([])
@@ -97,6 +99,8 @@ class Poll:
         listing = place.listing
         if listing and (full or proof.at - listing.began > RESUME):
             listing = None
+        if listing:  # one of its streams may have been read alone since
+            listing = replace(listing, done=[name for name in listing.streams if place.listed.get(name, NEVER) >= listing.began])
         self._place = replace(place, polled=proof.at, listing=resumed(listing, self._names) if listing else None)
         if [*place.position.types] == self._log.types:
             self._first = proof

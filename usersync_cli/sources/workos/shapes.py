@@ -34,7 +34,6 @@ SETS: Mapping[str, str] = {"domains": "id", "roles": "slug", "groups": "id", "pe
 """Arrays whose order means nothing, and what their elements are sorted by; "": by themselves."""
 
 
-
 class _Metadata(msgspec.Struct):
     after: str | None = None
 
