@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "usersync_cli"
 
 # A room is a folder, or a file of the package itself; the longest name that fits a module is its room. Each may import from
 # itself, from `words`, and from the rooms that stand behind it here, at the top of a module or late.
-WORDS = ("errors", "signals", "patience", "log", "model", "settings", "stdio", "spreadsheets", "__init__")
+WORDS = ("errors", "signals", "patience", "log", "model", "settings", "shapes", "stdio", "spreadsheets", "__init__")
 ROOMS: dict[str, Collection[str]] = {
     "clients": (),
     "clients/postgres": (),
@@ -39,7 +39,7 @@ ROOMS: dict[str, Collection[str]] = {
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
         *("clients/postgres", "ports"),
     ),
-    "config": ("sources", "targets", "auth", "ports"),
+    "config": ("sources", "targets", "auth"),
     "cli": (
         *("config", "report", "run", "run/context", "run/documents", "run/outbound", "load", "auth", "state"),
         *("state/migrations", "clients/postgres", "ports", "targets"),

@@ -33,9 +33,7 @@ def workos() -> Iterator[WorkOS]:
 
 
 @pytest.fixture
-def unread(
-    tmp_path: Path, workos: WorkOS, database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Copy:
+def unread(tmp_path: Path, workos: WorkOS, database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Copy:
     """No run has read anything."""
     return Copy(tmp_path, database, {"type": "workos", "api_url": workos.url, "api_key": KEY}, capsys, monkeypatch)
 
@@ -385,6 +383,7 @@ def test_two_at_once_are_one(copy: Copy, workos: WorkOS, usersync: Command) -> N
     """
     The second waits for the first, and finds the person: one POST.
     """
+
     def before(asked: Asked) -> None:
         if asked.method == "POST":
             workos.over.wait(1)

@@ -23,6 +23,7 @@ from usersync_cli import ports
 from usersync_cli.config.registry import export_shapes, source_port
 from usersync_cli.errors import ConfigError, Conflict, Drift, Unavailable
 from usersync_cli.model import Database, NewUser, Page, Record, Stream
+from usersync_cli.shapes import ExportShape
 from usersync_cli.signals import Stop
 
 SESSIONS = (ports.Session, ports.TabularSession, ports.DocumentSession)
@@ -62,7 +63,7 @@ def test_every_ability_is_known_here() -> None:
     """
     A class of ports.py is a port, an ability that this suite holds, or one of targets.
     """
-    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools, ports.ExportShape, ports.UsersShape, ports.LogPlace}
+    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools}
     found = {one for one in vars(ports).values() if isinstance(one, type) and one.__module__ == ports.__name__}
 
     assert {*SESSIONS, *SOURCES, *OF_SESSIONS, *OF_SOURCES} == found - others
@@ -439,7 +440,7 @@ def test_what_is_read_is_said(name: str, live: LiveSource, source: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", export_shapes().values(), ids=lambda shape: shape.stream)
-def test_an_export_has_the_columns_that_it_names(shape: ports.ExportShape, records: psycopg.Connection[Any]) -> None:
+def test_an_export_has_the_columns_that_it_names(shape: ExportShape, records: psycopg.Connection[Any]) -> None:
     """
     Its SELECTs run over a table with the column of documents alone: each of its columns as text, and whether a custom field is lacking.
     """

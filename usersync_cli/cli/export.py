@@ -21,8 +21,8 @@ from usersync_cli.errors import ConfigError, Unavailable
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
-    from usersync_cli.ports import ExportShape
     from usersync_cli.report.export import Export
+    from usersync_cli.shapes import ExportShape
 
 Write = Callable[[bytes], object]
 

@@ -10,9 +10,9 @@ from usersync_cli.cli.tokens import token_document
 from usersync_cli.report.status import seconds, told
 
 if TYPE_CHECKING:
-    from usersync_cli.ports import LogPlace
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import ListingStatus, StreamStatus
+    from usersync_cli.shapes import LogPlace
     from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 

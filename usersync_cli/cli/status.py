@@ -17,9 +17,9 @@ from usersync_cli.report.status import told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
-    from usersync_cli.ports import LogPlace
     from usersync_cli.report.status import JobStatus
     from usersync_cli.report.streams import ListingStatus, StreamStatus
+    from usersync_cli.shapes import LogPlace
     from usersync_cli.state.ledger import Run, StepRun, StoredCursor
 
 _EXIT_STATUSES = """\b

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.keys import Keys
     from usersync_cli.auth.oauth import OAuthClient
-    from usersync_cli.ports import LogPlace, UsersShape
+    from usersync_cli.shapes import LogPlace, UsersShape
 
 __all__ = [
     "Config",

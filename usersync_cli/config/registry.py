@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from usersync_cli import sources, targets
-from usersync_cli.ports import ExportShape
+from usersync_cli.shapes import ExportShape
 from usersync_cli.sources import DocumentPort, Port, TabularPort
 from usersync_cli.targets import TargetPort
 

@@ -24,8 +24,8 @@ from usersync_cli.clients.postgres.sql import listed, relation, scalar
 from usersync_cli.clients.postgres.transactions import as_ours, as_user, transaction
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.model import Database, Job
-from usersync_cli.ports import ExportShape
 from usersync_cli.settings import closest
+from usersync_cli.shapes import ExportShape
 from usersync_cli.signals import Stop
 
 BLOCK_BYTES = 128 * 1024

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.model import Database
-    from usersync_cli.ports import LogPlace
     from usersync_cli.report.streams import StreamStatus
+    from usersync_cli.shapes import LogPlace
     from usersync_cli.state.approvals import Approval
     from usersync_cli.state.ledger import Failing, Holder, Run, StepRun, StoredCursor
 

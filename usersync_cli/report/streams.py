@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from usersync_cli.clients.postgres.catalog import Table
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.model import Cursor, Job, Step
-    from usersync_cli.ports import LogPlace
+    from usersync_cli.shapes import LogPlace
     from usersync_cli.state.ledger import StoredCursor
 
 SMALL_BYTES = 64 * 1024 * 1024  # a table of at most this size (without what is stored out of line) is counted, a bigger one estimated

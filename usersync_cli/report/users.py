@@ -21,7 +21,7 @@ from usersync_cli.clients.postgres.sql import and_, listed, scalar
 from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.errors import ConfigError, Drift, NotFound
 from usersync_cli.model import Database, Step
-from usersync_cli.ports import UsersShape
+from usersync_cli.shapes import UsersShape
 from usersync_cli.state import ledger
 
 Row = Mapping[str, Any]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.oauth import OAuthClient
     from usersync_cli.model import Cursor
-    from usersync_cli.ports import DocumentSource, ExportShape, LogPlace, TabularSource, UsersShape
+    from usersync_cli.ports import DocumentSource, TabularSource
+    from usersync_cli.shapes import ExportShape, LogPlace, UsersShape
 
 S = TypeVar("S", bound="BaseModel")
 

@@ -13,8 +13,8 @@ from psycopg import sql
 
 from usersync_cli.clients.postgres.sql import listed
 from usersync_cli.errors import ConfigError
-from usersync_cli.ports import ExportShape
 from usersync_cli.settings import suggestion
+from usersync_cli.shapes import ExportShape
 
 _DOCUMENT = "tl_content"
 

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from usersync_cli.model import Cursor
-from usersync_cli.ports import LogPlace
+from usersync_cli.shapes import LogPlace
 from usersync_cli.sources.workos.shapes import Event, as_text, moment
 
 MARGIN = timedelta(minutes=5)  # before the time of a listing: events are told a little late

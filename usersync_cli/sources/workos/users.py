@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usersync_cli.ports import UsersShape
+from usersync_cli.shapes import UsersShape
 
 USERS = UsersShape(
     stream="users",
