@@ -213,11 +213,12 @@ class CreatesUsers(ABC):
         """
 
     @abstractmethod
-    def users_like(self, new: NewUser, known: Collection[str]) -> Sequence[FoundUser]:
+    def users_like(self, new: NewUser, known: Collection[str], since: datetime | None) -> Sequence[FoundUser]:
         """Everybody who has the external id, or the e-mail address in any case; each once, in the order of their ids.
 
         `known` are the ids of people who may have that address in other letters than the vendor's own search finds: they are
-        asked for by id, and count if they have it. An error is raised, never read as nobody.
+        asked for by id, and count if they have it. Of people who were created `since`, nothing is known here: the newest ones are
+        looked at too; None: of nobody is anything known. An error is raised, never read as nobody.
         """
 
     @abstractmethod

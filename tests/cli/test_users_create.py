@@ -438,6 +438,22 @@ def test_a_run_that_holds_the_job_gets_the_copy(
     assert [found["id"]] == in_copy(connection)
 
 
+def test_an_interrupted_listing_goes_on_and_keeps_the_person(copy: Copy, workos: WorkOS, connection: psycopg.Connection) -> None:
+    """
+    The person is created while a complete listing waits to be resumed, which has passed the users already.
+    """
+    workos.fail(403, "/organizations", times=1)
+    assert 2 == copy("run", "--job", "workos", "--quiet", "--full").status
+    query = "SELECT count(*) FROM usersync.sweeps WHERE outcome = 'abandoned'"
+    before = connection.execute(query).fetchone()
+    found = copy.json(*CREATE)
+    copy.run()
+    copy.run("--full")
+
+    assert before == connection.execute(query).fetchone()
+    assert [(found["id"], None)] == connection.execute("SELECT id, deleted_at FROM workos_users WHERE email = %s", (EMAIL,)).fetchall()
+
+
 def test_a_row_that_the_table_refuses_is_set_aside(copy: Copy, workos: WorkOS, connection: psycopg.Connection) -> None:
     """
     As in a run: the person exists, the record waits among the rejects, status 3.
@@ -467,20 +483,24 @@ def test_the_emulator(
     connection: psycopg.Connection,
 ) -> None:
     """
-    It takes an address in another case as another person: who exists is found all the same, by the copy and by their id.
+    It takes an address in another case as another person: who exists is found all the same, before the first run, by the copy, and
+    when they are newer than that.
     """
     settings = {"type": "workos", "api_url": emulator.url, "api_key": emulator.key}
     copy = Copy(tmp_path, database, settings, capsys, monkeypatch)
-    there = emulator.ask("POST", "/user_management/users", {"email": "Test.Mixed@Example.org"})["id"]
+    there = [emulator.ask("POST", "/user_management/users", {"email": f"Test.Mixed{n}@Example.org"})["id"] for n in range(2)]
+    unread = copy.json("users", "create", "--email", "test.mixed0@example.org")
     copy.run()
-    exists = copy.json("users", "create", "--email", "test.mixed@example.org", "--first-name", "Test")
+    read = copy.json("users", "create", "--email", "test.mixed1@example.org", "--first-name", "Test")
+    there.append(emulator.ask("POST", "/user_management/users", {"email": "test.newer@example.org"})["id"])
+    newer = copy.json("users", "create", "--email", "Test.Newer@example.org")
     new = copy.json(*CREATE, "--external-id", "4711", "--metadata", "team=test")
     again = copy.json("users", "create", "--email", EMAIL.lower(), "--external-id", "4711")
     taken = copy.json("users", "create", "--email", "third@example.org", "--external-id", "4711", status=10)
 
-    assert ("exists", there) == (exists["outcome"], exists["id"])
+    assert [("exists", id_) for id_ in there] == [(one["outcome"], one["id"]) for one in (unread, read, newer)]
     assert ("created", "exists", new["id"], new["id"]) == (new["outcome"], again["outcome"], again["id"], taken["id"])
-    assert 2 == len(emulator.listed("users"))
+    assert 4 == len(emulator.listed("users"))
     assert [new["id"]] == in_copy(connection)
     copy.run("--full")
-    assert 2 == copy.json("users", "list")["total"]
+    assert 4 == copy.json("users", "list")["total"]

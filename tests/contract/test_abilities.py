@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -467,13 +467,13 @@ def test_a_person_is_created_with_one_request_and_found(live: LiveSource, sessio
     """
     new = NewUser("Somebody.New@example.org", first_name="Test", external_id="external/1 ä", metadata={"team": "test"})
     known = documents(session, live.streams[0].name)[0].key
-    assert [] == list(session.users_like(new, [known, live.unknown]))
+    assert [] == list(session.users_like(new, [known, live.unknown], None))
     made = session.create_user(new, "attempt-1")
     asked = [replace(new, email=new.email.upper()), replace(new, external_id=None), replace(new, email="other@example.org")]
 
     assert (live.streams[0].name, False) == (made.record.stream, made.record.deleted)
     assert (new.email, new.external_id, "Test") == (made.email, made.external_id, json.loads(made.record.data)["first_name"])
-    assert [[made.id]] * 3 == [[one.id for one in session.users_like(like, [made.id])] for like in asked]
+    assert [[made.id]] * 3 == [[one.id for one in session.users_like(like, [made.id], datetime.now(UTC))] for like in asked]
 
 
 @of_those_with(ports.CreatesUsers)
@@ -504,6 +504,6 @@ def test_an_error_is_never_read_as_nobody(live: LiveSource, session: Any) -> Non
     """
     live.cut()
     with pytest.raises(Unavailable):
-        session.users_like(NewUser("somebody@example.org"), [])
+        session.users_like(NewUser("somebody@example.org"), [], None)
     with pytest.raises(Unavailable):
         session.create_user(NewUser("somebody@example.org"), "attempt-1")

@@ -40,14 +40,17 @@ def created(config: Config, where: UsersTable, stop: Stop, new: NewUser, *, dry_
     """Create them, in an environment in which the job may run."""
     from usersync_cli.cli.bootstrap import run_context
     from usersync_cli.patience import Patience
-    from usersync_cli.report.users import has_row, ids_by_email, some_ids
+    from usersync_cli.report.users import has_row, ids_by_email, some_ids, whole_as_of
     from usersync_cli.run.documents.create import Copied, Where, create
 
     job = config.job(where.job)
     config.check_environment(job)
     stop.patience = Patience(_PATIENCE)
     copied = Copied(
-        lambda tx, email: ids_by_email(tx, where, email), lambda tx: some_ids(tx, where), lambda tx, id_: has_row(tx, where, id_)
+        lambda tx, email: ids_by_email(tx, where, email),
+        lambda tx: some_ids(tx, where),
+        lambda tx, id_: has_row(tx, where, id_),
+        lambda tx: whole_as_of(tx, where),
     )
     at = Where(job, where.step, where.source, where.shape.stream)
     return create(at, run_context(config, job, stop), new, copied, dry_run=dry_run)

@@ -146,6 +146,11 @@ def ids_by_email(tx: Connection, where: UsersTable, email: str) -> list[str]:
     return [str(row[people.key]) for row in rows]
 
 
+def whole_as_of(tx: Connection, where: UsersTable) -> datetime | None:
+    """As of when the copy is whole; None where it never was."""
+    return _age(tx, where).known
+
+
 def some_ids(tx: Connection, where: UsersTable, number: int = 3) -> list[str]:
     """The ids of a few people who are not deleted; none where the table is not there yet."""
     if describe(tx, where.name) is None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from usersync_cli.clients.postgres.connections import Connection, connect
@@ -34,6 +35,7 @@ class Copied:
     by_email: Callable[[Connection, str], Sequence[str]]  # who have this address, in any case
     some: Callable[[Connection], Sequence[str]]  # a few that are not deleted
     has: Callable[[Connection, str], bool]  # whether it has this id
+    since: Callable[[Connection], datetime | None]  # as of when it is whole; None: it never was
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Creation:
     def looked(self) -> Outcome | None:
         """What there is already to be told; None where nobody is there."""
         known = self._copied.by_email(self._connection, self._new.email)
-        outcome = judged(self._new, self._session.users_like(self._new, known))
+        outcome = judged(self._new, self._session.users_like(self._new, known, self._copied.since(self._connection)))
         self._in_copy = {one.id for one in outcome.people if self._copied.has(self._connection, one.id)} if outcome else set()
         return outcome
 
@@ -207,7 +209,7 @@ class _Creation:
             return outcome
         (mine,) = outcome.people
         try:
-            found = self._session.users_like(self._new, [mine.id])
+            found = self._session.users_like(self._new, [mine.id], _created(mine))
         except UsersyncError as error:
             why = f"whether somebody else was created at the same time could not be looked up: {error.message}"
             outcome.error = PartialError(why, hint="the person was created; run it again to look")
@@ -270,6 +272,15 @@ def judged(new: NewUser, found: Sequence[FoundUser]) -> Outcome | None:
 
 def _conflict(people: Sequence[FoundUser], why: str) -> Outcome:
     return Outcome("conflict", people, error=Conflict(f"nobody was created: {why}", hint="`usersync users show ID` shows who that is"))
+
+
+def _created(one: FoundUser) -> datetime | None:
+    """When they were created, by the source's clock; None where it does not say."""
+    try:
+        found = datetime.fromisoformat(one.record.version or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _ids(people: Sequence[FoundUser]) -> str:

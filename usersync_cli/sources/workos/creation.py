@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -13,14 +14,15 @@ from usersync_cli.clients.http.client import Reply, Request
 from usersync_cli.errors import ConfigError, Conflict, Drift, Unanswered, UsersyncError
 from usersync_cli.model import FoundUser, NewUser
 from usersync_cli.sources.workos.api import REFUSALS, Api, agent, date, is_unknown
-from usersync_cli.sources.workos.shapes import as_text, fields_of, listed, record_of, text_of
+from usersync_cli.sources.workos.place import MARGIN
+from usersync_cli.sources.workos.shapes import as_text, fields_of, listed, moment, record_of, text_of
 
 PATH = "/user_management/users"
 # Limits of the vendor's specification.
 LONGEST_EXTERNAL_ID = 128
 MOST_METADATA, LONGEST_NAME, LONGEST_VALUE = 50, 40, 600
 LONGEST_EMAIL, LONGEST_LOCAL = 254, 64  # RFC 5321
-PAGES = 10  # of people who have one address; more are not believed
+PAGES = 10  # of a list, at most
 _EMAIL = re.compile(r"""[^\s@"(),:;<>\[\]\\]+@[^\s@"(),:;<>\[\]\\.]+(\.[^\s@"(),:;<>\[\]\\.]+)+""")
 _TAKEN = re.compile(r"already|not_available|taken|duplicate|exists")  # in codes: email_not_available, external_id_already_used, ...
 _LONGEST_WORDS = 300
@@ -72,7 +74,7 @@ def _problems_of_external_id(external_id: str) -> Iterator[str]:
 # who is there
 
 
-def people_like(api: Api, new: NewUser, known: Collection[str]) -> Sequence[FoundUser]:
+def people_like(api: Api, new: NewUser, known: Collection[str], since: datetime | None) -> Sequence[FoundUser]:
     """Everybody who has the external id, or the address in any case."""
     found: dict[str, FoundUser] = {}
     if new.external_id is not None:
@@ -83,7 +85,21 @@ def people_like(api: Api, new: NewUser, known: Collection[str]) -> Sequence[Foun
         if id_ not in found:
             asked = _by_path(api, f"{PATH}/{quote(id_, safe='')}")
             found |= {one.id: one for one in asked.values() if one.email.lower() == new.email.lower()}
+    found |= {one.id: one for one in _newest(api, since) if one.email.lower() == new.email.lower()}
     return [found[id_] for id_ in sorted(found)]
+
+
+def _newest(api: Api, since: datetime | None) -> Iterator[FoundUser]:
+    """The newest people, whose addresses WorkOS may find in the very same letters alone: those who were created since, PAGES at most."""
+    query: dict[str, Any] = {"limit": 100, "order": "desc"}
+    for _ in range(PAGES):
+        reply = api.get(PATH, query, phase="users")
+        page = listed(reply)
+        yield from (_user(row, reply) for row in page.rows)
+        oldest = moment(text_of(fields_of(page.rows[-1]) or {}, "created_at")) if page.rows else None
+        if page.after is None or (since and oldest and oldest < since - MARGIN):
+            return
+        query["after"] = page.after
 
 
 def _by_path(api: Api, path: str) -> dict[str, FoundUser]:

@@ -14,6 +14,8 @@ from usersync_cli.sources.workos.settings import place_of
 from usersync_cli.sources.workos.streams import ARCHIVE, NAMES, STREAMS, asked_types
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from usersync_cli.clients.http.client import Request
     from usersync_cli.model import Cursor, FoundUser, NewUser, Page, Stream
     from usersync_cli.sources.workos.api import Api
@@ -85,11 +87,11 @@ class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, Creates
 
         return creation.body_of(new)
 
-    def users_like(self, new: NewUser, known: Collection[str]) -> Sequence[FoundUser]:
-        """Asked for by external id, by the address as it is written and in lower case, and by id."""
+    def users_like(self, new: NewUser, known: Collection[str], since: datetime | None) -> Sequence[FoundUser]:
+        """Asked for by external id, by the address as it is written and in lower case, and by id; of the list, its newest pages."""
         from usersync_cli.sources.workos import creation
 
-        return creation.people_like(self._api, new, known)
+        return creation.people_like(self._api, new, known, since)
 
     def create_user(self, new: NewUser, attempt: str) -> FoundUser:
         """One POST. WorkOS does not promise to know an Idempotency-Key again; it gets one all the same."""
