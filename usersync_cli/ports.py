@@ -33,6 +33,8 @@ from usersync_cli.model import (
 from usersync_cli.signals import Stop
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from usersync_cli.clients.postgres.connections import Connection
     from usersync_cli.state.outbox import StepScope
 

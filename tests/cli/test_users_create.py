@@ -440,9 +440,11 @@ def test_a_run_that_holds_the_job_gets_the_copy(
 
 def test_an_interrupted_listing_goes_on_and_keeps_the_person(copy: Copy, workos: WorkOS, connection: psycopg.Connection) -> None:
     """
-    The person is created while a complete listing waits to be resumed, which has passed the users already.
+    The person is created while a complete listing waits to be resumed, in the middle of the users.
     """
-    workos.fail(403, "/organizations", times=1)
+    for _ in range(150):
+        workos.world.create_user()
+    workos.fail(403, "/user_management/users", times=1, skip=1)
     assert 2 == copy("run", "--job", "workos", "--quiet", "--full").status
     query = "SELECT count(*) FROM usersync.sweeps WHERE outcome = 'abandoned'"
     before = connection.execute(query).fetchone()
