@@ -111,3 +111,24 @@ def test_values_that_no_column_can_hold_are_set_aside(copy: Copy, workos: WorkOS
     assert 3 == (result.steps[0].error and result.steps[0].error.status)
     assert [(other,)] == copy.ask("SELECT id FROM workos_users")
     assert [(user,)] == copy.ask("SELECT key FROM usersync.rejects")
+
+
+def test_the_archive_may_be_pruned(copy: Copy, workos: WorkOS, capfd: pytest.CaptureFixture[str]) -> None:
+    """
+    Old events that somebody deletes are gone, without a word; only --full brings back what WorkOS still keeps.
+    """
+    copy.streams = ("users", "events")
+    (user,) = workos.world.ids("users")
+    copy.ok()
+    number = len(copy.table("events"))
+    copy.ask("DELETE FROM workos_events WHERE event <> 'user.created' RETURNING 1")
+    workos.world.update_user(user)
+    capfd.readouterr()
+
+    copy.ok()
+    told = capfd.readouterr()
+    assert "gone from the target" not in told.err + told.out
+    assert 2 == len(copy.table("events"))
+    copy.ok(full=True)
+    assert number + 1 == len(copy.table("events"))
+    assert {} == copy.differences(whole=True)

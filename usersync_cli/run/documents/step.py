@@ -253,10 +253,14 @@ class Reading:
         """Whether the stored cursor still says what was loaded: same step, same account; and nobody wants everything again."""
         return self._is_of_account(stream) and stream.known.resumable and not self._options.full and not stream.lost_rows
 
+    def _is_archive(self, stream: StreamLoad) -> bool:
+        """Whether rows come from a log alone: one that somebody deletes, because it is old, can't be read again."""
+        return isinstance(self._session, FollowsLog) and not self._session.told(stream.name)
+
     def _find_lost(self, stream: StreamLoad) -> None:
         """Find rows that we wrote and that have vanished: by number, and only where there are too few, by key."""
         known = stream.known
-        if not known.held:
+        if not known.held or self._is_archive(stream):
             return
         with transaction(self._tx, long=True, **PAGE_SETTINGS):  # type: ignore[arg-type]  # mypy takes any key for `snapshot`
             table = describe(self._tx, stream.load.table)

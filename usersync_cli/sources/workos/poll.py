@@ -84,7 +84,7 @@ class Poll:
         self._warn(place, proof.at, old=old)
         self._followed = True
         self._resume(place, proof, full=bool(full) or old)
-        if ARCHIVE in self._names and ARCHIVE not in self._since:
+        if any(stream.name == ARCHIVE and (stream.full or ARCHIVE not in self._since) for stream in self._streams):
             self._start(place.listed, self._back(None), listing=self._place.listing)
             self._new_from = None
         elif old and not proof.more and len(proof.events) < 2:  # nothing has happened since: the place would get older and older
