@@ -752,6 +752,28 @@ def test_the_archive_begins_thirty_days_back(server: WorkOS) -> None:
     assert [server.world.log[-1]["id"]] == [record.key for record in records(polls.poll()) if record.stream == "events"]
 
 
+def test_what_is_read_again_for_the_archive_is_news_to_it_alone(polls: Polls, server: WorkOS) -> None:
+    """
+    The other streams had these events already, and nothing is read by its id again for them.
+    """
+    organization, (user, other, *_) = server.world.ids("organizations")[0], server.world.ids("users")
+    polls.poll()
+    server.world.add_domain(organization, "a.test.example")
+    server.world.update_user(other)
+    server.world.ahead = timedelta(seconds=1)
+    server.world.update_organization(organization)
+    polls.poll()
+    server.world.update_user(user, first_name="New")
+    polls.streams = (*THREE, "events")
+    with server.requests() as asked:
+        found = records(polls.poll())
+
+    assert [event["id"] for event in server.world.log] == [record.key for record in found if record.stream == "events"]
+    assert user in [record.key for record in found]
+    assert other not in [record.key for record in found]
+    assert {EVENTS: 2} == asked
+
+
 def test_types_that_workos_does_not_know_are_left_out(server: WorkOS) -> None:
     """
     A refusal that names types of the archive costs these types, not the archive.

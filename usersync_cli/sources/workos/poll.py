@@ -47,6 +47,7 @@ class Poll:
         self._place: Place
         self._first: EventPage | None = None  # of the log, where it is there already
         self._followed = False  # no event was missed since the last poll, so that a listing shows nothing new
+        self._archived_from = NEVER  # older events are new to the archive alone
         self._given = False  # the last page that was given has the newest cursor
 
     def pages(self) -> Generator[Page, None, None]:
@@ -86,7 +87,7 @@ class Poll:
         self._resume(place, proof, full=bool(full) or old)
         if any(stream.name == ARCHIVE and (stream.full or ARCHIVE not in self._since) for stream in self._streams):
             self._start(place.listed, self._back(None), listing=self._place.listing)
-            self._new_from = None
+            self._new_from, self._archived_from = None, place.position.time
         elif old and not proof.more and len(proof.events) < 2:  # nothing has happened since: the place would get older and older
             self._start({}, self._back(place.position.time))
         due = [name for name in self._names if name in STREAMS] if old else full
@@ -184,7 +185,9 @@ class Poll:
 
     def _changes(self, events: Sequence[Event], *, alone: bool) -> Iterator[Page]:
         """The page that these events make; none where it would be empty, and a listing follows."""
-        records = self.changes.records(events, alone=alone)
+        again = [event for event in events if event.at and event.at < self._archived_from]
+        news = events[len(again) :] if again else events
+        records = [*(self.changes.records(again, alone=False) if again else ()), *self.changes.records(news, alone=alone)]
         if records or alone:
             yield self._page(records)
 
