@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -73,7 +74,7 @@ class World:
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
         self._number = 0
-        self._served = 0
+        self._served: Counter[str] = Counter()  # how often each object was shown
         self._last = datetime(1970, 1, 1, tzinfo=UTC)
 
     # time and names
@@ -301,10 +302,10 @@ class World:
                 user = self.streams["users"].get(document["user_id"])
                 document["organization_name"] = organization and organization["name"]
                 document["user"] = user and copy.deepcopy(user)
-            self._served += 1
+            self._served[id_] += 1
             for name in ("domains", "roles"):
                 if document.get(name):
-                    turn = self._served % len(document[name])
+                    turn = self._served[id_] % len(document[name])
                     document[name] = document[name][turn:] + document[name][:turn]
         return document
 

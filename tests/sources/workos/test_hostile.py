@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -163,6 +163,25 @@ def test_at_one_moment_the_list_counts_and_then_what_comes_later(world: World, c
         copy.ok()
 
     assert copy.table("users")[user]["last_name"] == ("User of the list" if event_first else "User of a later event")
+    assert copy.differences() == {}
+
+
+def test_an_event_that_is_told_late_does_not_beat_the_list(world: World, copy: Copy) -> None:
+    """
+    It comes after a complete listing, is from before it began, and says less at the same updated_at.
+    """
+    organization = world.create_organization(domains=["a.example"])
+    copy.ok()
+    with world.one_moment():
+        world.update("organizations", organization, event=False, name="Renamed", updated_at=world.moment())
+        early = {**world.streams["organizations"][organization], "domains": []}
+        at = world.now()
+    world.ahead += timedelta(seconds=10)
+    copy.ok(full=True)
+    world.tell("organization.updated", early, at=at)
+
+    copy.ok()
+
     assert copy.differences() == {}
 
 
