@@ -352,6 +352,30 @@ def test_killed_between_workos_and_the_copy(copy: Copy, workos: WorkOS, usersync
     assert (1, [found["id"]]) == (len(posts(workos)), in_copy(connection))
 
 
+def test_a_signal_waits_for_the_reply(copy: Copy, workos: WorkOS, usersync: Command, connection: psycopg.Connection) -> None:
+    """
+    SIGTERM while the request is under way: its outcome is written down and printed, the status is that of the signal.
+    """
+    arrived = threading.Event()
+
+    def before(asked: Asked) -> None:
+        if asked.method == "POST":
+            arrived.set()
+            workos.over.wait(1)
+
+    workos.before = before
+    with usersync.start(*CREATE, "--config", copy.write()) as process:
+        assert arrived.wait(30)
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=60)
+    (id_,) = created_in(workos)
+
+    assert (143, True) == (process.returncode, stdout.startswith(f"{id_}: created in WorkOS"))
+    assert [("done", id_)] == intents(connection)
+    assert ("exists", True) == tuple(copy.json(*CREATE)[name] for name in ("outcome", "in_copy"))
+    assert 1 == len(posts(workos))
+
+
 def test_killed_before_the_reply(copy: Copy, workos: WorkOS, usersync: Command, connection: psycopg.Connection) -> None:
     """
     The intent of the dead process has no outcome: the next call takes it over, finds the person, and ends it.

@@ -73,8 +73,8 @@ def create(where: Where, context: RunContext, new: NewUser, copied: Copied, *, d
             creation = _Creation(where, context, session, connection, new, copied)
             if dry_run:
                 return creation.looked() or Outcome("would_create", request=request)
-            outcome = creation.make()
             outbox.prune(connection, where.job.name)
+            outcome = creation.make()
     if outcome.kind != "conflict" or outcome.copied:
         creation.copy(outcome)
     outcome.request = request
@@ -212,7 +212,7 @@ class _Creation:
             found = self._session.users_like(self._new, [mine.id], _created(mine))
         except UsersyncError as error:
             why = f"whether somebody else was created at the same time could not be looked up: {error.message}"
-            outcome.error = PartialError(why, hint="the person was created; run it again to look")
+            outcome.error = _partly(error, why, "the person was created; run it again to look")
             return outcome
         if others := [one for one in found if one.id != mine.id]:
             both = sorted([mine, *others], key=lambda one: one.id)
@@ -235,8 +235,7 @@ class _Creation:
             outcome.copied = False
             what = f"{lacking[0].id} exists at the source, and is not in the copy yet: {error.message}"
             hint = f"the next run brings it: usersync run --job {self._where.job.name}"
-            told = error.retold(what, hint=hint) if isinstance(error, Stopped) else PartialError(what, hint=hint)
-            outcome.error = outcome.error or told
+            outcome.error = outcome.error or _partly(error, what, hint)
             return
         outcome.copied = True
 
@@ -261,7 +260,7 @@ def judged(new: NewUser, found: Sequence[FoundUser]) -> Outcome | None:
     same = [one for one in found if one.email.lower() == new.email.lower()]
     strangers = [one for one in found if one not in same]
     if strangers:
-        return _conflict(found, f"the external id is that of another person: {_ids(strangers)}")
+        return _conflict(strangers, f"the external id is that of another person: {_ids(strangers)}")
     if len(same) > 1:
         return _conflict(same, f"several people have that e-mail address: {_ids(same)}")
     (one,) = same
@@ -272,6 +271,11 @@ def judged(new: NewUser, found: Sequence[FoundUser]) -> Outcome | None:
 
 def _conflict(people: Sequence[FoundUser], why: str) -> Outcome:
     return Outcome("conflict", people, error=Conflict(f"nobody was created: {why}", hint="`usersync users show ID` shows who that is"))
+
+
+def _partly(error: UsersyncError, what: str, hint: str) -> UsersyncError:
+    """The person exists, and the rest was left out: because of a signal, which keeps its own status, or of anything else."""
+    return error.retold(what, hint=hint) if isinstance(error, Stopped) else PartialError(what, hint=hint)
 
 
 def _created(one: FoundUser) -> datetime | None:
