@@ -352,6 +352,25 @@ def test_killed_between_workos_and_the_copy(copy: Copy, workos: WorkOS, usersync
     assert (1, [found["id"]]) == (len(posts(workos)), in_copy(connection))
 
 
+def test_the_target_hangs_up_during_the_request(copy: Copy, workos: WorkOS, connection: psycopg.Connection) -> None:
+    """
+    The outcome is written down, and the copy completed, with new connections.
+    """
+    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'usersync/workos'"
+    ended: list[object] = []
+
+    def before(asked: Asked) -> None:
+        if asked.method == "POST":
+            ended.append(connection.execute(cut).fetchone())
+
+    workos.before = before
+    found = copy.json(*CREATE)
+
+    assert [(1,)] == ended
+    assert ("created", created_in(workos), True) == (found["outcome"], [found["id"]], found["in_copy"])
+    assert [("done", found["id"])] == intents(connection)
+
+
 def test_a_signal_waits_for_the_reply(copy: Copy, workos: WorkOS, usersync: Command, connection: psycopg.Connection) -> None:
     """
     SIGTERM while the request is under way: its outcome is written down and printed, the status is that of the signal.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+import psycopg
 
 from usersync_cli.clients.postgres.connections import Connection, connect
 from usersync_cli.errors import Busy, ConfigError, Conflict, Drift, PartialError, Stopped, Unanswered, Unavailable, UsersyncError
@@ -173,8 +175,20 @@ class _Creation:
             except BaseException:
                 creations.let_go(self._connection, claim)
                 raise
-            creations.done(self._connection, claim, found.id)
+            self._note(claim, found.id)
             return Outcome("created", [found])
+
+    def _note(self, claim: Claim, id_: str) -> None:
+        """Write down that the person exists, with another connection if ours was lost meanwhile.
+
+        Where that fails, the id is still to be told: the intent stays open, and the next call ends it.
+        """
+        with suppress(psycopg.Error, UsersyncError):
+            creations.done(self._connection, claim, id_)
+            return
+        target = self._context.target
+        with suppress(psycopg.Error, UsersyncError), closing(connect(target, job=self._where.job.name, read_write=True)) as again:
+            creations.done(again, claim, id_)
 
     def _unanswered(self, claim: Claim, error: Unanswered) -> Outcome:
         """It may have been done: look. Raises Unavailable where that can't be found out, and where nobody is there so far."""
