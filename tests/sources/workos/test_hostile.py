@@ -185,6 +185,26 @@ def test_an_event_that_is_told_late_does_not_beat_the_list(world: World, copy: C
     assert copy.differences() == {}
 
 
+def test_a_listing_repairs_contents_whatever_the_versions_say(world: World, copy: Copy) -> None:
+    """
+    An event with an updated_at of next year is taken; a listing that shows an older one repairs it, and later events count again.
+    """
+    (user,) = people(world, 1)
+    copy.ok()
+    wrong = {**world.streams["users"][user], "last_name": "User of next year", "updated_at": "2099-01-01T00:00:00.000Z"}
+    world.tell("user.updated", wrong)
+    copy.ok()
+    assert copy.table("users")[user]["last_name"] == "User of next year"
+
+    world.ahead += timedelta(minutes=10)
+    copy.ok(full=True)
+    assert copy.differences(whole=True) == {}
+
+    world.update_user(user, last_name="User after all")
+    copy.ok()
+    assert copy.differences() == {}
+
+
 def test_two_hundred_updates_in_one_millisecond(world: World, copy: Copy) -> None:
     """
     The last of them counts, over the border of two requests and of a first run.

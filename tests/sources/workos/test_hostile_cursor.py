@@ -13,6 +13,7 @@ from tests.workos_job import Copy
 from tests.workos_server import OTHER_KEY, PATHS, WorkOS
 from tests.workos_world import SECRET, World
 from usersync_cli.model import Database
+from usersync_cli.sources.workos import listing
 
 NOWHERE = "sk_test_nobody-has-this-key"
 
@@ -242,6 +243,25 @@ def test_an_organization_that_leaves_while_its_members_are_listed(workos: WorkOS
     copy.ok()
 
     assert copy.differences() == {}
+
+
+def test_members_are_listed_on_from_the_organization_where_it_ended(workos: WorkOS, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The first listing breaks when nine of 24 organizations are answered: those of the pages that were stored are not asked again.
+    """
+    monkeypatch.setattr(listing, "PAGE_RECORDS", 6)
+    filled(workos.world, users=2, organizations=24)
+    copy.settings = {"workers": 1}
+    workos.fail("no list", PATHS["organization_memberships"], skip=9)
+    copy.refused()
+    workos.troubles.clear()
+
+    with workos.requests() as counted:
+        copy.ok()
+
+    assert counted[PATHS["organization_memberships"]] <= 24 - 6
+    assert PATHS["users"] not in counted
+    assert copy.differences(whole=True) == {}
 
 
 # faults
