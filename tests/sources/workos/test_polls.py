@@ -752,6 +752,23 @@ def test_the_archive_begins_thirty_days_back(server: WorkOS) -> None:
     assert [server.world.log[-1]["id"]] == [record.key for record in records(polls.poll()) if record.stream == "events"]
 
 
+def test_the_archive_has_no_gap_where_the_cursor_is_lost(server: WorkOS) -> None:
+    """
+    The log begins where the last poll ended, not five minutes ago.
+    """
+    polls = Polls(server, ("users", "events"))
+    polls.poll()
+    for user in server.world.ids("users")[:2]:
+        server.world.update_user(user)
+    polls.poll()
+    server.world.forget()
+    server.world.ahead = timedelta(days=3)
+    missed = server.world.tell("session.created", {"object": "session", "id": "session_01"})
+    server.world.ahead = timedelta(days=6)
+
+    assert missed in [record.key for record in records(polls.poll()) if record.stream == "events"]
+
+
 def test_what_is_read_again_for_the_archive_is_news_to_it_alone(polls: Polls, server: WorkOS) -> None:
     """
     The other streams had these events already, and nothing is read by its id again for them.
@@ -797,7 +814,7 @@ def test_a_restricted_key_names_the_list(polls: Polls, server: WorkOS, lacks: st
     with pytest.raises(ConfigError, match=f"may not read {PATHS[lacks]}") as error:
         polls.poll()
 
-    assert "req_TEST" in error.value.message
+    assert "(This API key does not have the required permissions, request id req_TEST" in error.value.message
 
 
 def test_a_wrong_key_is_a_matter_of_the_config(polls: Polls) -> None:

@@ -2,7 +2,8 @@
 
 WorkOS documents `order=asc` and has ignored it, always oldest first; emulators give the newest first unless it is sent. So it is sent, and
 what comes is looked at before anything of it is stored. An id that the log does not know is a 400, 404 or 422, nothing at all, or, in
-emulators, a 200 with the first page: only asking for what comes behind the last event *but one* tells a quiet log from a lost place.
+emulators, a 200 with the first page. Only asking for what comes behind the last event *but one* shows the difference between a log that is
+quiet and a place that is lost.
 """
 
 from __future__ import annotations

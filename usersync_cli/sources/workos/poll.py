@@ -21,6 +21,7 @@ from usersync_cli.sources.workos.changes import Changes, by_id
 from usersync_cli.sources.workos.listing import Listing, begun, resumed
 from usersync_cli.sources.workos.log import EventLog, EventPage, Lost
 from usersync_cli.sources.workos.place import MARGIN, Place, Position, Progress, place_of
+from usersync_cli.sources.workos.settings import LONGEST
 from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS, asked_types
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Poll:
         full = [stream.name for stream in self._streams if stream.name in STREAMS and (stream.full or stream.name not in self._since)]
         self._new_from: datetime | None = None
         if place is None:
-            self._start({}, self._back(None))
+            self._start({}, self._back())
             return [name for name in self._names if name in STREAMS]
         proof = self._log.prove(place.position)
         old = proof.at - place.position.time > self._settings.retention
@@ -86,10 +87,10 @@ class Poll:
         self._followed = True
         self._resume(place, proof, full=bool(full) or old)
         if any(stream.name == ARCHIVE and (stream.full or ARCHIVE not in self._since) for stream in self._streams):
-            self._start(place.listed, self._back(None), listing=self._place.listing)
+            self._start(place.listed, self._back(), listing=self._place.listing)
             self._new_from, self._archived_from = None, place.position.time
         elif old and not proof.more and len(proof.events) < 2:  # nothing has happened since: the place would get older and older
-            self._start({}, self._back(place.position.time))
+            self._start({}, self._back(proof.at - place.position.time))
         due = [name for name in self._names if name in STREAMS] if old else full
         if not place.position.last and (proof.events or self._place.listing or self._due(due)):
             self._refuse_other_environment()  # where nothing has happened yet, no place proves it
@@ -106,15 +107,13 @@ class Poll:
         if [*place.position.types] == self._log.types:
             self._first = proof
 
-    def _back(self, last: datetime | None) -> timedelta:
-        """How far back the log is read from WorkOS's time on: as far as a listing needs it, or the archive."""
-        if ARCHIVE not in self._names:
-            return MARGIN
-        most = min(self._settings.retention, ONE_REQUEST)
-        return most if last is None else min(max(datetime.now(UTC) - last + MARGIN, MARGIN), most)
+    def _back(self, gap: timedelta = LONGEST) -> timedelta:
+        """How far back the log is read from WorkOS's time on: as far as a listing needs it, or the archive, which lacks this `gap`."""
+        most = min(self._settings.retention, ONE_REQUEST) if ARCHIVE in self._names else MARGIN
+        return min(max(gap, timedelta()) + MARGIN, most)
 
     def _start(self, listed: Mapping[str, datetime], back: timedelta, listing: Progress | None = None) -> None:
-        """Begin in the log so long before WorkOS's time, which its answer tells."""
+        """Begin in the log so long before WorkOS's time, which its answer says."""
         start = datetime.now(UTC) - back
         page = self._log.start(Position(start))
         if abs(page.at - back - start) > SKEW:
@@ -130,7 +129,7 @@ class Poll:
         else:
             log.get().warning("the place in the log of events is lost; everything is listed", source=self._api.name, why=proof.why)
         self._refuse_other_environment()
-        self._start({}, self._back(place.position.time))
+        self._start({}, self._back(proof.at - place.position.time))
 
     def _refuse_other_environment(self) -> None:
         """Raises Drift when WorkOS knows none of a few objects that we hold."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Session(FollowsLog, BelongsTo, TellsWhoIsGone, LeavesOut, CanLook, CreatesUsers, DocumentSession):
-    """An environment, as its key shows it. Nothing tells which one it is."""
+    """An environment, as its key shows it. Nothing in its answers says which one it is."""
 
     def __init__(self, name: str, settings: Settings, api: Api) -> None:
         self._name, self._settings, self._api = name, settings, api
