@@ -554,3 +554,17 @@ def test_of_a_source_that_follows_a_log_the_listing_counts(target: Database) -> 
 
     assert [("different", "a", "name"), ("missing", "c", "")] == differences(people_)
     assert ("news", True, 0) == (log.stream, "has no listing" in log.skipped, log.exit_status)
+
+
+def test_a_stream_that_emptied_as_it_was_told_can_be_verified(target: Database) -> None:
+    """
+    After the source has reported the last record as gone, an empty listing is what is expected.
+    """
+    source = LogSource({"people": {}})
+    sync = Sync(source, target, {"on_missing": "mark"}, transform="SELECT key AS id, data->>'name' AS name FROM records")
+    source.put("people", "a")
+    sync.ok()
+    source.remove("people", "a")
+    sync.ok()
+
+    assert (0, 1, 0) == ((report := found(sync)).read, report.marked, report.differences)

@@ -409,3 +409,40 @@ def test_a_listing_is_not_measured_by_those_who_were_reported_as_gone(sync: Sync
     sync.ok(full=True)
 
     assert ([], ["p26", "p27", "p28", "p29"]) == (table(sync, "teams"), [key for key, *_ in table(sync)])
+
+
+@pytest.mark.parametrize("why", ["lost", "full"])
+def test_every_listing_is_compared_with_the_rows(sync: Sync, source: LogSource, why: str) -> None:
+    """
+    A row that was edited by hand is put right by any listing, not only by --full; what is right already is not remembered once more.
+    """
+    for key in "ab":
+        source.put("people", key)
+    sync.ok()
+    before = sync.ask("SELECT xmin FROM usersync.seen WHERE key = 'b'")
+    sync.ask("UPDATE people SET name = 'Edited' WHERE id = 'a' RETURNING 1")
+    source.lost = why == "lost"
+
+    assert "0 1 1 0" == sync.ok(full=why == "full")
+    assert ["Test User a", "Test User b"] == [name for _, name, *_ in table(sync)]
+    assert before == sync.ask("SELECT xmin FROM usersync.seen WHERE key = 'b'")
+
+
+def test_whoever_approves_what_an_edit_made_approves_the_edit(sync: Sync, source: LogSource) -> None:
+    """
+    Deletes after that are measured as always, also where no complete listing came in between.
+    """
+    sync.load["on_missing"] = "delete"
+    for number in range(30):
+        source.put("people", f"p{number:02}")
+    sync.ok()
+    sync.transform = f"{SELECT} WHERE true"
+    source.remove("people", "p00")
+    refused = sync.run()
+    assert "was edited" in str(refused.steps[0].error)
+    ((run,),) = sync.ask("SELECT max(run_id) FROM usersync.approvals")
+    sync.ok(approve_deletes=run)
+    source.remove("people", "p01")
+
+    assert "0 0 0 1" == sync.ok()
+    assert 28 == len(sync.ask("SELECT id FROM people"))

@@ -241,6 +241,8 @@ def settle(tx: Connection, found: Sweep) -> None:
     if found.approval is not None:
         approvals.use(tx, found.scope, found.approval, found.removable, _missing(found))
         readings.forget_removed(tx, found.memory)
+        if found.edited and found.refusal is None:  # whoever approves the list that an edit has made approves the edit
+            readings.accept(tx, found.scope, found.memory.id)
     elif found.refusal is None:
         approvals.withdraw(tx, found.scope)
         if number := found.removable - found.free:

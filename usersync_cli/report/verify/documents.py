@@ -8,6 +8,7 @@ from functools import partial
 
 from usersync_cli.clients.postgres.connections import Connection, codec
 from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.load.known import Known
 from usersync_cli.model import Step
 from usersync_cli.ports import FollowsLog, HasDetails, ReadsTogether, Session
 from usersync_cli.report.verify import listing
@@ -19,7 +20,7 @@ from usersync_cli.report.verify.target import cursors_of, moved, only_read, reje
 from usersync_cli.run.context import Options as RunOptions
 from usersync_cli.run.context import RunContext, chosen_streams, refuse_other_account, refuse_silence
 from usersync_cli.run.documents.stream import StreamLoad, is_numbered
-from usersync_cli.state import ledger, readings
+from usersync_cli.state import ledger
 
 # A source of documents may let us wait for a page: its rate limits are minutes long.
 _PATIENT = {"idle_in_transaction_session_timeout": "1h"}
@@ -83,11 +84,12 @@ def _compare(  # noqa: PLR0913, PLR0917  all that it takes
 
 
 def _listed_before(tx: Connection, one: Listing) -> int:
-    """Records of the last complete reading that was accepted."""
-    if not (ledger.may_read(tx, "seen_streams") and ledger.may_read(tx, "sweeps")):
+    """Records of the last complete reading that was accepted, without those that the source has reported as gone since."""
+    if not all(ledger.may_read(tx, name) for name in ("alembic_version", "seen_streams", "sweeps", "seen", "removals")):
         return 0
-    found = readings.recall(tx, one.into.known.scope)
-    return (found[0].previous or 0) if found else 0
+    known = Known(one.into.known.scope, one.into.known.numbered)
+    known.recall(tx)
+    return known.memory.previous or 0
 
 
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes

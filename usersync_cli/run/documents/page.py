@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from usersync_cli.errors import GuardRefused
-from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNKNOWN, Gone, Met, Note, Status
+from usersync_cli.load.known import LEFT_OUT, LOADED, NO_ROW, REJECTED, REMOVED, TOLD, UNCHANGED, UNKNOWN, Gone, Met, Note, Status
 from usersync_cli.model import Counts, Record
 from usersync_cli.run.documents.stream import StreamLoad
 from usersync_cli.state.rejects import Reject
@@ -143,6 +143,11 @@ class PageRecord:
     def status(self) -> Status:
         """What the target has of it, once the page is stored."""
         return REJECTED if self.reject else NO_ROW if self.left_out else LOADED
+
+    @property
+    def is_as_known(self) -> bool:
+        """Whether nothing new is to be remembered of it: its row was only compared."""
+        return self.before is UNCHANGED and self.status == LOADED
 
     @property
     def note(self) -> Note:

@@ -64,10 +64,12 @@ class Planner:
         """Give each record its verdict."""
         stream, removes = plan.stream, plan.stream.removes
         log_ = self.session if isinstance(self.session, FollowsLog) else None
-        some = self.options.full or stream.lost_rows > 0  # asked once a page: most runs ask it of no record
+        every = self.options.full or (log_ is not None and bool(plan.sweep))  # a listing next to a log shows what is wrong with the rows
+        some = every or stream.lost_rows > 0  # asked once a page: most runs ask it of no record
         came = self.checkpoint.foresee(_came, plan) or repeat(None)
         for one, before in zip(plan.records, came, strict=False):
-            one.verdict = verdict(one.record, one.before, removes=removes, afresh=some and self._afresh(stream, one), came=before)
+            afresh = every or (some and self._afresh(stream, one))
+            one.verdict = verdict(one.record, one.before, removes=removes, afresh=afresh, came=before)
             if log_ and one.verdict in TO_LOAD and not one.record.partial:
                 one.rest = rest_of(one.document, log_.told(stream.name))
             _note_passed(stream, one)

@@ -134,8 +134,8 @@ def _remember_page(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -
 
 def _note(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None:
     done = [*batch.loaded, *plan.of(Verdict.RELISTED), *(one for one in plan.to_load if one.reject)]
-    if done:
-        known.note(tx, [one.note for one in done])
+    if news := [one.note for one in done if not one.is_as_known]:
+        known.note(tx, news)
     if hidden := [one.key for one in plan.bad if one.key and plan.rows.get(one.key, one.key) != one.key]:
         known.note(tx, [Note(key, None, REJECTED) for key in hidden])
 
