@@ -294,6 +294,7 @@ class Reading:
             stream.known, stream.fresh, stream.others = known, False, None
             stream.cursor_version += 1
         self._committed(plans, after, page)
+        self._deletes.taken_along()
 
     def _silent(self, group: Sequence[StreamLoad], of_stream: Mapping[str, Sequence[Record]], page: Page) -> list[StreamLoad]:
         """The streams of which a page says nothing, where its cursor is theirs all the same."""
@@ -340,7 +341,6 @@ class Reading:
                 self._refusals.append(plan.refusal)
                 self._result(stream).error = plan.refusal
             self._context.progress(stream.name, plan.size)
-        self._deletes.taken_along()
         self._tell(plans)
 
     def _tell(self, plans: Sequence[PagePlan]) -> None:
@@ -360,6 +360,7 @@ class Reading:
             self._store.count(self._tx, plan)
             self._deletes.take_along([plan])
         self._committed([plan], [known], None)
+        self._deletes.taken_along()
 
 
 def _of_streams(failed: Sequence[tuple[str, UsersyncError]], number: int) -> list[UsersyncError]:
