@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from tests.servers import free_port
 from usersync_cli.cli.health import judge
 from usersync_cli.model import Database
 from usersync_cli.report.status import JobStatus
+from usersync_cli.shapes import LogPlace
 from usersync_cli.state.ledger import Run
 
 
@@ -158,6 +160,63 @@ def test_when_a_job_is_overdue(schedule: str, took: str, passed: str, expected: 
     job = JobStatus("members", configured=True, schedule=schedule, holder=None, runs=[run], good=run, cursors=[], approvals=[])
 
     assert expected == judge(job, BEGAN + interval(passed)).status
+
+
+def following(*after: int | None, polled: str = "0:00:00", schedule: str | None = "*/10 * * * *") -> JobStatus:
+    """A job that follows a log of changes: a good run, runs since then by exit status, and the last poll, so long after it began."""
+    run = good(timedelta(seconds=5))
+    later = [
+        replace(run, id=n, status="failed", exit_status=status, started_at=BEGAN + timedelta(minutes=n), error="WorkOS was away")
+        for n, status in enumerate(after, 2)
+    ]
+    log = LogPlace(BEGAN - timedelta(days=3), BEGAN + interval(polled), timedelta(days=30))
+    return JobStatus(
+        "workos", configured=True, schedule=schedule, holder=None, runs=[*reversed(later), run], good=run, cursors=[], approvals=[], log=log
+    )
+
+
+@pytest.mark.parametrize("exit_status", [4, 75, 76, 143, None])
+def test_a_log_is_judged_by_its_last_poll(exit_status: int | None) -> None:
+    """
+    What a later run puts right counts once the last good poll is overdue, and not before; it is mentioned all the same.
+    """
+    job = following(exit_status)
+    well, late = judge(job, BEGAN + timedelta(minutes=15)), judge(job, BEGAN + timedelta(minutes=31))
+
+    assert (0, True) == (well.status, "last good run 15 min ago; 1 run since then did not get through" in well.what)
+    assert late.status
+    assert judge(replace(job, log=None), BEGAN + timedelta(minutes=15)).status
+
+
+@pytest.mark.parametrize("exit_status", [1, 2, 3, 5, 6, 7, 8])
+def test_a_recent_poll_hides_nothing_that_a_person_must_solve(exit_status: int) -> None:
+    """
+    Also where a run after it could not reach the source.
+    """
+    at = BEGAN + timedelta(minutes=15)
+
+    assert exit_status == judge(following(exit_status), at).status
+    assert 4 == judge(following(exit_status, 4), at).status
+
+
+def test_good_runs_that_ask_for_no_changes() -> None:
+    """
+    A poll that is overdue is reported although the runs since then were good.
+    """
+    found = judge(following(polled="-1 days 00:00:00"), BEGAN + timedelta(minutes=1))
+
+    assert 4 == found.status
+    assert found.what.startswith("overdue: the last good poll was ")
+
+
+def test_changes_that_the_source_soon_forgets() -> None:
+    """
+    Half of the time that the source keeps changes is a limit for every job, also for one without a schedule.
+    """
+    job = following(schedule=None)
+
+    assert [0, 4] == [judge(job, BEGAN + timedelta(days=days)).status for days in (14, 16)]
+    assert "keeps them for 30 days only" in judge(job, BEGAN + timedelta(days=16)).what
 
 
 def interval(text: str) -> timedelta:

@@ -92,6 +92,23 @@ def test_what_a_listing_had_to_put_right(file: Path, workos: WorkOS, database: D
     assert "as changes had led to" in command(file, "status", key=None)
 
 
+def test_health_by_the_last_poll(file: Path, workos: WorkOS, database: Database) -> None:
+    """
+    The age that the stored cursors have, of the stream that was asked for longest ago; without asking the source.
+    """
+    command(file, "run", "--job", "workos")
+    assert "workos: ok" in command(file, "health", "--job", "workos", key=None)
+    with psycopg.connect(database.url) as connection:
+        connection.execute(
+            "UPDATE usersync.cursors SET value = jsonb_set(value, '{polled}', to_jsonb('2020-01-01T00:00:00Z'::text))"
+            " WHERE stream = 'organizations'"
+        )
+    found = CliRunner().invoke(cli, ["health", "--job", "workos", "--config", str(file)], obj=Stop(), env={"WORKOS_API_KEY": None})
+
+    assert 4 == found.exit_code
+    assert "the source keeps them for 30 days only" in found.stdout
+
+
 @pytest.mark.parametrize(("time", "words"), [("30d", "30 days"), ("36h", "36 h"), ("90m", "90 min")])
 def test_times_of_settings_in_words(time: str, words: str) -> None:
     units = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}

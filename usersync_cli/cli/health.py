@@ -13,17 +13,17 @@ import click
 
 from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.ledger import failing_document, named
-from usersync_cli.cli.text import ago, moment, plural, when
+from usersync_cli.cli.text import ago, lasting, moment, plural, when
 from usersync_cli.report.status import JobStatus, read, seconds, told
 
 if TYPE_CHECKING:
     from usersync_cli.auth.store import State
     from usersync_cli.config.loader import Config
-    from usersync_cli.state.ledger import Failing
+    from usersync_cli.state.ledger import Failing, Run
 
 _MISSED = 2  # starts that may pass without a good run: one is skipped when a run takes long, one may fail to start
 _TEMPORARY = 4
-
+_PASSING = {_TEMPORARY, 75, 76}  # what a later run puts right by itself; also being stopped, and a crash
 
 _EXIT_STATUSES = """\b
 Exit status: 0 all well; otherwise that of the last run (the worst of several jobs);
@@ -43,6 +43,10 @@ def health(ctx: click.Context, job_name: str | None, config_path: Path | None, o
     A job is well when its last run ended with 0 and its last good run is recent: not more than two starts of its
     schedule have passed since, not counting the time that the job usually takes. The schedule is read in UTC.
     Every step and stream must have ended well when it was last read: a good run of one stream says nothing about others.
+
+    A scheduled job that only follows a log of changes (WorkOS) is judged by the age of its last poll instead: runs that could not
+    reach the source, crashed or were stopped count once that poll is overdue. Problems that a person has to solve always count.
+    Changes that were last asked for longer ago than half of the time that the source keeps them are a problem too.
 
     \b
     Examples:
@@ -123,17 +127,40 @@ def _judged(job: JobStatus, at: datetime) -> Health:
         if job.holder:
             return Health(job.name, 0, "running for the first time")
         return Health(job.name, _TEMPORARY, "never ran", f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
-    if job.failures or job.failing:
+    passing = _passes(job, at)
+    if (job.failures or job.failing) and not passing:
         return _failed(job, at) if job.failures else _streams_failed(job, at)
+    began = job.good.started_at if passing and job.good else job.finished.started_at
+    well = Health(job.name, 0, f"last good run {ago(at - began)}{passing}{''.join(map(_token, job.tokens.items()))}")
+    return _late(job, at) or well
+
+
+def _late(job: JobStatus, at: datetime) -> Health | None:
+    """A job that failed in nothing, but has not run or asked for changes for too long."""
+    if job.log and at - job.log.polled > job.log.retention / 2:
+        what = f"changes were last asked for {when(job.log.polled, at)}, and the source keeps them for {lasting(job.log.retention)} only"
+        return Health(job.name, _TEMPORARY, what, f"usersync run --job {job.name}; then `usersync crontab` shows how to start it")
     if job.schedule and job.good and (missed := overdue(job, at)):
         return Health(
             job.name,
             _TEMPORARY,
-            f"overdue: the last good run began {when(job.good.started_at, at)},"
+            f"overdue: the last good {'poll was' if job.log else 'run began'} {when(_since(job, job.good), at)},"
             f" {_MISSED + 1} scheduled starts have passed since, the third at {moment(missed)}",
             f"is cron running? a run that cannot begin leaves no trace here: usersync check --job {job.name}",
         )
-    return Health(job.name, 0, f"last good run {ago(at - job.finished.started_at)}{''.join(map(_token, job.tokens.items()))}")
+    return None
+
+
+def _passes(job: JobStatus, at: datetime) -> str:
+    """What has gone wrong since the last good poll of a log of changes, while that is recent; "" where it counts, or nothing did."""
+    if not (job.log and job.schedule and job.good and (job.failures or job.failing)):
+        return ""
+    statuses = [*(run.exit_status for run in job.failures), *(one.exit_status for one in job.failing)]
+    if overdue(job, at) or any(status is not None and status not in _PASSING and status < 128 for status in statuses):
+        return ""
+    if not job.failures:
+        return f"; for now {_stream_failed(job.failing[0], at)}"
+    return f"; {plural(len(job.failures), 'run')} since then did not get through, and a later one may: {told(job.failures[0])[0]}"
 
 
 def _token(one: tuple[str, State | None]) -> str:
@@ -172,10 +199,15 @@ def overdue(job: JobStatus, at: datetime) -> datetime | None:
     if job.schedule is None or job.good is None:
         return None
     usual = timedelta(seconds=median([seconds(run) or 0 for run in job.runs if run.status == "ok"] or [0]))
-    starts = CronSim(job.schedule, (job.good.started_at + usual).astimezone(UTC))
+    starts = CronSim(job.schedule, (_since(job, job.good) + usual).astimezone(UTC))
     missed = list(islice(starts, _MISSED + 1))
     # Fewer: a schedule such as 30 February.
     return missed[-1] if len(missed) > _MISSED and missed[-1] + usual < at else None
+
+
+def _since(job: JobStatus, good: Run) -> datetime:
+    """Since when a job is to run again: its last good run; or the last time that changes were asked for, if that is longer ago."""
+    return min(good.started_at, job.log.polled) if job.log else good.started_at
 
 
 def _refuse_nothing(config: Config) -> None:

@@ -71,6 +71,7 @@ class JobStatus:
     tokens: Mapping[str, State | None] = field(default_factory=dict)  # of its sources that a person authorises; None: not yet
     streams: Sequence[StreamStatus] = ()  # of documents, where they were asked for
     failing: Sequence[Failing] = ()  # streams that the config still has, and whose last outcome was not good
+    log: LogPlace | None = None  # the one asked longest ago, where each of its streams follows a source's log of changes
 
     @property
     def last(self) -> Run | None:
@@ -152,6 +153,7 @@ def _read(config: Configured, connection: Connection, only: str | None, *, table
                 {source: authorised.get(source) for source in config.sources_of(name) if source in personal},
                 streams.read(connection, configured, cursors, config.log_place) if tables and configured else (),
                 _failing(connection, name, configured),
+                _log(config, configured, cursors) if configured else None,
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
@@ -193,6 +195,21 @@ def _failing(connection: Connection, name: str, job: Job | None) -> list[Failing
 
     read = {(step.name, stream) for step in job.steps for stream in streams(step) or [""]} if job else set()
     return [one for one in ledger.failing(connection, name) if (one.step, one.stream) in read]
+
+
+def _log(config: Configured, job: Job, cursors: Sequence[StoredCursor]) -> LogPlace | None:
+    """The place that was asked longest ago, in the logs that a job follows; None where it reads anything else, or has not begun."""
+    moved = {(one.step, one.stream): one.value for one in cursors}
+    places = []
+    for step in job.steps:
+        for extract in step.extract.values():
+            for stream in extract.streams or [""]:
+                cursor = moved.get((step.name, stream))
+                place = config.log_place(extract.source, cursor) if cursor and stream else None
+                if place is None:
+                    return None
+                places.append(place)
+    return min(places, key=lambda place: place.polled, default=None)
 
 
 @contextmanager
