@@ -281,6 +281,31 @@ def test_a_delete_counts_by_its_own_time(world: World, copy: Copy) -> None:
     assert copy.differences() == {}
 
 
+def test_rows_that_are_deleted_keep_the_guard(workos: WorkOS, database: Database) -> None:
+    """
+    With `on_missing: delete` a few rows go as events report it; many wait for a person, and go once they are approved.
+    """
+    world, copy = workos.world, Copy(workos, database, load={"on_missing": "delete", "live_view": False})
+    users = people(world, 30)
+    copy.ok()
+
+    def held() -> set[str]:
+        return {id_ for (id_,) in copy.ask("SELECT id FROM workos_users")}
+
+    world.delete_user(users[0])
+    copy.ok()
+    assert held() == set(users[1:])
+
+    for user in users[1:20]:
+        world.delete_user(user)
+    refused = copy.run()
+    assert refused.exit_status == 6
+    assert held() == set(users[1:])
+
+    copy.ok(approve_deletes=refused.run_id)
+    assert held() == set(users[20:])
+
+
 def test_what_only_lists_have_is_not_taken_away(world: World, copy: Copy) -> None:
     """
     An event of a membership has neither its person nor the organization's name nor all roles.
