@@ -13,7 +13,7 @@ from tests.workos_job import THREE, Copy
 from tests.workos_world import World
 from usersync_cli.model import Database
 
-POLLS = 22
+POLLS = 15
 FULL = 0.15
 THE_MEMBERSHIPS = "/user_management/organization_memberships"
 

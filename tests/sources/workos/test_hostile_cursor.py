@@ -206,7 +206,7 @@ def test_changes_during_the_first_listing(workos: WorkOS, copy: Copy, *, forgets
     Behind every request something is changed, added and deleted, also the very object that the next page begins behind.
     """
     world, workos.forgets = workos.world, forgets
-    users = filled(world, users=210, organizations=3)
+    users = filled(world, users=210, organizations=1)
 
     def meanwhile(asked: Asked) -> None:
         if asked.path == PATHS["users"] and "after" in asked.query:
@@ -283,8 +283,17 @@ def test_waits_as_it_is_told(how: str, workos: WorkOS, copy: Copy) -> None:
     assert copy.differences(whole=True) == {}
 
 
-@pytest.mark.parametrize("path", ["/events", PATHS["users"], PATHS["organization_memberships"]])
-@pytest.mark.parametrize("how", ["half", "truncated", "html", "null", "no list", 500])
+@pytest.mark.parametrize(
+    ("how", "path"),
+    [
+        *(("half", path) for path in ("/events", PATHS["users"], PATHS["organization_memberships"])),
+        ("truncated", PATHS["users"]),
+        ("html", "/events"),
+        ("null", PATHS["organization_memberships"]),
+        ("no list", PATHS["users"]),
+        (500, "/events"),
+    ],
+)
 def test_a_broken_answer_changes_nothing(how: int | str, path: str, workos: WorkOS, copy: Copy) -> None:
     """
     A page that fails half way, or is none: the run fails, nobody is removed, and the next one has everything.
@@ -352,7 +361,7 @@ def test_the_key_of_another_environment(workos: WorkOS, copy: Copy) -> None:
     assert copy.differences() == {}
 
 
-@pytest.mark.parametrize("answer", [404, 400, 422, "empty", "rewound"])
+@pytest.mark.parametrize("answer", [404, "empty", "rewound"])
 def test_another_environment_however_it_answers(answer: Any, workos: WorkOS, copy: Copy) -> None:
     """
     Also where it has nobody at all, and whatever it answers to an unknown event.
