@@ -128,7 +128,7 @@ class Page:
     sweep: str = ""  # names the full listing that this page is part of, also where another run goes on with it; "": only changes
     after_details: Callable[[], Cursor] | None = None  # gives the cursor instead, where it depends on what `details` gave
     checks: bool = False  # a listing next to a log that was followed without a gap: what it changes is drift
-    overrules: str = ""  # ISO 8601: what was known as of an earlier moment does not make its records stale, however new its version
+    overrules: str = ""  # ISO 8601: what was known up to this moment does not make its records stale, however new its version
 
 
 @dataclass(frozen=True)

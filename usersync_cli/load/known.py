@@ -185,7 +185,7 @@ class Known:
     ) -> dict[int, Met]:
         """What is known of these records, by position; nothing of those that are known, unchanged, and in the target (UNCHANGED).
 
-        `listing`: they are of a complete listing, which `overrules` what was known as of an earlier moment.
+        `listing`: they are of a complete listing, which `overrules` what was known up to then.
         """
         values = {"keys": texts(keys), "hashes": Blobs(hashes), "versions": texts(versions), "as_of": texts(as_of), **vars(self.scope)}
         values |= {"stream_id": self.memory.id, "listing": listing, "overrules": overrules or None}

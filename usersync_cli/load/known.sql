@@ -23,9 +23,9 @@ INSERT INTO usersync.sweep_keys (sweep_id, keys) VALUES (%(id)s, %(keys)s::text[
 row_number() OVER (PARTITION BY key ORDER BY version DESC NULLS LAST, ord DESC)
 
 -- name: stale
--- For `look_up`: something newer is known. What was known before the moment that a listing overrules does not count, however new its
+-- For `look_up`: something newer is known. What was known up to the moment that a listing overrules does not count, however new its
 -- version. At one version, the source's own time decides; what it reports as deleted does not come back at the very same moment.
-(p.version < s.{version} AND (s.as_of < %(overrules)s::timestamptz) IS NOT TRUE
+(p.version < s.{version} AND (s.as_of <= %(overrules)s::timestamptz) IS NOT TRUE
  OR p.version = s.{version} AND (p.as_of < s.as_of OR p.as_of = s.as_of AND (s.status = 'removed' OR s.departure = 'told') IS TRUE)) IS TRUE
 
 -- name: look_up

@@ -189,8 +189,9 @@ class StreamDeletes:
         self._checkpoint.keep(known.note_drift, self._connection(), left)
         drift = self._checkpoint.keep(known.drift, self._connection()) or dict(plan.stream.drift)
         if drift:
+            rows = ", ".join(f"{name} {number}" for name, number in drift.items())
             log.once("the listing differed from what the log of changes had led to, or from rows that were edited by hand",
-                     step=self._step, stream=plan.stream.name, **drift)  # fmt: skip
+                     step=self._step, stream=plan.stream.name, rows=rows)  # fmt: skip
 
     def _close(self, stream: StreamLoad, known: Known, found: Sweep, merge: Merge | None, *, adopting: bool) -> Known:
         """The end of a complete listing; gives what is known after it. `merge` is None where there is no table."""

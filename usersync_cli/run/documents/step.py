@@ -344,7 +344,7 @@ class Reading:
         self._tell(plans)
 
     def _tell(self, plans: Sequence[PagePlan]) -> None:
-        """One line a page, whatever the number of its streams; none for a page without any."""
+        """One line a page, whatever the number of its streams; none for a page of a log without news."""
         counts = Counts()
         for plan in plans:
             counts += plan.counts

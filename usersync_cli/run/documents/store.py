@@ -156,7 +156,8 @@ def _gone(records: Sequence[PageRecord]) -> list[Gone]:
 
 def _remember_rejects(tx: Connection, known: Known, plan: PagePlan, batch: Batch) -> None:
     job, step, stream, run_id = known.scope.job, known.scope.step, known.scope.stream, known.scope.run_id
-    rejects.resolve(tx, job, step, stream, keys_of(batch.loaded))
+    gone = plan.of(Verdict.TOLD_GONE, Verdict.GONE_BEFORE)  # nobody can load what is not there any more
+    rejects.resolve(tx, job, step, stream, keys_of([*batch.loaded, *gone]))
     rejects.store(tx, job, step, stream, run_id, [*plan.bad, *batch.rejects])
     if met_again := plan.of(Verdict.REJECTED_AGAIN):
         rejects.touch(tx, job, step, stream, run_id, keys_of(met_again))

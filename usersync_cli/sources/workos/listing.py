@@ -18,7 +18,7 @@ from usersync_cli.errors import Drift
 from usersync_cli.model import Cursor, Documents, Page, Record
 from usersync_cli.sources.workos.api import is_unknown, request
 from usersync_cli.sources.workos.changes import by_id
-from usersync_cli.sources.workos.place import MARGIN, Progress
+from usersync_cli.sources.workos.place import Progress
 from usersync_cli.sources.workos.shapes import Listed, as_text, listed, record_of
 from usersync_cli.sources.workos.streams import STREAMS
 
@@ -172,9 +172,10 @@ class Listing:
     def _page(self, stream: str, records: Sequence[Record], *, complete: bool) -> Page:
         if complete:
             self._at = replace(self._at, done=[*self._at.done, stream])
-        overrules = as_text(self._at.began - MARGIN)
         cursor = self._cursor(self._at)
-        return Page(Documents(records), cursor, complete, [stream], f"{self._at.sweep} {stream}", checks=self._checks, overrules=overrules)
+        return Page(
+            Documents(records), cursor, complete, [stream], f"{self._at.sweep} {stream}", checks=self._checks, overrules=self._at.as_of
+        )
 
 
 def _roots(streams: Sequence[str]) -> list[str]:
