@@ -328,6 +328,7 @@ def test_what_the_log_did_not_bring_is_drift_by_column(sync: Sync, source: LogSo
     source.put("people", "new", silent=True)
     source.remove("people", "c", silent=True)
     sync.ask("UPDATE people SET name = 'Edited' WHERE id = 'd' RETURNING 1")
+    log.configure("console")
     capsys.readouterr()
     sync.ok(full=True)
 
