@@ -19,7 +19,7 @@ from tests.workos_world import World
 from usersync_cli.errors import GuardRefused
 from usersync_cli.model import Database
 
-EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "5"))
 PHASES = [Phase.generate]  # a history is made smaller by hand: each attempt takes a second
 USERS, ORGANIZATIONS = 8, 3
 CHANGES = (
