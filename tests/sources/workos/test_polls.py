@@ -17,6 +17,7 @@ from usersync_cli.errors import ConfigError, Drift
 from usersync_cli.model import Cursor, Database, Documents, Page, Record, Stream
 from usersync_cli.ports import Tools
 from usersync_cli.signals import Stop
+from usersync_cli.sources.workos import api
 from usersync_cli.sources.workos import log as event_log
 from usersync_cli.sources.workos.settings import Settings
 from usersync_cli.sources.workos.source import Source
@@ -864,3 +865,17 @@ def test_check_names_each_right_that_is_missing(server: WorkOS, *, empty: bool) 
             with pytest.raises(ConfigError) as caught:
                 session.look("organization_memberships")
             assert [path in caught.value.message for path in paths] == [path in forbidden for path in paths]
+
+
+def test_the_log_has_a_limit_of_its_own(polls: Polls, server: WorkOS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    WorkOS allows fewer requests for users and memberships than for events: those do not wait for these.
+    """
+    polls.poll()
+    monkeypatch.setattr(api, "MOST", 1)
+    monkeypatch.setattr(api, "WINDOW", timedelta(hours=1))
+    monkeypatch.setattr(api, "DEADLINE", timedelta(seconds=3))
+    for number in range(310):
+        server.world.update_user(server.world.ids("users")[number % 10], last_name=f"User {number}")
+
+    assert 4 == polls.asked()[EVENTS]

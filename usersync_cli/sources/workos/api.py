@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,6 +23,8 @@ Phase: TypeAlias = Literal["events", "listing", "look-up", "check", "users"]
 """What requests are for: in their User-Agent, and so in WorkOS's own log."""
 
 DEADLINE = timedelta(minutes=5)  # of one request, with its repetitions
+LOG = "/events"
+MOST_OF_ALL, OF_ALL = 3000, timedelta(seconds=60)  # half of what WorkOS documents for all requests (6,000 in 60 s)
 MOST, WINDOW = 500, timedelta(seconds=10)  # half of what WorkOS documents for reads of /user_management (1,000 in 10 s)
 REFUSALS = (400, 401, 403, 404, 409, 422)  # WorkOS explains them in JSON
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
@@ -44,19 +47,27 @@ class _Body(msgspec.Struct):
     errors: Any = None
 
 
-def limit() -> RateLimit:
-    """The limit that all clients of a run share."""
+@dataclass(frozen=True)
+class Limits:
+    """The limits that all sessions of a run share: of the log, and of all else."""
+
+    log: RateLimit
+    others: RateLimit
+
+
+def limits() -> Limits:
+    """Half of what WorkOS documents, each."""
     from usersync_cli.clients.http.client import RateLimit
 
-    return RateLimit(MOST, WINDOW, raised=False)
+    return Limits(RateLimit(MOST_OF_ALL, OF_ALL, raised=False), RateLimit(MOST, WINDOW, raised=False))
 
 
-def client(settings: Settings, name: str, stop: Stop, shared: RateLimit | None = None) -> Client:
+def client(settings: Settings, name: str, stop: Stop, limit: RateLimit) -> Client:
     """A client for the environment of the key; nothing is contacted before its first request."""
     from usersync_cli.clients.http.client import Client
 
     headers = {"Authorization": f"Bearer {settings.api_key}"}
-    return Client(settings.api_url, name=f"source {name}", stop=stop, headers=headers, limit=shared or limit(), deadline=DEADLINE)
+    return Client(settings.api_url, name=f"source {name}", stop=stop, headers=headers, limit=limit, deadline=DEADLINE)
 
 
 def request(path: str, params: Mapping[str, Any] | None = None, *, phase: Phase) -> Request:
@@ -73,9 +84,9 @@ def agent(phase: Phase) -> str:
 class Api:
     """What the source asks of WorkOS. Raises ConfigError for the key and its rights, Drift for what it refuses, Unavailable for silence."""
 
-    def __init__(self, name: str, client: Client, workers: int) -> None:
+    def __init__(self, name: str, log: Client, others: Client, workers: int) -> None:
         self.name = name
-        self._client, self._workers = client, workers
+        self._log, self._client, self._workers = log, others, workers
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, phase: Phase) -> Reply:
         """An answer to GET that is none of REFUSALS."""
@@ -90,7 +101,7 @@ class Api:
     def send(self, request: Request) -> Reply:
         """An answer to any request, be it a refusal that WorkOS itself explains."""
         with _ours(self.name):
-            return self._client.send(request)
+            return (self._log if request.path == LOG else self._client).send(request)
 
     def each(self, requests: Iterable[Request]) -> Generator[Reply, None, None]:
         """The answers to these, in order, several at once; be they refusals that WorkOS itself explains."""
@@ -107,7 +118,7 @@ class Api:
             hint = "set `api_key` to a secret key (sk_...) of your environment, as the dashboard shows it under API Keys; was it revoked?"
             raise WrongKey(f"{what}: it does not know the API key", hint=hint)
         if reply.status == 403:
-            without = "" if path == "/events" else ", or leave out the stream that needs it"
+            without = "" if path == LOG else ", or leave out the stream that needs it"
             hint = f"the key is restricted: give it the right to read {path} in WorkOS's dashboard{without}"
             raise ConfigError(f"{what}: the API key may not read {path}", hint=hint)
         if reply.status == 404:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from usersync_cli import log
 from usersync_cli.errors import Drift
-from usersync_cli.sources.workos.api import date, said
+from usersync_cli.sources.workos.api import LOG, date, said
 from usersync_cli.sources.workos.place import Position
 from usersync_cli.sources.workos.shapes import Event, as_text, event_of, listed
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from usersync_cli.clients.http.client import Reply
     from usersync_cli.sources.workos.api import Api
 
-PATH = "/events"
 LIMIT = 100  # the most that WorkOS gives
 UNKNOWN = (400, 404, 422)  # what WorkOS may say to the id of an event that it does not have (any more)
 
@@ -63,7 +62,7 @@ class EventLog:
         reply = self._ask(position, behind=position.after, types=position.types)
         if reply.status in UNKNOWN:
             return Lost(f"WorkOS answered {reply.status} ({said(reply)})", date(reply))
-        self._api.refuse(reply, PATH)
+        self._api.refuse(reply, LOG)
         page = _page(reply)
         if position.last is None or (page.events and page.events[0].id == position.last):
             return page
@@ -72,7 +71,7 @@ class EventLog:
     def start(self, position: Position) -> EventPage:
         """The first page from a time on."""
         reply = self._ask(position, behind=None)
-        self._api.refuse(reply, PATH)
+        self._api.refuse(reply, LOG)
         return _page(reply)
 
     def follow(self, position: Position, first: EventPage | None = None) -> Generator[tuple[EventPage, Position], None, Position]:
@@ -101,7 +100,7 @@ class EventLog:
 
     def _next(self, position: Position) -> EventPage:
         reply = self._ask(position, behind=position.last)
-        self._api.refuse(reply, PATH)
+        self._api.refuse(reply, LOG)
         return _page(reply)
 
     def _ask(self, position: Position, behind: str | None, types: Sequence[str] = ()) -> Reply:
@@ -113,7 +112,7 @@ class EventLog:
 
     def _asked(self, place: Mapping[str, str], types: Sequence[str]) -> Reply:
         wanted = [one for one in types if one not in self._unknown]
-        return self._api.ask(PATH, {"events": ",".join(wanted), "order": "asc", "limit": LIMIT, **place}, phase="events")
+        return self._api.ask(LOG, {"events": ",".join(wanted), "order": "asc", "limit": LIMIT, **place}, phase="events")
 
     def _leave_out(self, reply: Reply) -> bool:
         """Ask no more for types that a refusal names, since WorkOS does not have them; gives whether there are any."""

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from usersync_cli.errors import UsersyncError, together
-from usersync_cli.sources.workos.api import WrongKey
-from usersync_cli.sources.workos.log import PATH
+from usersync_cli.sources.workos.api import LOG, WrongKey
 from usersync_cli.sources.workos.shapes import as_text, fields_of, listed, text_of
 from usersync_cli.sources.workos.streams import ARCHIVE, STREAMS, Parent, Resource
 
@@ -68,4 +67,4 @@ def _look_at_child(api: Api, resource: Resource, parent: Parent) -> None:
 
 def _look_at_events(api: Api, _stream: str, types: Sequence[str]) -> None:
     since = as_text(datetime.now(UTC) - BACK)
-    listed(api.get(PATH, {"events": ",".join(types), "order": "asc", "limit": 1, "range_start": since}, phase="check"))
+    listed(api.get(LOG, {"events": ",".join(types), "order": "asc", "limit": 1, "range_start": since}, phase="check"))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from usersync_cli.ports import BringsComments, BringsTransform, DocumentSource, Tools
 from usersync_cli.sources.workos import api
 from usersync_cli.sources.workos.session import Session
 from usersync_cli.sources.workos.settings import Settings
-
-if TYPE_CHECKING:
-    from usersync_cli.clients.http.client import RateLimit
 
 
 class Source(BringsTransform, BringsComments, DocumentSource):
@@ -21,7 +17,7 @@ class Source(BringsTransform, BringsComments, DocumentSource):
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
         self._settings = settings
-        self._limit: RateLimit | None = None
+        self._limits: api.Limits | None = None
 
     def transform(self, stream: str) -> str:
         """The columns that people use, and the document."""
@@ -38,6 +34,9 @@ class Source(BringsTransform, BringsComments, DocumentSource):
     @contextmanager
     def open(self, tools: Tools) -> Iterator[Session]:
         """Connections and threads end with the session."""
-        self._limit = self._limit or api.limit()  # of all sessions of a run
-        with api.client(self._settings, self.name, tools.stop, self._limit) as client:
-            yield Session(self.name, self._settings, api.Api(self.name, client, self._settings.workers))
+        limits = self._limits = self._limits or api.limits()
+        with (
+            api.client(self._settings, self.name, tools.stop, limits.log) as log,
+            api.client(self._settings, self.name, tools.stop, limits.others) as others,
+        ):
+            yield Session(self.name, self._settings, api.Api(self.name, log, others, self._settings.workers))
