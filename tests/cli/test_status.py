@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -195,11 +196,18 @@ def test_nothing_is_written(ledger: Ledger) -> None:
     """
     ledger.ran(None)
     with psycopg.connect(ledger.target.url, autocommit=True) as connection:
-        before = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())").fetchone()
-        ledger.command("status")
-        ledger.command("health")
 
-        assert before == connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())").fetchone()
+        def next_transaction() -> tuple[Any, ...] | None:
+            return connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())").fetchone()
+
+        def writes() -> bool:
+            before = next_transaction()
+            ledger.command("status")
+            ledger.command("health")
+            return before != next_transaction()
+
+        # autovacuum takes ids too, in whichever database of the server it is
+        assert not all(writes() for _ in range(4))
 
 
 def test_newer_tables(ledger: Ledger) -> None:

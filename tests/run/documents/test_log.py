@@ -283,14 +283,20 @@ def test_a_page_is_one_line_of_the_log(sync: Sync, source: LogSource, capsys: py
     """
     A page of two streams is one line; a stream without records has none.
     """
+
+    def pages() -> list[str]:
+        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        return [one["stream"] for one in lines if "page" in one["event"]]
+
     log.configure("json")
+    source.put("people", "z")
     sync.ok()
+    assert ["people"] == pages()
     source.put("people", "a")
     source.put("teams", "t")
-    capsys.readouterr()
     sync.ok()
 
-    assert ["people, teams"] == [one["stream"] for one in map(json.loads, capsys.readouterr().err.splitlines()) if "page" in one["event"]]
+    assert ["people, teams"] == pages()
 
 
 def drift(sync: Sync) -> list[Any]:

@@ -78,7 +78,6 @@ def killed(usersync: Command, workos: WorkOS, path: str, number: int) -> None:
     ("path", "number", "not_again"),
     [
         (PATHS["users"], 2, 1),
-        (PATHS["organizations"], 1, 3),
         (MEMBERS, 6, 3),
     ],
 )

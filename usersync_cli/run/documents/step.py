@@ -344,13 +344,14 @@ class Reading:
         self._tell(plans)
 
     def _tell(self, plans: Sequence[PagePlan]) -> None:
-        """One line a page, whatever the number of its streams; none for a page of a log without news."""
+        """One line a page, whatever the number of its streams; none for streams of which it has nothing."""
         counts = Counts()
         for plan in plans:
             counts += plan.counts
         facts = {name: value for name, value in vars(counts).items() if value or name == "read"}
-        if plans:
-            self._log.info(f"page {self._checkpoint.outcome}", stream=", ".join(plan.stream.name for plan in plans), **facts)
+        told = [plan.stream.name for plan in plans if any(vars(plan.counts).values())]
+        if told:
+            self._log.info(f"page {self._checkpoint.outcome}", stream=", ".join(told), **facts)
 
     def _remove(self, stream: StreamLoad) -> None:
         """Behind the last page, remove the rows of records that were reported as gone, in a checkpoint of its own."""
