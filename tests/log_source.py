@@ -42,7 +42,7 @@ class LogSource(DocumentSource):
 
     # what happens at the source
 
-    def put(self, stream: str, key: str, *, silent: bool = False, at: datetime | None = None, **fields: Any) -> None:
+    def put(self, stream: str, key: str, /, *, silent: bool = False, at: datetime | None = None, **fields: Any) -> None:
         """Create or update; without `silent`, the log has the document without its title."""
         self.now = at or self.now + timedelta(seconds=1)
         document = {"id": key, "name": f"Test User {key}", "age": 30, **self.streams[stream].get(key, {}), **fields}

@@ -374,9 +374,6 @@ class OutboundTarget(ABC, Generic[P]):
         """For `usersync check`: what was looked at, and what is wrong with it. Writes nothing. Raises what keeps it from looking on."""
 
 
-# what both are handed
-
-
 class Tokens(Protocol):
     """Where sources get access tokens (`usersync_cli.auth.tokens`)."""
 

@@ -568,3 +568,19 @@ def test_a_stream_that_emptied_as_it_was_told_can_be_verified(target: Database) 
     sync.ok()
 
     assert (0, 1, 0) == ((report := found(sync)).read, report.marked, report.differences)
+
+
+def test_a_stream_that_emptied_as_a_person_approved_can_be_verified(target: Database) -> None:
+    """
+    After the last row went by approval, an empty listing is what is expected.
+    """
+    source = LogSource({"people": {}})
+    sync = Sync(source, target, {"on_missing": "delete"}, transform="SELECT key AS id, data->>'name' AS name FROM records")
+    source.put("people", "a")
+    sync.ok()
+    source.remove("people", "a", silent=True)
+    assert "empty" in str(sync.run(full=True, allow_empty=True).steps[0].error)
+    ((run,),) = sync.ask("SELECT max(run_id) FROM usersync.approvals")
+    sync.ok(full=True, allow_empty=True, approve_deletes=run)
+
+    assert (0, 0, 0) == ((report := found(sync)).read, report.rows, report.differences)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import log_source
 from tests.list_source import Sync
 from tests.log_source import BEGIN, LogSource
 from usersync_cli import log
@@ -467,3 +468,18 @@ def test_whoever_is_gone_need_not_be_loaded_any_more(sync: Sync, source: LogSour
     sync.run()
 
     assert [("c",)] == sync.ask("SELECT key FROM usersync.rejects WHERE status = 'waiting'")
+
+
+def test_columns_may_have_any_name(sync: Sync, source: LogSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Also those that lines of our log give to other things.
+    """
+    names = ("event", "step", "stream", "rows", "level")
+    monkeypatch.setattr(log_source, "TOLD", (*log_source.TOLD, *names))
+    sync.transform = f"SELECT key AS id, {', '.join(f'data->>{name!r} AS {name}' for name in names)} FROM records"
+    source.put("people", "a", **dict.fromkeys(names, "one"))
+    sync.ok()
+    source.put("people", "a", silent=True, **dict.fromkeys(names, "other"))
+    sync.ok(full=True)
+
+    assert dict.fromkeys(names, 1) == drift(sync)[-1]

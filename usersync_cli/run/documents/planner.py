@@ -68,7 +68,7 @@ class Planner:
         some = every or stream.lost_rows > 0  # asked once a page: most runs ask it of no record
         came = self.checkpoint.foresee(_came, plan) or repeat(None)
         for one, before in zip(plan.records, came, strict=False):
-            afresh = every or (some and self._afresh(stream, one))
+            afresh = some and (every or stream.has_lost(one.remembered_key))
             one.verdict = verdict(one.record, one.before, removes=removes, afresh=afresh, came=before)
             if log_ and one.verdict in TO_LOAD and not one.record.partial:
                 one.rest = rest_of(one.document, log_.told(stream.name))
