@@ -54,6 +54,9 @@ class Stream:
     full: bool = field(default=False, compare=False)
     # For a session that follows a log: keys of a few records whose rows the target holds, to ask whether they are known at all.
     held: Callable[[], Sequence[str]] = field(default=tuple, repr=False, compare=False)
+    # For a source that is asked id by id: all ids that the target knows of the stream's app (`Identity.app`), in their order, by the
+    # thousand; empty for a stream without an app.
+    ids: Callable[[], Iterable[Sequence[str]]] = field(default=tuple, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,48 @@ class Load(Protocol):
     def live_view(self) -> bool: ...
 
 
+class IdentityRule(Protocol):
+    """One way to tell from a row whose it is. SQL over the columns that the step loads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def domain(self) -> str:
+        """SQL of a text: a domain, a web address or an e-mail address; NULL where the row does not say."""
+        ...
+
+    @property
+    def uuid(self) -> str | None:
+        """SQL of the customer's uuid, where another list of customers has given one."""
+        ...
+
+
+class Identity(Protocol):
+    """Which app the rows of a table are the ids of, and whose they are."""
+
+    @property
+    def stream(self) -> str:
+        """Of a step that reads streams, which one; "" for a step of tables."""
+        ...
+
+    @property
+    def app(self) -> str: ...
+    @property
+    def id(self) -> str:
+        """The column that holds the id."""
+        ...
+
+    @property
+    def rules(self) -> Sequence[IdentityRule]:
+        """In their order: the first that decides counts."""
+        ...
+
+    @property
+    def max_ids(self) -> int:
+        """A domain that more ids of the app than this have identifies nobody there."""
+        ...
+
+
 class Step(Protocol):
     """One extract, transform and load. Without a transform the one extract passes through as it is."""
 
@@ -273,6 +318,8 @@ class Step(Protocol):
     def reads(self) -> Sequence[str]: ...
     @property
     def load(self) -> Load: ...
+    @property
+    def identity(self) -> Sequence[Identity]: ...
 
 
 class Job(Protocol):
