@@ -25,6 +25,7 @@ ROOMS: dict[str, Collection[str]] = {
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
     "load": ("ports", "state", "clients/postgres"),
     "ports": ("state", "clients/postgres"),
+    "identity": ("state/migrations", "clients/postgres"),
     "sources": ("ports", "auth", "clients/postgres", "clients/http"),
     "targets": ("ports", "state", "clients/postgres", "clients/http"),
     "run/context": ("ports", "load", "state"),

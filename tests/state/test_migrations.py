@@ -88,7 +88,9 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     people = {"seen_streams", "seen", "removals", "sweeps", "sweep_keys", "approvals", "approval_keys", "rejects"}
     tokens = {"tokens", "authorizations"}
     outside = {"accounts", "intents"}
-    assert {"alembic_version", *state, *people, *tokens, *outside} == tables(connection)
+    map_ = {"apps", "identities", "customers", "former_domains", "merges", "mappings", "closed_mappings"}
+    map_ |= {"identity_conflicts", "crowded_domains", "app_roles"}
+    assert {"alembic_version", *state, *people, *tokens, *outside, *map_} == tables(connection)
     assert migrations.VERSION == migrations.current(connection)
 
     migrations.downgrade(database)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from usersync_cli.config.identities import Identity
 from usersync_cli.model import LIVE, OWN_SCHEMA
 from usersync_cli.settings import UNSET, Address, Duration, FieldError, Model, Name, suggestion
 
@@ -249,6 +250,12 @@ class Step(Model):
     transform: Sql | None = None
     reads: list[Annotated[str, AfterValidator(table_of_theirs)]] = Field(default_factory=list)  # of the target, beside the extracts
     load: Load | Outward
+    identity: list[Identity] = Field(default_factory=list)  # whose the rows are
+
+    @field_validator("identity", mode="before")
+    @classmethod
+    def _is_one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, dict) else value
 
     @field_validator("load", mode="wrap")
     @classmethod

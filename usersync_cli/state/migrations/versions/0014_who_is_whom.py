@@ -190,14 +190,21 @@ VIEWS = (
     """,
 )
 # For a role that was granted more than it should have, such as SELECT on all tables: still its own app's rows alone.
-POLICIES = tuple(
-    f"ALTER TABLE usersync.{table} ENABLE ROW LEVEL SECURITY" for table in ("mappings", "closed_mappings", "customers", "identity_conflicts")
-) + (
+POLICIES = (
+    *(
+        f"ALTER TABLE usersync.{table} ENABLE ROW LEVEL SECURITY"
+        for table in ("mappings", "closed_mappings", "customers", "identity_conflicts")
+    ),
     "CREATE POLICY own_app ON usersync.mappings USING (app IN (SELECT o.app FROM usersync.own_apps AS o))",
     "CREATE POLICY own_app ON usersync.closed_mappings USING (app IN (SELECT o.app FROM usersync.own_apps AS o))",
-    "CREATE POLICY writers ON usersync.customers USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))",
-    "CREATE POLICY writers ON usersync.identity_conflicts"
-    " USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))",
+    """
+    CREATE POLICY writers ON usersync.customers
+     USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))
+    """,
+    """
+    CREATE POLICY writers ON usersync.identity_conflicts
+     USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))
+    """,
 )
 UP = (*TABLES, *FUNCTIONS, *VIEWS, *POLICIES)
 DOWN = (
@@ -206,8 +213,10 @@ DOWN = (
     "DROP VIEW usersync.own_apps",
     "DROP FUNCTION usersync.root_of(uuid)",
     "DROP FUNCTION usersync.uuid_of(text)",
-    "DROP TABLE usersync.app_roles, usersync.crowded_domains, usersync.identity_conflicts, usersync.closed_mappings, usersync.mappings,"
-    " usersync.merges, usersync.former_domains, usersync.customers, usersync.identities, usersync.apps",
+    """
+    DROP TABLE usersync.app_roles, usersync.crowded_domains, usersync.identity_conflicts, usersync.closed_mappings, usersync.mappings,
+               usersync.merges, usersync.former_domains, usersync.customers, usersync.identities, usersync.apps
+    """,
 )
 
 
