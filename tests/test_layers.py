@@ -20,6 +20,7 @@ ROOMS: dict[str, Collection[str]] = {
     "clients": (),
     "clients/postgres": (),
     "clients/http": (),
+    "clients/klanten": ("clients/http",),
     "state/migrations": ("clients/postgres",),
     "state": ("state/migrations", "clients/postgres"),
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),

@@ -207,7 +207,7 @@ class Client:
                     call.alive()
                     self._limit.learn(slot, response.status_code, response.headers)
                     # Nobody reads what a gateway has to say.
-                    unread = response.status_code >= 500 and response.status_code not in request.accept
+                    unread = response.status_code >= 500 and response.status_code not in (*request.accept, *request.bare)
                     body = b"" if unread else self._read(request, response, call)
                     return Reply(response.status_code, body, response.headers, f"{self._server.name}'s answer to {request}")
             except (OSError, HTTPError, HTTPException, UnicodeError) as error:

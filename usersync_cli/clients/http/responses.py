@@ -80,7 +80,11 @@ class Untrusted(ConfigError):
 
 @dataclass(frozen=True)
 class Request:
-    """A request to an API. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer."""
+    """A request to an API. `repeat` says that asking twice does no harm; `accept` are statuses other than 2xx that are an answer.
+
+    `bare` are such statuses too, whatever their body is: for an API that says no with a page in HTML. `named` is how messages
+    call the path, where that has what may be a person's.
+    """
 
     method: str
     path: str
@@ -90,9 +94,11 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     repeat: bool = True
     accept: Collection[int] = ()  # their body has to be JSON all the same: the 404 of a proxy is no answer
+    bare: Collection[int] = ()
+    named: str = ""
 
     def __str__(self) -> str:
-        return f"{self.method} {self.path.partition('?')[0]}"
+        return f"{self.method} {self.named or self.path.partition('?')[0]}"
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,8 @@ class Server:
     def judged(self, request: Request, reply: Reply) -> Reply:
         """The reply if it is an answer; else raises what it means."""
         good = 200 <= reply.status < 300
+        if reply.status in request.bare:
+            return reply
         if good and reply.status != 200 and not reply.body:
             return reply
         if (good or reply.status in request.accept) and _is_json(reply.body):

@@ -1,0 +1,103 @@
+"""Klanten's four requests. Ids and domains are in no message: either may be a person's."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+from uuid import UUID
+
+from usersync_cli.clients.http.client import Client, Forbidden, Request
+from usersync_cli.clients.klanten import answers
+from usersync_cli.clients.klanten.answers import Customer, LookedUp, Mapping
+from usersync_cli.errors import ConfigError
+from usersync_cli.signals import Stop
+
+UNKNOWN = (404, 500)  # for an unknown id, or an unknown customer; their bodies may be pages in HTML
+KEY_HINT = "fix api_key in the config file: the key as Klanten showed it when it was made, without `Api-Key` before it"
+
+
+def misfit(id_: str) -> str:
+    """Why an id can't be part of Klanten's path, or would be another one there; empty for one that fits."""
+    if not id_:
+        return "it is empty"
+    if "/" in id_:
+        return "it has a / in it, and Klanten takes ids as a part of a path"
+    if id_ in {".", ".."}:
+        return "in a path it means another place"
+    if id_ != id_.strip():
+        return "it begins or ends with white space, which forms lose"
+    if not id_.isprintable():
+        return "it has a character in it that can't be printed"
+    return ""
+
+
+class Klanten:
+    """One Klanten, asked with one key. Calls may come from several threads; `name` is how messages call it."""
+
+    def __init__(  # noqa: PLR0913  all but the first two are named
+        self, url: str, api_key: str, *, name: str, stop: Stop, ca: Path | None = None, deadline: timedelta = timedelta(seconds=60)
+    ) -> None:
+        self.name = name
+        self._client = Client(url, name=name, stop=stop, headers={"Authorization": f"Api-Key {api_key}"}, ca=ca, deadline=deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections and threads."""
+        self._client.close()
+
+    def look_up(self, app: str, id_: str) -> LookedUp:
+        """Whose an id of an app is. Raises ConfigError for a wrong key, Unavailable, Drift."""
+        with self._key():
+            return answers.looked_up(self._client.send(_query(app, id_)))
+
+    def look_up_all(self, ids: Iterable[tuple[str, str]], workers: int) -> Generator[LookedUp, None, None]:
+        """Whose these ids (app, id) are, in their order, as many at a time as there are workers. It raises what `look_up` raises."""
+        with self._key():
+            for reply in self._client.each((_query(app, id_) for app, id_ in ids), workers):
+                yield answers.looked_up(reply)
+
+    def mappings(self, customer: UUID) -> list[Mapping] | None:
+        """All ids of a customer, of each app; None for an unknown customer, or where Klanten is out of order (`LookedUp.doubtful`)."""
+        form = {"customer": str(customer)}
+        # The documentation sends the body of a form with GET, which some servers and proxies drop.
+        request = Request("GET", "/v1/mappings/", params=form, form=form, bare=UNKNOWN)
+        with self._key():
+            reply = self._client.send(request)
+        return None if reply.status in UNKNOWN else answers.mappings(reply)
+
+    def customer(self, domain: str) -> Customer:
+        """The customer with exactly this domain; it is made where there is none. Sent once: raises Unknown when it may have been made."""
+        with self._key():
+            return self._client.send(Request("POST", "/v1/customers/", form={"domain": domain}, repeat=False)).decode(Customer)
+
+    def map(self, app: str, id_: str, customer: UUID) -> bool:
+        """Map an id to a customer, with one request; False: it was refused, and a look-up says whether the id is mapped already.
+
+        A second mapping is refused in the same words, whether it is the same one or somebody else's; and so is an unknown app.
+        Raises Unknown when it may have been done.
+        """
+        form = {"customer_app_id": id_, "customer": str(customer), "app": app}
+        with self._key():
+            return self._client.send(Request("POST", "/v1/mappings/", form=form, repeat=False, bare=(400,))).status == 201
+
+    @contextmanager
+    def _key(self) -> Iterator[None]:
+        """A refused key in words that say what to fix."""
+        try:
+            yield
+        except Forbidden as error:
+            raise ConfigError(f"{self.name} does not accept the key: it answered {error.http_status}", hint=KEY_HINT) from error
+
+
+def _query(app: str, id_: str) -> Request:
+    path = f"/v1/query/{quote(app, safe='')}/{quote(id_, safe='')}"
+    return Request("GET", path, bare=UNKNOWN, named=f"/v1/query/{quote(app, safe='')}/ID")
