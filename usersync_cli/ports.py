@@ -185,12 +185,15 @@ class CanLook(ABC):
 
 
 class LeavesOut(ABC):
-    """A session that does not give all records that it lists, and counts those that it leaves out."""
+    """A session that does not give all records that it lists, or a target that does not want all rows; it counts what it leaves out."""
 
     @property
     @abstractmethod
     def left_out(self) -> Mapping[str, int]:
-        """Of what was listed so far, how many records are not given, by what they are: "self-service users"."""
+        """Of what was listed so far, how many records are not given, by what they are: "self-service users".
+
+        Of a target, how many rows of what is desired have no place there; they are no part of its counts.
+        """
 
 
 class KeepsOut(ABC):
@@ -327,20 +330,47 @@ P = TypeVar("P", bound=OutboundPlan)
 
 
 class OutboundTarget(ABC, Generic[P]):
-    """A target outside PostgreSQL, for one step of one run: accounts that are made, kept equal and disabled.
+    """A target outside PostgreSQL, for one step of one run: what is desired is made there.
 
-    `plan`, `kept_out`, `leaving` and `disable` run in one transaction of the target database, in this order, and change nothing
-    anywhere else. After its COMMIT comes `apply`. A dry run asks for `changes` instead, and rolls back.
+    `plan` runs in a transaction of the target database, and changes nothing anywhere else. After its COMMIT comes `apply`. A dry
+    run asks for `changes` instead, and rolls back.
     """
 
     @abstractmethod
     def plan(self, desired: Desired, tx: Connection) -> P:
-        """Compare the accounts that `desired` selects with those that are there, and write down the calls that make them equal.
+        """Compare what `desired` selects with what is there, and write down the calls that make the two equal.
 
-        The transaction then has these temp tables, which the engine reads: `usersync_accounts` (key text, disabled boolean, ...),
-        each account that is ours; `usersync_conflicts` (id text, reason text, detail text, document bytea), what a person has
-        to decide. Raises Drift for columns that no account has, and where the target can't hold what would be written.
+        The transaction then has the temp table `usersync_conflicts` (id text, reason text, detail text, document bytea), which the
+        engine reads: what a person has to decide. Raises Drift for columns that nothing there has, and where the target can't
+        hold what would be written.
         """
+
+    @abstractmethod
+    def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
+        """What the calls would do, person by person, and what a person has to decide."""
+
+    @abstractmethod
+    def apply(self, plan: P, tx: Connection) -> Counts:
+        """Make the calls that are waiting, each outcome committed after its call; gives the plan's counts. Twice is once.
+
+        What the target refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
+        """
+
+    @abstractmethod
+    def look(self, tx: Connection) -> Iterator[tuple[str, UsersyncError | None]]:
+        """For `usersync check`: what was looked at, and what is wrong with it. Writes nothing. Raises what keeps it from looking on.
+
+        `tx` is the target database, to read what earlier runs wrote down; their tables may not be there yet.
+        """
+
+
+class DisablesAccounts(OutboundTarget[P]):
+    """A target of accounts, which are kept equal, and disabled when nobody is desired for them any more.
+
+    `plan`, `kept_out`, `leaving` and `disable` run in one transaction, in this order. After `plan` it also has the temp table
+    `usersync_accounts` (key text, disabled boolean, ...): each account that is ours. Without this ability nothing is ever taken
+    away or changed at the target: it only makes what is lacking, and its steps say `on_missing: keep` (`TargetPort.disables`).
+    """
 
     @abstractmethod
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
@@ -357,21 +387,6 @@ class OutboundTarget(ABC, Generic[P]):
     @abstractmethod
     def disable(self, tx: Connection, plan: P, *, known: bool) -> None:
         """Add the calls that disable those in the temp table `usersync_gone` (key text), which the guard has let go."""
-
-    @abstractmethod
-    def changes(self, step: str, tx: Connection) -> Generator[Change, None, None]:
-        """What the calls would do, person by person, and what a person has to decide."""
-
-    @abstractmethod
-    def apply(self, plan: P, tx: Connection) -> Counts:
-        """Make the calls that are waiting, each outcome committed after its call; gives the plan's counts. Twice is once.
-
-        What the target refuses is set aside, what it does not answer is left to the next run; then Unavailable is raised at the end.
-        """
-
-    @abstractmethod
-    def look(self) -> Iterator[tuple[str, UsersyncError | None]]:
-        """For `usersync check`: what was looked at, and what is wrong with it. Writes nothing. Raises what keeps it from looking on."""
 
 
 class Tokens(Protocol):

@@ -77,6 +77,7 @@ class LiveTarget:
     fill: Callable[[Sequence[tuple[int, str]]], None]  # exactly these rows from now on
     written: Callable[[Connection], int]  # rows that this transaction has written so far, its own temp tables aside
     fingerprint: Callable[[], object]  # changes with any write whatsoever that was committed
+    changes: bool = field(default=True, kw_only=True)  # rows that differ are made equal; False: they stay, and a person decides
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class LiveOutbound(LiveTarget):
     """A target outside PostgreSQL. The key of a person at the source is the row's id, as text."""
 
     settings: Any  # of the target, as its PORT has them
-    enabled: Callable[[], Sequence[int]]  # ids of the accounts that their people can use
     preview: Callable[[], Any]  # the target as a dry run has it: what it keeps is not written
+    enabled: Callable[[], Sequence[int]] = list  # DisablesAccounts: ids of the accounts that their people can use
 
 
 @cache

@@ -63,7 +63,7 @@ def test_every_ability_is_known_here() -> None:
     """
     A class of ports.py is a port, an ability that this suite holds, or one of targets.
     """
-    others = {ports.OutboundPlan, ports.OutboundTarget, ports.Tokens, ports.Tools}
+    others = {ports.OutboundPlan, ports.OutboundTarget, ports.DisablesAccounts, ports.Tokens, ports.Tools}
     found = {one for one in vars(ports).values() if isinstance(one, type) and one.__module__ == ports.__name__}
 
     assert {*SESSIONS, *SOURCES, *OF_SESSIONS, *OF_SOURCES} == found - others
@@ -108,7 +108,7 @@ def test_nobody_asks_by_string(file: Path) -> None:
     """
     What a port names is not looked up with getattr or hasattr, and no session is Any: mypy would not see a name that changed.
     """
-    known = set().union(*map(names, (*SESSIONS, *OF_SESSIONS, *SOURCES, *OF_SOURCES, ports.OutboundTarget)))
+    known = set().union(*map(names, (*SESSIONS, *OF_SESSIONS, *SOURCES, *OF_SOURCES, ports.OutboundTarget, ports.DisablesAccounts)))
     nodes = list(ast.walk(ast.parse(file.read_text())))
     calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "hasattr"}]
     asked = {node.args[1].value for node in calls if isinstance(node.args[1], ast.Constant)}

@@ -16,7 +16,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.config.registry import target_port, target_types
 from usersync_cli.errors import Drift
 from usersync_cli.model import Change, Counts
-from usersync_cli.ports import OutboundTarget, Tools
+from usersync_cli.ports import DisablesAccounts, LeavesOut, OutboundTarget, Tools
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.signals import Stop
 from usersync_cli.state.outbox import StepContext, StepScope
@@ -24,6 +24,7 @@ from usersync_cli.state.outbox import StepContext, StepScope
 Rows = Sequence[tuple[int, str]]
 
 OUTBOUND = [*target_types(), README["targets"]]
+DISABLE = [name for name in OUTBOUND if name == README["targets"] or target_port(name).disables]
 NAMES = [*OUTBOUND, "postgres"]
 BEFORE = [(1, "one"), (2, "two"), (3, "three")]
 # One changed, one new, one the same, one that the source no longer has, and one twice.
@@ -62,6 +63,11 @@ def load(live: LiveTarget, planned: Callable[[Rows], tuple[Any, Any, Connection]
         return counts
 
     return run
+
+
+def after(live: LiveTarget) -> Rows:
+    """What is there once AFTER was loaded over BEFORE."""
+    return [(1, "one"), (2, "TWO" if live.changes else "two"), (3, "three"), (4, "four")]
 
 
 Planned = Callable[[Rows], tuple[Any, Any, Connection]]
@@ -111,11 +117,11 @@ def test_a_plan_writes_nothing_outside_its_transaction(live: LiveTarget, planned
 
 def test_apply_does_what_was_planned(live: LiveTarget, load: Loads) -> None:
     """
-    Afterwards the target holds what was desired; what the source does not mention stays.
+    Afterwards the target holds what was desired; what the source does not mention stays, and so does what a person decides.
     """
     load(AFTER)
 
-    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(live.rows())
+    assert after(live) == list(live.rows())
 
 
 @pytest.mark.parametrize("rows", [AFTER, BEFORE, [], [(9, "nine")], [(2, "x"), (2, "x"), (2, "x")]], ids=repr)
@@ -130,7 +136,8 @@ def test_counts_add_up(live: LiveTarget, load: Loads, rows: Rows) -> None:
     assert counts.adds_up()
     assert (len(rows), len(desired)) == (counts.read, counts.distinct)
     assert len(desired.keys() - there.keys()) == counts.inserted
-    assert len([key for key in desired.keys() & there.keys() if desired[key] != there[key]]) == counts.updated
+    different = len([key for key in desired.keys() & there.keys() if desired[key] != there[key]])
+    assert (different if live.changes else 0, 0 if live.changes else different) == (counts.updated, counts.rejected)
     assert min(asdict(counts).values()) >= 0
 
 
@@ -152,8 +159,8 @@ def test_twice_is_once(live: LiveTarget, load: Loads) -> None:
     before = live.fingerprint()
     again = load(AFTER)
 
-    assert (1, 1) == (first.inserted, first.updated)
-    assert (0, 0, 0, 3) == (again.inserted, again.updated, again.gone, again.unchanged)
+    assert (1, 1) == (first.inserted, first.updated if live.changes else first.rejected)
+    assert (0, 0, 0, 3) == (again.inserted, again.updated, again.gone, again.unchanged + again.rejected)
     assert before == live.fingerprint()
 
 
@@ -167,7 +174,7 @@ def test_applying_a_plan_twice_is_once(live: LiveTarget, planned: Planned) -> No
     tx.execute("COMMIT")
 
     assert asdict(plan.counts) == asdict(first)
-    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(live.rows())
+    assert after(live) == list(live.rows())
 
 
 def test_unchanged_writes_nothing(live: LiveTarget, planned: Planned) -> None:
@@ -215,19 +222,26 @@ def outbound(request: pytest.FixtureRequest, readme: None) -> LiveOutbound:
     return found
 
 
+@pytest.fixture(params=DISABLE)
+def accounts(request: pytest.FixtureRequest, readme: None) -> LiveOutbound:
+    found: LiveOutbound = sample("targets", request.param).live(request)
+    found.fill(BEFORE)
+    return found
+
+
 @pytest.fixture
-def later(outbound: LiveOutbound) -> tuple[OutboundTarget[Any], Any, Connection]:
+def later(accounts: LiveOutbound) -> tuple[DisablesAccounts[Any], Any, Connection]:
     """A target and its plan for AFTER, in a transaction of its own, behind a run that has written BEFORE down."""
-    tx, first = outbound.begin(), outbound.target()
-    plan = first.plan(outbound.desired(tx, BEFORE), tx)
+    tx, first = accounts.begin(), accounts.target()
+    plan = first.plan(accounts.desired(tx, BEFORE), tx)
     tx.execute("COMMIT")
     first.apply(plan, tx)
-    tx, target = outbound.begin(), outbound.target()
-    assert isinstance(target, OutboundTarget)
-    return target, target.plan(outbound.desired(tx, AFTER), tx), tx
+    tx, target = accounts.begin(), accounts.target()
+    assert isinstance(target, DisablesAccounts)
+    return target, target.plan(accounts.desired(tx, AFTER), tx), tx
 
 
-Later = tuple[OutboundTarget[Any], Any, Connection]
+Later = tuple[DisablesAccounts[Any], Any, Connection]
 
 
 def gone(tx: Connection, *keys: str) -> None:
@@ -242,7 +256,7 @@ def test_it_has_no_public_name_that_the_port_does_not_know(outbound: LiveOutboun
     target = outbound.target()
 
     assert isinstance(target, OutboundTarget)
-    assert set() == {name for name in vars(type(target)) if not name.startswith("_")} - set(dir(OutboundTarget))
+    assert set() == {name for name in vars(type(target)) if not name.startswith("_")} - set(dir(DisablesAccounts)) - set(dir(LeavesOut))
 
 
 @pytest.mark.usefixtures("readme")
@@ -258,6 +272,7 @@ def test_opening_it_contacts_nothing(request: pytest.FixtureRequest, name: str) 
 
     with target_port(name).opened(name, live.settings, context, tools) as target:
         assert isinstance(target, OutboundTarget)
+        assert target_port(name).disables == isinstance(target, DisablesAccounts)
     place = target_port(name).place(live.settings)
 
     assert place
@@ -282,12 +297,12 @@ def test_an_account_that_nobody_wrote_down(live: LiveTarget, planned: Planned) -
     An account that only the target says is ours leaves apart from those that this job remembers.
     """
     target, _plan, tx = planned(AFTER)
-    if isinstance(target, OutboundTarget):
+    if isinstance(target, DisablesAccounts):
         assert ((0, 0), (1, 3)) == (target.leaving(tx, known=True), target.leaving(tx, known=False))
     tx.execute("ROLLBACK")
 
 
-def test_gone_is_disabled_and_nobody_else(outbound: LiveOutbound, later: Later) -> None:
+def test_gone_is_disabled_and_nobody_else(accounts: LiveOutbound, later: Later) -> None:
     """
     Accounts on `usersync_gone` are disabled when the plan is applied, and stay there; all others stay enabled.
     """
@@ -297,8 +312,8 @@ def test_gone_is_disabled_and_nobody_else(outbound: LiveOutbound, later: Later) 
     tx.execute("COMMIT")
     target.apply(plan, tx)
 
-    assert [1, 2, 4] == list(outbound.enabled())
-    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(outbound.rows())
+    assert [1, 2, 4] == list(accounts.enabled())
+    assert [(1, "one"), (2, "TWO"), (3, "three"), (4, "four")] == list(accounts.rows())
 
 
 def test_a_preview_keeps_nothing(outbound: LiveOutbound) -> None:
@@ -308,14 +323,14 @@ def test_a_preview_keeps_nothing(outbound: LiveOutbound) -> None:
     target, tx = outbound.preview(), outbound.begin()
     plan = target.plan(outbound.desired(tx, AFTER), tx)
     gone(tx)
-    for known in (True, False):
+    for known in (True, False) if isinstance(target, DisablesAccounts) else ():
         target.disable(tx, plan, known=known)
 
     assert [(0,), (0,)] == tx.execute("SELECT count(*) FROM usersync.intents UNION ALL SELECT count(*) FROM usersync.accounts").fetchall()
     tx.execute("ROLLBACK")
 
 
-def test_whom_the_guard_keeps_stays_enabled(outbound: LiveOutbound, later: Later) -> None:
+def test_whom_the_guard_keeps_stays_enabled(accounts: LiveOutbound, later: Later) -> None:
     """
     An account that is leaving and is not on `usersync_gone` is left as it is.
     """
@@ -326,7 +341,7 @@ def test_whom_the_guard_keeps_stays_enabled(outbound: LiveOutbound, later: Later
     tx.execute("COMMIT")
     target.apply(plan, tx)
 
-    assert [1, 2, 3, 4] == list(outbound.enabled())
+    assert [1, 2, 3, 4] == list(accounts.enabled())
 
 
 def test_who_is_kept_out_does_not_leave(later: Later) -> None:
@@ -363,9 +378,10 @@ def test_a_look_writes_nothing_and_finds_what_is_wrong(outbound: LiveOutbound) -
     target, misfit = outbound.target(), outbound.misfit()
     assert isinstance(target, OutboundTarget)
     assert isinstance(misfit, OutboundTarget)
-    looked = list(target.look())
+    tx = outbound.begin()
+    looked = list(target.look(tx))
 
     assert looked
     assert {None} == {problem for _, problem in looked}
-    assert [problem.hint for _, problem in misfit.look() if problem]
+    assert [problem.hint for _, problem in misfit.look(tx) if problem]
     assert before == outbound.fingerprint()

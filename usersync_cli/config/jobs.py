@@ -211,6 +211,7 @@ class Outward(Model):
     """A target outside Postgres, which keeps the people in its own way."""
 
     target: str  # a name under `targets:`
+    # `disable`, but where the target disables nothing.
     on_missing: Annotated[Literal["keep", "disable"], BeforeValidator(_on_missing_there)] = "disable"
     max_missing: Share = 0.05  # of the accounts that are ours; more are disabled only with --approve-deletes
     missing_window: Duration = timedelta(days=7)  # in it, three times as many may be disabled as in one run; 0s: each run by itself
@@ -242,6 +243,15 @@ class Outward(Model):
         return False
 
 
+def _kept(value: dict[str, Any]) -> dict[str, Any]:
+    """A step's `load` whose target only makes what is lacking. Raises FieldError where it asks for more."""
+    for name in ("on_missing", "max_missing", "missing_window"):
+        if name in value and value[name] != "keep":
+            text = 'can only be "keep": ' if name == "on_missing" else "has no effect: "
+            raise FieldError(f"{text}nothing is ever removed or disabled there, so take it out", (name,))
+    return {**value, "on_missing": "keep"}
+
+
 class Step(Model):
     """One extract, transform and load."""
 
@@ -270,6 +280,8 @@ class Step(Model):
         for name in ("table", "key", "create", "adopt_existing", "live_view"):
             if name in value:
                 raise FieldError("is for tables; a target outside PostgreSQL has none, so take it out", (name,))
+        if info.context is not None and target in info.context["keeps"]:
+            value = _kept(value)
         return Outward.model_validate(value, context=info.context)
 
     @model_validator(mode="before")

@@ -165,6 +165,7 @@ class Reader:
         context = {
             "sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))},
             "targets": dict(_all_items(tree.get("targets"))),
+            "keeps": {name for name, raw in _all_items(tree.get("targets")) if self.only_keeps(raw)},
         }
         try:
             return File.model_validate(tree, context=context)
@@ -184,6 +185,11 @@ class Reader:
             return None
         port = source_port(raw["type"])
         return ("tabular", ()) if isinstance(port, TabularPort) else ("documents", port.streams(raw))
+
+    def only_keeps(self, raw: Any) -> bool:
+        """Whether nothing is ever disabled in a target of this type."""
+        type_ = raw.get("type") if isinstance(raw, dict) else None
+        return type_ in target_types() and not target_port(type_).disables
 
     def take(self, error: ValidationError, model: type[BaseModel], prefix: Place = ()) -> list[Place]:
         """Notes pydantic's errors as mistakes; gives the places where only a missing variable is to blame."""

@@ -194,7 +194,7 @@ def _outbound(step: Step, tx: Connection, context: RunContext) -> Iterator[Findi
         step_context = StepContext(StepScope(context.tools.job, step.name, 0), context.tools.stop, Preview().keep)
         what = f"step {step.name}: target {step.load.target}"
         try:
-            for said, problem in stack.enter_context(context.targets[step.load.target](step_context, context.tools)).look():
+            for said, problem in stack.enter_context(context.targets[step.load.target](step_context, context.tools)).look(tx):
                 yield Finding(f"{what}: {said}", problem)
         except UsersyncError as error:
             yield Finding(what, error)

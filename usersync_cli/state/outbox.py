@@ -62,6 +62,7 @@ class StepContext:
     judge: Callable[[int, Mapping[tuple[str, str], int]], None] = lambda *_: None
     order_by: str | None = None
     again: bool = False  # also what the target has refused before is tried
+    afresh: bool = False  # the target is asked also for what is remembered to be as it is wanted
     credentials: Path | None = None  # where first passwords are written
 
 

@@ -1,5 +1,5 @@
-"""Targets outside PostgreSQL: a file or folder for each, found by its name. README.md says how to write one; `keycloak` is the one
-that there is. Tables of PostgreSQL are the engine's own: `load/`.
+"""Targets outside PostgreSQL: a file or folder for each, found by its name. README.md says how to write one; `keycloak` has
+accounts, `klanten` has ids of customers. Tables of PostgreSQL are the engine's own: `load/`.
 
 Each has a `PORT`, which is all that the engine looks at: a `TargetPort`.
 """
@@ -28,3 +28,4 @@ class TargetPort(Generic[S]):
     # From its name in the config file, its settings, and what the step gives it; for one step of one run. Contacts nothing.
     opened: Callable[[str, S, StepContext, Tools], AbstractContextManager[OutboundTarget[Any]]]
     place: Callable[[S], str]  # where it writes, in words that are the same for all who write there: two jobs may not
+    disables: bool = True  # its targets are `ports.DisablesAccounts`; otherwise a step's `on_missing` is `keep`, and can't be anything else

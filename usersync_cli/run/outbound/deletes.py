@@ -19,7 +19,7 @@ from usersync_cli.load.deletes import guard, proof
 from usersync_cli.load.deletes.guard import Sweep
 from usersync_cli.load.deletes.proof import DeleteVerdict
 from usersync_cli.model import Step
-from usersync_cli.ports import OutboundPlan, OutboundTarget, TellsWhoIsGone
+from usersync_cli.ports import DisablesAccounts, OutboundPlan, TellsWhoIsGone
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, RunContext, reads
 from usersync_cli.run.outbound.reader import WholeSource
@@ -51,7 +51,7 @@ class AccountDeletes:
         self.found: list[Sweep] = []
         self._unproved = 0
 
-    def plan(self, target: OutboundTarget[Any], plan: OutboundPlan, *, known: bool) -> None:
+    def plan(self, target: DisablesAccounts[Any], plan: OutboundPlan, *, known: bool) -> None:
         """Plan to disable our accounts of people whom a complete reading lacks, when that is proven and the guard agrees.
 
         Accounts that carry our attribute and that this job does not know are made by an earlier state of it, or by a person:

@@ -22,7 +22,7 @@ from usersync_cli.load.deletes import guard
 from usersync_cli.load.rejects import Limits
 from usersync_cli.load.table import SETTINGS
 from usersync_cli.model import Counts, Step
-from usersync_cli.ports import OutboundPlan, OutboundTarget
+from usersync_cli.ports import DisablesAccounts, LeavesOut, OutboundPlan, OutboundTarget
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, RunContext, StepResult, streams
 from usersync_cli.run.outbound.deletes import AccountDeletes
@@ -79,6 +79,7 @@ class OutboundStep:
             judge=Limits(self._step.name).count,
             order_by=self._step.load.order_by,
             again=options.full or options.retry is not None,
+            afresh=options.full or options.everybody,
             credentials=options.credentials_out,
         )
         return stack.enter_context(self._context.targets[self._step.load.target](step_context, self._context.tools))
@@ -90,9 +91,12 @@ class OutboundStep:
         desired = self._source.read(self._moved)
         plan: OutboundPlan = target.plan(desired, self._tx)
         self._add_bad(plan.counts)
-        self._add_kept_out(target, plan.counts)
+        if isinstance(target, LeavesOut):
+            self._done.left_out = {**self._done.left_out, **target.left_out}
+        if isinstance(target, DisablesAccounts):
+            self._add_kept_out(target, plan.counts)
         self._done.counts = plan.counts
-        if self._step.load.on_missing != "keep":
+        if isinstance(target, DisablesAccounts) and self._step.load.on_missing != "keep":
             self._deletes.plan(target, plan, known=True)
             self._deletes.plan(target, plan, known=False)
         with self._checkpoint.transaction(self._tx, self._done):
@@ -114,7 +118,7 @@ class OutboundStep:
         limits = Limits(step, job=job)
         limits.add(counts.distinct - len(before), [one for one in bad if one.filed_as not in before])
 
-    def _add_kept_out(self, target: OutboundTarget[Any], counts: Counts) -> None:
+    def _add_kept_out(self, target: DisablesAccounts[Any], counts: Counts) -> None:
         """Accounts of people whom the source keeps out now. One who counts as gone has left, where leaving has an effect."""
         keep = self._step.load.on_missing == "keep"
         reasons = {key: why.reason for key, why in self._source.kept_out.items() if keep or not why.leaves}

@@ -20,7 +20,7 @@ from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Change, Counts, Desired
-from usersync_cli.ports import OutboundTarget, Tools
+from usersync_cli.ports import DisablesAccounts, Tools
 from usersync_cli.state import dispatch, ledger, outbox
 from usersync_cli.state.outbox import StepContext, StepScope
 from usersync_cli.targets.keycloak import check, rules
@@ -50,7 +50,7 @@ def opened(name: str, settings: Settings, context: StepContext, tools: Tools) ->
         yield Target(name, settings, opened_, context)
 
 
-class Target(OutboundTarget[AccountPlan]):
+class Target(DisablesAccounts[AccountPlan]):
     """The accounts of one step, in one run. `realm` is open for as long as this is used."""
 
     def __init__(self, name: str, settings: Settings, realm: Realm, context: StepContext) -> None:
@@ -153,7 +153,7 @@ class Target(OutboundTarget[AccountPlan]):
             )
         return roles, groups
 
-    def look(self) -> Iterator[tuple[str, UsersyncError | None]]:
+    def look(self, _tx: Connection) -> Iterator[tuple[str, UsersyncError | None]]:
         return check.look(self.name, self.settings, self.realm)
 
     def kept_out(self, tx: Connection, reasons: Mapping[str, str]) -> int:
