@@ -197,10 +197,12 @@ class Change:
 
     `key` is that of the row, by column. An insert has `after` alone, a delete or mark `before` alone: the columns that the
     step loads. An update has both, of the columns that change. A reject has its reason and no values.
+
+    `map`, `unmap` and `conflict` are of the map of who is whom: `key` is the id, by app; `customer` in `before` and `after` is a domain.
     """
 
     step: str
-    kind: Literal["insert", "update", "delete", "mark", "disable", "reject"]
+    kind: Literal["insert", "update", "delete", "mark", "disable", "reject", "map", "unmap", "conflict"]
     key: Mapping[str, str | None] = field(repr=False)
     before: Mapping[str, str | None] = field(repr=False, default_factory=dict)
     after: Mapping[str, str | None] = field(repr=False, default_factory=dict)

@@ -36,6 +36,9 @@ _SIGNS = {
     "mark": ("x", "red"),
     "disable": ("x", "red"),
     "reject": ("!", "magenta"),
+    "map": ("=", "green"),
+    "unmap": ("/", "red"),
+    "conflict": ("?", "magenta"),
 }
 
 
@@ -61,7 +64,8 @@ class DiffLines:
     def finish(self, result: RunResult) -> None:
         """How many rows are not shown, where there are any."""
         counts = [step.counts for step in result.steps]
-        more = sum(c.inserted + c.updated + c.gone + c.rejected for c in counts) - self._shown
+        ids = sum(one.mapped + one.conflicts + one.closed for step in result.steps if (one := step.identity))
+        more = sum(c.inserted + c.updated + c.gone + c.rejected for c in counts) + ids - self._shown
         if self._full() and more > 0:
             self._write(f"... and {more:,} more; --diff-limit 0 or --output json shows all")
         for step in result.steps:
@@ -78,6 +82,8 @@ class DiffLines:
         if change.kind in {"update", "disable"}:
             told = f" ({escaped(change.reason)})" if change.reason else ""
             return f"{start}{told}: {', '.join(self._pair(name, change.before.get(name), value) for name, value in change.after.items())}"
+        if change.kind in {"map", "unmap", "conflict"}:
+            return f"{start}: {_of_the_map(change)}"
         rest = (
             f"rejected, {escaped(change.reason)}"
             if change.kind == "reject"
@@ -100,6 +106,17 @@ class DiffLines:
     def _write(self, line: str) -> None:
         encoding = self._out.encoding or "utf-8"
         self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _of_the_map(change: Change) -> str:
+    """Whose an id is, will be, or may be."""
+    was, will = (quoted(one["customer"]) if "customer" in one else "" for one in (change.before, change.after))
+    why = f" ({escaped(change.reason)})" if change.reason else ""
+    if change.kind == "map":
+        return f"customer {will}{why}"
+    if change.kind == "unmap":
+        return f"customer {was} no more{why}"
+    return f"stays with customer {was}{f', and may be {will}' if will else ''}: a conflict{why}"
 
 
 class DiffDocument:

@@ -104,6 +104,7 @@ def document(result: RunResult) -> dict[str, Any]:
                 "bytes": step.bytes,
                 "seconds": round(step.seconds, 3),
                 "duplicate_keys": list(step.duplicate_keys) if result.dry_run else [],  # they may be names: only who asks sees them
+                "identity": asdict(step.identity) if step.identity is not None else None,
                 "error": _error(step.error),
                 "streams": [
                     {"stream": one.name, "exit_status": _status(one.error), **asdict(one.counts), "error": _error(one.error)}

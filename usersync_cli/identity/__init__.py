@@ -2,5 +2,6 @@
 
 `domains` says what a text means as a domain, and which domains identify nobody; `place` is the transaction in which the map is
 written, one writer at a time; `customers`, `apps`, `mappings` and `conflicts` are what a person does to it by hand; `whois` answers;
+`known_ids` are all ids that the target knows of an app;
 `watch` sees the rows that a step writes, and `resolve` turns them into mappings, in the transaction of the rows.
 """

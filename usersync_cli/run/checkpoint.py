@@ -60,7 +60,10 @@ class Checkpoint(Protocol):
         ...
 
     def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
-        """Apply `plan` to `target`. A preview reports each of its changes instead, until its reader has heard enough."""
+        """Apply `plan` to `target`, whose watchers look at it first.
+
+        A preview reports each of its changes instead, until its reader has heard enough.
+        """
         ...
 
     def keep(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -123,6 +126,7 @@ class Committed(Checkpoint):
         done.written = True
 
     def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
+        target.watch(plan, tx)
         target.apply(plan, tx)
 
     def keep(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -170,6 +174,7 @@ class Preview(Checkpoint):
             rollback(tx)
 
     def load(self, target: TableLoad, plan: TablePlan, step: str, tx: Connection) -> None:
+        target.watch(plan, tx)
         self.tell(target.changes(plan, step, tx))
 
     def keep(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

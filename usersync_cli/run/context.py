@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from usersync_cli.errors import ConfigError, Drift, UsersyncError
+from usersync_cli.identity.domains import Lists
+from usersync_cli.identity.resolve import Outcome
 from usersync_cli.load.writers import Writer
 from usersync_cli.model import Change, Counts, Database, Extract, Job, Step
 from usersync_cli.ports import OutboundTarget, SaysWhatItReads, Source, Tools
@@ -59,6 +61,7 @@ class StepResult:
     error: UsersyncError | None = None
     written: bool = False
     streams: list[StreamResult] = field(default_factory=list)  # of documents, in the order in which they were read
+    identity: Outcome | None = None  # what became of the ids of apps; None for a step that fills none
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class RunContext:
     targets: Mapping[str, Open] = field(default_factory=dict)  # those outside Postgres, by name
     steps: Sequence[Step] = ()  # all of the job's, also those that this run leaves out
     writers: Sequence[Writer] = ()  # all steps of all jobs of the config file that may run here
+    lists: Lists = field(default_factory=Lists)  # what the config adds to the lists of domains that identify nobody
     jobs: Collection[str] | None = None  # names of all that the config file has; None: not known
 
 

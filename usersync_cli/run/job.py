@@ -155,11 +155,26 @@ def line(result: RunResult, step: StepResult) -> str:
     if c.rejected:
         parts.append(f"{c.rejected:,} set aside")
     parts += [f"{number:,} {what} left out" for what, number in step.left_out.items()]
+    parts += _of_ids(step)
     told = f"{name}: {c.distinct:,} {result.noun}: {', '.join(parts)}"
     if isinstance(step.error, GuardRefused):
         told += ", who is missing was kept"
     if result.dry_run:
         return f"{told}: dry run, nothing was written ({step.seconds:.1f} s)"
-    if not isinstance(step.error, GuardRefused) and not (c.inserted or c.updated or c.gone):
+    if not isinstance(step.error, GuardRefused) and not (c.inserted or c.updated or c.gone or step.identity):
         told += ": nothing changed"
     return f"{told} ({step.seconds:.1f} s)"
+
+
+def _of_ids(step: StepResult) -> list[str]:
+    """What became of the ids that the rows hold, where a step fills an app."""
+    found = step.identity
+    if not found:
+        return []
+    parts = [f"{_ids(found.mapped)} got a customer" if found.mapped else "", f"{_ids(found.closed)} lost theirs" if found.closed else ""]
+    parts.append(f"{found.conflicts:,} conflict{'' if found.conflicts == 1 else 's'} of identity" if found.conflicts else "")
+    return [one for one in parts if one]
+
+
+def _ids(number: int) -> str:
+    return f"{number:,} id{'' if number == 1 else 's'}"

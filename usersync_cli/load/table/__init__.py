@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import psycopg
 from psycopg import errors, sql
@@ -64,6 +64,22 @@ class TablePlan:
         return Counts(read=o.read, duplicates=o.read - o.distinct, inserted=o.inserted, updated=o.updated, unchanged=o.unchanged, gone=gone)
 
 
+class Watcher(Protocol):
+    """Looks at the rows that are written and removed, in the same transaction, before they are."""
+
+    def wrote(self, tx: Connection, merge: Merge, table: Table | None) -> None:
+        """The rows of CHANGES are new, or change."""
+        ...
+
+    def leaves(self, tx: Connection, found: Sweep, merge: Merge) -> None:
+        """The rows of GONE that go are removed or marked."""
+        ...
+
+    def filled(self) -> None:
+        """The table was empty, and has its rows now."""
+        ...
+
+
 class TableLoad:
     """Loads one table, for one step. Everything happens in the transaction that is handed in."""
 
@@ -74,6 +90,7 @@ class TableLoad:
         self._new = NewTable(load, definition, comments)
         self.view = LiveView(load) if load.live_view else None
         self._fit: _Fit | None = None  # what was found by the last look
+        self.watchers: Sequence[Watcher] = ()
 
     # what is there, and does it fit
 
@@ -163,6 +180,7 @@ class TableLoad:
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded):
             return None
+        self._filled()
         return Counts(read=rows, inserted=rows)
 
     def fill_empty(self, desired: Desired, tx: Connection) -> Counts | None:
@@ -183,7 +201,12 @@ class TableLoad:
                 tx.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except (psycopg.DataError, psycopg.IntegrityError, errors.CardinalityViolation, errors.ProgramLimitExceeded):
             return None
+        self._filled()
         return Counts(read=rows, inserted=rows)
+
+    def _filled(self) -> None:
+        for one in self.watchers:
+            one.filled()
 
     def _takes_copy(self, merge: Merge, table: Table, content: Copy) -> bool:
         """Whether COPY can fill it: the binary formats are the same, and time stamps have a default, because COPY can't compute them."""
@@ -212,6 +235,14 @@ class TableLoad:
             found = self._look(desired, tx)  # not remembered: a savepoint may take the table back
         merge = replace(found.merge, without_rejects=without_rejects)
         return TablePlan(merge, compare.compare(tx, merge, rows=desired.rows), found.table)
+
+    def watch(self, plan: TablePlan, tx: Connection) -> None:
+        """Let the watchers look at what applying the plan writes and removes. Before it is applied; in a preview, instead."""
+        for one in self.watchers:
+            if plan.outcome.inserted or plan.outcome.updated:
+                one.wrote(tx, plan.merge, plan.table)
+            if plan.sweep and plan.sweep.removable:
+                one.leaves(tx, plan.sweep, plan.merge)
 
     def apply(self, plan: TablePlan, tx: Connection) -> Counts:
         """Write the plan, then remove the rows that have left the source. Records that pass on a unique value among themselves, or

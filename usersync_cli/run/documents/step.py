@@ -7,8 +7,8 @@ changed (`planner`); then a transaction (`store`): fence, stage, merge, rejects,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from usersync_cli import log
@@ -39,6 +39,7 @@ from usersync_cli.run.documents.page import PagePlan, Verdict
 from usersync_cli.run.documents.planner import Planner
 from usersync_cli.run.documents.store import PageStore
 from usersync_cli.run.documents.stream import PAGE_SETTINGS, StreamLoad, fit, is_lacking, is_numbered, make_empty
+from usersync_cli.run.identities import Identities
 from usersync_cli.state import approvals, ledger, rejects
 from usersync_cli.state.ledger import StoredCursor
 
@@ -69,6 +70,7 @@ class Reading:
         self._planner: Planner
         self._deletes: StreamDeletes
         self._store = PageStore(checkpoint)
+        self._identities = Identities(step, context, options, checkpoint, done)
         self._streams: list[StreamLoad] = []
         self._refusals: list[UsersyncError] = []
         self._log = log.get(job=context.tools.job, step=step.name)
@@ -127,6 +129,7 @@ class Reading:
         stream.codec = codec(self._tx)
         if stream.removes:
             self._look_at_table(stream)
+        self._identities.watch(self._tx, stream.target, lambda tx: (stream.fitted or fit(tx, stream))[0], name)
         return stream
 
     def _look_at_table(self, stream: StreamLoad) -> None:
@@ -172,7 +175,15 @@ class Reading:
                 self._log.warning("stream failed", stream=group[0].name, error=error.message)
                 if self._connection:
                     rollback(self._connection)
+        self._look_at_all()
         return together([*_of_streams(failed, len(groups)), *self._refusals, *self._kept(), *self._waiting()])
+
+    def _look_at_all(self) -> None:
+        """Look at all rows of the tables whose ids are to be looked at again."""
+        if self._identities.owed():
+            self._identities.look_at_all()
+            with self._transaction():
+                pass
 
     def _result(self, stream: StreamLoad) -> StreamResult:
         """How this stream ended in this run."""
@@ -194,7 +205,7 @@ class Reading:
     def _waiting(self) -> list[UsersyncError]:
         """What the step reports in the end while rejects wait, those of earlier runs too."""
         error = self._checkpoint.keep(self._are_left) or self._checkpoint.foresee(self._would_be_left)
-        return [error] if error else []
+        return [*([error] if error else []), *self._identities.problems(self._tx)]
 
     def _are_left(self) -> PartialError | None:
         job, step = self._context.tools.job, self._step.name
@@ -240,7 +251,12 @@ class Reading:
         """The stream as a session is asked for it."""
         known = stream.known
         held = tuple if self._options.accept_account else partial(self._some, known)
-        return Stream(stream.name, listed=partial(known.listed_so_far, self._tx), full=stream.fresh, held=held)
+        ids = partial(self._ids, stream.name)
+        return Stream(stream.name, listed=partial(known.listed_so_far, self._tx), full=stream.fresh, held=held, ids=ids)
+
+    def _ids(self, stream: str) -> Iterable[Sequence[str]]:
+        """The ids of the stream's app, for a source that is asked id by id. Between two pages no transaction is open."""
+        return self._identities.ids(lambda: self._tx, stream)
 
     def _some(self, known: Known) -> Sequence[str]:
         return known.some(self._tx) if known.memory.id else ()
@@ -309,10 +325,15 @@ class Reading:
             plan.leaving = self._deletes.look(plan, page)
         return plan
 
-    def _transaction(self) -> AbstractContextManager[None]:
-        """The transaction of one page: from the fence to COMMIT; in a dry run, to ROLLBACK."""
-        begin(self._tx, long=True, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
-        return self._checkpoint.transaction(self._tx, self._done)
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """The transaction of one page: from the fence to COMMIT; in a dry run, to ROLLBACK. The map is the last of it."""
+        tx = self._tx
+        begin(tx, long=True, **PAGE_SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+        with self._checkpoint.transaction(tx, self._done):
+            yield
+            self._identities.resolve(tx)
+        self._identities.committed()
 
     def _stored(self, plan: PagePlan, page: Page) -> Known:
         """Store what the page brings, up to its cursor; gives what is known once it is committed."""

@@ -15,16 +15,18 @@ from usersync_cli import log
 from usersync_cli.clients.postgres.connections import Connection, connect, rollback
 from usersync_cli.clients.postgres.errors import translated
 from usersync_cli.clients.postgres.transactions import begin
-from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed
+from usersync_cli.errors import GuardRefused, PartialError, VerificationFailed, together
 from usersync_cli.load import deletes, stage, writers
 from usersync_cli.load.binding import Own, bind
 from usersync_cli.load.deletes import guard
+from usersync_cli.load.merge import Merge
 from usersync_cli.load.merge.compare import WithoutKey
 from usersync_cli.load.rejects import is_about_data
 from usersync_cli.load.table import SETTINGS, TableLoad, TablePlan
 from usersync_cli.model import Desired, Step
 from usersync_cli.run.checkpoint import Checkpoint
 from usersync_cli.run.context import Options, Progress, RunContext, StepResult, refuse_silence
+from usersync_cli.run.identities import Identities
 from usersync_cli.run.tables.reader import SourceReader, open_sources
 from usersync_cli.run.tables.rejects import Rejects
 from usersync_cli.state import ledger
@@ -45,12 +47,16 @@ def run_step(step: Step, context: RunContext, options: Options, checkpoint: Chec
             begin(tx, long=True, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
             checkpoint.attach(tx)
             load = TableStep(context.tools.job, step, readers, stored, tx, done, checkpoint, partial(_moved, context, checkpoint))
+            identities = Identities(step, context, options, checkpoint, done)
+            identities.watch(tx, load.target, load.merge)
             load.extract()
             load.refuse_empty(options)
             with checkpoint.transaction(tx, done):
                 load.transform_and_load(options)
                 checkpoint.keep(load.record)
-                done.error = load.refusal or load.left_out()
+                identities.look_at_all()
+                identities.resolve(tx)
+                done.error = load.refusal or load.left_out() or together(identities.problems(tx))
         load.warn()
     finally:
         rollback(tx)
@@ -90,6 +96,14 @@ class TableStep:
         self._normalised = 0
         self._normalised_again = False
         self._loaded = False
+
+    @property
+    def target(self) -> TableLoad:
+        return self._target
+
+    def merge(self, tx: Connection) -> Merge:
+        """How the rows go into the table."""
+        return self._target.fitted(self.desired, tx)[0]
 
     @property
     def desired(self) -> Desired:

@@ -18,15 +18,16 @@ TABLES = (
         added_by text NOT NULL
     )
     """,
-    # Which step fills an app, from which column of which table, by which rules: a hash of these, once all its rows were looked at.
+    # Which steps fill an app, from which column of which table, by which rules: a hash of these, once all its rows were looked at.
     # relation: the table's quoted name. live: the quoted column that marks rows which are gone; NULL where there is none.
     """
     CREATE TABLE usersync.identities (
-        app text COLLATE "C" PRIMARY KEY,
+        app text COLLATE "C" NOT NULL,
         job text NOT NULL, step text NOT NULL, stream text NOT NULL,
         relation text NOT NULL, id_column text NOT NULL, live text,
         fingerprint text, lists text NOT NULL,
-        run_id bigint NOT NULL, evaluated_at timestamptz NOT NULL DEFAULT now()
+        run_id bigint NOT NULL, evaluated_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (app, job, step, stream)
     )
     """,
     # A uuid is never changed or removed. domain: NULL where the customer gave it to the one that it was merged into.
