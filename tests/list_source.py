@@ -139,6 +139,8 @@ class Sync:
     target: Database
     load: dict[str, Any] = field(default_factory=dict)
     transform: str | None = TRANSFORM
+    identity: list[dict[str, Any]] = field(default_factory=list)
+    name: str = "sync"
 
     @property
     def job(self) -> Job:
@@ -147,11 +149,13 @@ class Sync:
         step: dict[str, Any] = {"name": "all", "extract": {"source": "crm", "streams": streams}, "load": load}
         if self.transform:
             step["transform"] = self.transform
-        return Job.model_validate({"name": "sync", "steps": [step]})
+        if self.identity:
+            step["identity"] = self.identity
+        return Job.model_validate({"name": self.name, "steps": [step]})
 
     @property
     def context(self) -> RunContext:
-        return RunContext(self.target, {"crm": self.source}, Tools("sync", Stop(), Database), lambda _extract, _size: None)
+        return RunContext(self.target, {"crm": self.source}, Tools(self.name, Stop(), Database), lambda _extract, _size: None)
 
     def run(self, **options: Any) -> RunResult:
         return run(self.job, self.context, Options(**options))
