@@ -6,10 +6,11 @@ gives a domain decides, and a mapping that is there is never replaced by another
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
-from uuid import UUID
+from uuid import NAMESPACE_DNS, UUID
 
 from psycopg import sql
 
@@ -108,17 +109,18 @@ class Resolver:
 
     def _judge(self, tx: Connection) -> None:
         """Find the domain of each host that was not judged yet."""
-        hosts = sql.SQL(" UNION ").join(
+        said = sql.SQL(" UNION ").join(
             sql.SQL("SELECT f.h{} AS host FROM {} AS f").format(sql.SQL(str(rank)), self._facts.table) for rank in self._facts.ranks
         )
         query = sql.SQL(
             "SELECT DISTINCT f.host FROM ({}) AS f WHERE f.host IS NOT NULL AND NOT EXISTS (SELECT FROM {} AS h WHERE h.host = f.host)"
         )
         with tx.cursor("usersync_hosts") as cursor:
-            cursor.execute(query.format(hosts, self._facts.hosts))
+            cursor.execute(query.format(said, self._facts.hosts))
             while batch := cursor.fetchmany(_BATCH):
                 found = [(host, domain) for (host,) in batch if (domain := self._domain(host))]
-                self._execute(tx, "judged", hosts=[host for host, _ in found], domains=[domain for _, domain in found])
+                hosts, domains = [host for host, _ in found], [domain for _, domain in found]
+                self._execute(tx, "judged", hosts=hosts, domains=domains, made=[new_uuid(domain) for domain in domains])
 
     def _domain(self, host: str) -> str | None:
         if not host.startswith(EXACT):
@@ -196,30 +198,36 @@ class Resolver:
     def _filled_in(self, part: sql.Composable, tables: dict[str, Any]) -> sql.SQL | sql.Composed:
         if not isinstance(part, sql.SQL):
             return sql.Composed([part])
-        roots = {"root_of_k": self._root("k.uuid"), "root_of_c": self._root("c.uuid"), "root_of_n": self._root("n.customer")}
-        made = sql.SQL("usersync.uuid_of(d.domain)" if self._there else "md5(d.domain)::uuid")
-        return part.format(**tables, **roots, made=made)
+        roots = {"root_of_k": self._root("k.uuid"), "root_of_known": self._root("d.known")}
+        return part.format(**tables, **roots)
 
     def _root(self, customer: str) -> sql.SQL:
         return sql.SQL(f"usersync.root_of({customer})" if self._there else customer)
 
     def _candidates(self) -> sql.Composed:
-        """A SELECT of id, rank, value, domain, uuid, turn: what the first rule that decides says; for each id once, unless rows differ."""
+        """A SELECT of id, rank, value, domain, known, made, uuid, turn: what the first rule that decides says; for each id once, unless rows differ."""
         facts = self._facts
-        cases: dict[str, list[sql.Composable]] = {"rank": [], "value": [], "domain": [], "uuid": []}
+        cases: dict[str, list[sql.Composable]] = {name: [] for name in ("rank", "value", "domain", "known", "made", "uuid")}
         joins: list[sql.Composable] = []
         for rank in facts.ranks:
             n = sql.SQL(str(rank))
             decides = sql.SQL(
                 "a{n}.domain IS NOT NULL OR f.u{n} IS NOT NULL" if facts.identity.rules[rank - 1].uuid else "a{n}.domain IS NOT NULL"
             )
-            values = {"rank": sql.SQL("{n}"), "value": sql.SQL("f.v{n}"), "domain": sql.SQL("a{n}.domain"), "uuid": sql.SQL("f.u{n}::uuid")}
-            for name, value in values.items():
-                cases[name].append(sql.SQL("WHEN {} THEN {}").format(decides.format(n=n), value.format(n=n)))
+            values = {"rank": "{n}", "value": "f.v{n}", "domain": "a{n}.domain", "known": "a{n}.customer", "made": "a{n}.made"}
+            for name, value in {**values, "uuid": "f.u{n}::uuid"}.items():
+                cases[name].append(sql.SQL("WHEN {} THEN {}").format(decides.format(n=n), sql.SQL(value).format(n=n)))
             joins.append(sql.SQL("LEFT JOIN {hosts} AS a{n} ON a{n}.host = f.h{n}").format(hosts=facts.hosts, n=n))
         columns = listed(sql.SQL("CASE {} END AS {}").format(sql.SQL(" ").join(some), sql.Identifier(name)) for name, some in cases.items())
         each = sql.SQL("SELECT f.id, {} FROM {} AS f {}").format(columns, facts.table, sql.SQL(" ").join(joins))
         return (sql.SQL("SELECT e.*, 1 AS turn FROM ({}) AS e") if self._unique else _TURNS).format(each)
+
+
+def new_uuid(domain: str) -> UUID:
+    """The uuid of a customer that is made of this domain, as `usersync.uuid_of` makes it."""
+    digest = bytearray(hashlib.sha256(NAMESPACE_DNS.bytes + domain.encode()).digest()[:16])
+    digest[6], digest[8] = digest[6] & 0x0F | 0x80, digest[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(digest))
 
 
 # Rows of one id may differ. What the first rule that decides says in the one with the first domain counts, others are conflicts.
@@ -232,19 +240,19 @@ _TURNS = sql.SQL("""
     ) AS e WHERE e.turn = 1 OR e.rank = e.first
 """)
 _MAPPED = sql.SQL("COALESCE(x.mapped, CASE WHEN x.turn > 1 THEN first_value(x.customer) OVER (PARTITION BY x.id ORDER BY x.turn) END)")
-_CUSTOMER = sql.SQL("CASE WHEN d.domain IS NOT NULL THEN COALESCE(c.uuid, n.customer, {made}) END")
+_CUSTOMER = sql.SQL("COALESCE(d.known, d.made)")
 # A list of somebody's own says the uuid too: it is kept, unless the domain is known by another. Of two for one domain, the lower.
 _CUSTOMER_OF_UUID = sql.SQL("""
-    CASE WHEN d.domain IS NOT NULL OR d.uuid IS NOT NULL THEN COALESCE(k.uuid, c.uuid, n.customer,
+    COALESCE(k.uuid, d.known,
         CASE WHEN d.domain IS NOT NULL THEN (min(CASE WHEN k.uuid IS NULL THEN d.uuid::text END) OVER (PARTITION BY d.domain))::uuid END,
-        d.uuid, {made}) END
+        d.uuid, d.made)
 """)
 _THEIRS = sql.SQL("""
     CASE WHEN d.uuid IS NULL OR d.domain IS NULL THEN NULL
-         WHEN k.uuid IS NULL AND COALESCE(c.uuid, n.customer,
+         WHEN k.uuid IS NULL AND COALESCE(d.known,
               (min(CASE WHEN k.uuid IS NULL THEN d.uuid::text END) OVER (PARTITION BY d.domain))::uuid) <> d.uuid THEN 'uuid'
          WHEN k.uuid IS NOT NULL AND d.domain IS DISTINCT FROM (SELECT r.domain FROM {customers} AS r WHERE r.uuid = {root_of_k})
-              AND {root_of_c} IS DISTINCT FROM {root_of_k} AND {root_of_n} IS DISTINCT FROM {root_of_k} THEN 'renamed' END
+              AND {root_of_known} IS DISTINCT FROM {root_of_k} THEN 'renamed' END
 """)
 _STAND_INS = (
     """

@@ -1,12 +1,20 @@
 -- From facts to mappings: what is decided, in a temp table, and how that is written. {...} is filled in by resolve.py.
 
 -- name: hosts
-CREATE TEMP TABLE {hosts} (host text COLLATE "C" PRIMARY KEY, domain text COLLATE "C" NOT NULL) ON COMMIT DROP
+-- Each host once, with its domain, the customer who has that or has had it, and the uuid that a new one would have.
+CREATE TEMP TABLE {hosts} (host text COLLATE "C", domain text COLLATE "C" NOT NULL, customer uuid, made uuid NOT NULL) ON COMMIT DROP
 
 -- name: judged
 -- Domains that are crowded in this app identify nobody; those of somebody's own list are as they are.
-INSERT INTO {hosts} (host, domain)
-SELECT j.host, j.domain FROM unnest(%(hosts)s::text[], %(domains)s::text[]) AS j(host, domain)
+INSERT INTO {hosts} (host, domain, customer, made)
+SELECT j.host, j.domain, c.customer, j.made
+  FROM unnest(%(hosts)s::text[], %(domains)s::text[], %(made)s::uuid[]) AS j(host, domain, made)
+  LEFT JOIN LATERAL (
+       SELECT c.uuid AS customer FROM {customers} AS c WHERE c.domain = j.domain COLLATE "C"
+       UNION ALL
+       (SELECT f.customer FROM {former_domains} AS f WHERE f.domain = j.domain COLLATE "C" LIMIT 1)
+        LIMIT 1
+  ) AS c ON true
  WHERE starts_with(j.host, '=')
     OR NOT EXISTS (SELECT FROM {crowded_domains} AS k WHERE k.app = %(app)s AND k.domain = j.domain COLLATE "C")
 
@@ -22,12 +30,10 @@ SELECT y.*,
   FROM (SELECT x.id, x.rank, x.value, x.domain, x.uuid, x.turn, x.customer, x.is_new, x.theirs, x.pinned, x.returned,
                {mapped} AS mapped
           FROM (SELECT d.*, m.customer AS mapped, m.pinned, m.left_at IS NOT NULL AS returned, {customer} AS customer,
-                       c.uuid IS NULL AND n.customer IS NULL {is_new} AS is_new, {theirs} AS theirs
+                       d.known IS NULL {is_new} AS is_new, {theirs} AS theirs
                   FROM ({facts}) AS d
                   LEFT JOIN {mappings} AS m ON m.app = %(app)s AND m.id = d.id
                                            AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)
-                  LEFT JOIN {customers} AS c ON c.domain = d.domain
-                  LEFT JOIN (SELECT DISTINCT f.domain, f.customer FROM {former_domains} AS f) AS n ON n.domain = d.domain
                   {by_uuid}) AS x) AS y
 
 -- name: crowds

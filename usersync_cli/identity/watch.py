@@ -130,7 +130,7 @@ class Watch:
         resolver.left(tx, writes=writes)
         if everything:
             resolver.unlist(tx)
-            tx.execute(sql.SQL("ANALYZE {}").format(self._facts.table))
+            tx.execute(sql.SQL("ANALYZE {} (id)").format(self._facts.table))
         while resolver.decide(tx):
             tx.execute("SET LOCAL row_security TO off")
             here = sql.SQL("EXISTS (SELECT FROM {} AS u WHERE u.id OPERATOR(pg_catalog.=) {})").format(self._facts.undone, self._id("t"))
