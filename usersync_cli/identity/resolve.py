@@ -205,9 +205,10 @@ class Resolver:
         return sql.SQL(f"usersync.root_of({customer})" if self._there else customer)
 
     def _candidates(self) -> sql.Composed:
-        """A SELECT of id, rank, value, domain, known, made, uuid, turn: what the first rule that decides says; for each id once, unless rows differ."""
+        """A SELECT of what the first rule that decides says; for each id once (`turn` 1), unless its rows differ."""
         facts = self._facts
-        cases: dict[str, list[sql.Composable]] = {name: [] for name in ("rank", "value", "domain", "known", "made", "uuid")}
+        names = ("rank", "value", "domain", "known", "made", "uuid")
+        cases: dict[str, list[sql.Composable]] = {name: [] for name in names}
         joins: list[sql.Composable] = []
         for rank in facts.ranks:
             n = sql.SQL(str(rank))
