@@ -89,7 +89,7 @@ def test_up_and_down_and_up(database: Database, connection: psycopg.Connection) 
     tokens = {"tokens", "authorizations"}
     outside = {"accounts", "intents"}
     map_ = {"apps", "identities", "customers", "former_domains", "merges", "mappings", "closed_mappings"}
-    map_ |= {"identity_conflicts", "crowded_domains", "app_roles"}
+    map_ |= {"identity_conflicts", "crowded_domains", "app_roles", "customer_history", "clusters", "merged_customers"}
     assert {"alembic_version", *state, *people, *tokens, *outside, *map_} == tables(connection)
     assert migrations.VERSION == migrations.current(connection)
 

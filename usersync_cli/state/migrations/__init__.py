@@ -25,7 +25,7 @@ from usersync_cli.model import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-VERSION = "0014"
+VERSION = "0015"
 """The newest migration; tests hold it together with the files in `versions/`. Revisions are numbers, so they compare as text."""
 
 _A_VERSION = re.compile(r"(?!0000)\d{4}")

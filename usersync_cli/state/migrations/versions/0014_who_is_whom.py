@@ -1,4 +1,4 @@
-"""Who is whom: apps, customers, and which id of which app is which customer; what a person decided, and what other programs may read.
+"""Who is whom: apps, customers, and which id of which app is which customer; and what a person decided.
 
 Revision: 0014
 """
@@ -67,6 +67,28 @@ TABLES = (
     )
     """,
     "CREATE UNIQUE INDEX merges_standing ON usersync.merges (customer) WHERE undone_at IS NULL",
+    # What a customer was before each change, until when. A trigger writes it: `customer_ids_at` looks it up.
+    """
+    CREATE TABLE usersync.customer_history (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        customer uuid NOT NULL,
+        domain text COLLATE "C", merged_into uuid,
+        until timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "CREATE INDEX customer_history_customer ON usersync.customer_history (customer, until, id)",
+    "CREATE INDEX customer_history_merged ON usersync.customer_history (merged_into) WHERE merged_into IS NOT NULL",
+    # Merged customers that resolve to the same one are a cluster, so that a chain of any length is resolved in one step. The same
+    # trigger keeps them: two clusters become one by renaming the smaller.
+    """
+    CREATE TABLE usersync.clusters (
+        cluster bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        root uuid NOT NULL UNIQUE,
+        size bigint NOT NULL
+    )
+    """,
+    "CREATE TABLE usersync.merged_customers (customer uuid PRIMARY KEY, cluster bigint NOT NULL)",
+    "CREATE INDEX merged_customers_cluster ON usersync.merged_customers (cluster)",
     # The mappings that hold now, one for each id of an app. There are no foreign keys: a check for each of a million rows costs as
     # much as the rows, customers are never removed, and an app only without mappings.
     # rule, value, domain: what decided, what it looked at, what it found; rule NULL: a person. pinned: a person decided it.
@@ -152,72 +174,124 @@ FUNCTIONS = (
     """
     CREATE FUNCTION usersync.root_of(customer uuid) RETURNS uuid LANGUAGE sql STABLE STRICT PARALLEL SAFE
     BEGIN ATOMIC
-        WITH RECURSIVE up(uuid, merged_into) AS (
-            SELECT c.uuid, c.merged_into FROM usersync.customers AS c WHERE c.uuid = customer
-            UNION ALL
-            SELECT c.uuid, c.merged_into FROM up JOIN usersync.customers AS c ON c.uuid = up.merged_into
-        )
-        SELECT up.uuid FROM up WHERE up.merged_into IS NULL;
+        SELECT COALESCE(k.root, c.uuid)
+          FROM usersync.customers AS c
+          LEFT JOIN usersync.merged_customers AS m ON m.customer = c.uuid
+          LEFT JOIN usersync.clusters AS k ON k.cluster = m.cluster
+         WHERE c.uuid = root_of.customer;
     END
     """,
-)
-# What other programs read. A view reads with its owner's rights, and `current_user` in it is whoever asks: so a role that was
-# granted an app needs no right on any table, and sees its own app's rows alone. Who may write mappings sees all of them.
-VIEWS = (
+    # Takes a customer that was merged, with all that were merged into it, out of its cluster. The larger part keeps the number.
     """
-    CREATE VIEW usersync.own_apps WITH (security_barrier) AS
-    SELECT a.name AS app FROM usersync.apps AS a
-     WHERE pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT')
-        OR EXISTS (SELECT FROM usersync.app_roles AS r JOIN pg_catalog.pg_roles AS p ON p.rolname = r.role
-                    WHERE r.app = a.name AND pg_catalog.pg_has_role(current_user, p.oid, 'USAGE'))
-    """,
-    """
-    CREATE VIEW usersync.customer_ids WITH (security_barrier) AS
-    SELECT m.app, m.id, c.uuid, c.domain
-      FROM usersync.mappings AS m JOIN usersync.customers AS c ON c.uuid = m.customer
-     WHERE c.merged_into IS NULL AND m.app IN (SELECT o.app FROM usersync.own_apps AS o)
-    UNION ALL
-    SELECT m.app, m.id, r.uuid, r.domain
-      FROM usersync.customers AS c JOIN usersync.mappings AS m ON m.customer = c.uuid
-     CROSS JOIN LATERAL (
-        WITH RECURSIVE up(uuid, domain, merged_into) AS (
-            SELECT i.uuid, i.domain, i.merged_into FROM usersync.customers AS i WHERE i.uuid = c.merged_into
+    CREATE FUNCTION usersync.leave_cluster(leaving uuid) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        old usersync.clusters;
+        below uuid[];
+        other bigint;
+    BEGIN
+        SELECT k.* INTO STRICT old FROM usersync.merged_customers AS m JOIN usersync.clusters AS k ON k.cluster = m.cluster
+         WHERE m.customer = leaving;
+        DELETE FROM usersync.merged_customers AS m WHERE m.customer = leaving;
+        WITH RECURSIVE down(uuid) AS (
+            SELECT c.uuid FROM usersync.customers AS c WHERE c.merged_into = leaving
             UNION ALL
-            SELECT i.uuid, i.domain, i.merged_into FROM up JOIN usersync.customers AS i ON i.uuid = up.merged_into
+            SELECT c.uuid FROM down JOIN usersync.customers AS c ON c.merged_into = down.uuid
         )
-        SELECT up.uuid, up.domain FROM up WHERE up.merged_into IS NULL
-     ) AS r
-     WHERE c.merged_into IS NOT NULL AND m.app IN (SELECT o.app FROM usersync.own_apps AS o)
+        SELECT COALESCE(array_agg(d.uuid), '{}') INTO below FROM down AS d;
+        IF cardinality(below) = old.size - 1 THEN
+            UPDATE usersync.clusters AS k SET root = leaving, size = cardinality(below) WHERE k.cluster = old.cluster AND old.size > 1;
+            DELETE FROM usersync.clusters AS k WHERE k.cluster = old.cluster AND old.size = 1;
+        ELSIF cardinality(below) * 2 > old.size THEN
+            UPDATE usersync.clusters AS k SET root = leaving, size = cardinality(below) WHERE k.cluster = old.cluster;
+            INSERT INTO usersync.clusters (root, size) VALUES (old.root, old.size - 1 - cardinality(below)) RETURNING cluster INTO other;
+            UPDATE usersync.merged_customers AS m SET cluster = other WHERE m.cluster = old.cluster AND m.customer <> ALL (below);
+        ELSE
+            UPDATE usersync.clusters AS k SET size = old.size - 1 - cardinality(below) WHERE k.cluster = old.cluster;
+            IF cardinality(below) > 0 THEN
+                INSERT INTO usersync.clusters (root, size) VALUES (leaving, cardinality(below)) RETURNING cluster INTO other;
+                UPDATE usersync.merged_customers AS m SET cluster = other WHERE m.customer = ANY (below);
+            END IF;
+        END IF;
+    END
+    $$
+    """,
+    # Puts a customer, with all that were merged into it, into the cluster of the one that it is merged into.
+    """
+    CREATE FUNCTION usersync.join_cluster(joining uuid, merged_into uuid) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        top uuid := COALESCE((SELECT k.root FROM usersync.merged_customers AS m JOIN usersync.clusters AS k ON k.cluster = m.cluster
+                               WHERE m.customer = join_cluster.merged_into), join_cluster.merged_into);
+        own usersync.clusters;
+        theirs usersync.clusters;
+        number bigint;
+    BEGIN
+        IF top = joining THEN
+            RAISE EXCEPTION 'a customer cannot be merged into one that was merged into it' USING ERRCODE = 'integrity_constraint_violation';
+        END IF;
+        SELECT * INTO own FROM usersync.clusters AS k WHERE k.root = joining;
+        SELECT * INTO theirs FROM usersync.clusters AS k WHERE k.root = top;
+        IF own.cluster IS NULL AND theirs.cluster IS NULL THEN
+            INSERT INTO usersync.clusters (root, size) VALUES (top, 1) RETURNING cluster INTO number;
+        ELSIF own.cluster IS NULL OR own.size <= theirs.size THEN
+            number := theirs.cluster;
+            DELETE FROM usersync.clusters AS k WHERE k.cluster = own.cluster;
+            UPDATE usersync.merged_customers AS m SET cluster = number WHERE m.cluster = own.cluster;
+            UPDATE usersync.clusters AS k SET size = theirs.size + COALESCE(own.size, 0) + 1 WHERE k.cluster = number;
+        ELSE
+            number := own.cluster;
+            DELETE FROM usersync.clusters AS k WHERE k.cluster = theirs.cluster;
+            UPDATE usersync.merged_customers AS m SET cluster = number WHERE m.cluster = theirs.cluster;
+            UPDATE usersync.clusters AS k SET root = top, size = own.size + COALESCE(theirs.size, 0) + 1 WHERE k.cluster = number;
+        END IF;
+        INSERT INTO usersync.merged_customers (customer, cluster) VALUES (joining, number);
+    END
+    $$
+    """,
+    # With the owner's rights, as a view has them: who may change a customer needs no right on what follows from that.
+    """
+    CREATE FUNCTION usersync.customer_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
+    BEGIN
+        IF TG_OP = 'UPDATE' THEN
+            INSERT INTO usersync.customer_history (customer, domain, merged_into) VALUES (OLD.uuid, OLD.domain, OLD.merged_into);
+            IF NEW.merged_into IS NOT DISTINCT FROM OLD.merged_into THEN
+                RETURN NULL;
+            END IF;
+            IF OLD.merged_into IS NOT NULL THEN
+                PERFORM usersync.leave_cluster(OLD.uuid);
+            END IF;
+        END IF;
+        IF NEW.merged_into IS NOT NULL THEN
+            PERFORM usersync.join_cluster(NEW.uuid, NEW.merged_into);
+        END IF;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER made_merged AFTER INSERT ON usersync.customers FOR EACH ROW WHEN (NEW.merged_into IS NOT NULL)
+    EXECUTE FUNCTION usersync.customer_changed()
+    """,
+    """
+    CREATE TRIGGER changed AFTER UPDATE ON usersync.customers
+    FOR EACH ROW WHEN ((OLD.domain, OLD.merged_into) IS DISTINCT FROM (NEW.domain, NEW.merged_into))
+    EXECUTE FUNCTION usersync.customer_changed()
     """,
 )
-# For a role that was granted more than it should have, such as SELECT on all tables: still its own app's rows alone.
-POLICIES = (
-    *(
-        f"ALTER TABLE usersync.{table} ENABLE ROW LEVEL SECURITY"
-        for table in ("mappings", "closed_mappings", "customers", "identity_conflicts")
-    ),
-    "CREATE POLICY own_app ON usersync.mappings USING (app IN (SELECT o.app FROM usersync.own_apps AS o))",
-    "CREATE POLICY own_app ON usersync.closed_mappings USING (app IN (SELECT o.app FROM usersync.own_apps AS o))",
-    """
-    CREATE POLICY writers ON usersync.customers
-     USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))
-    """,
-    """
-    CREATE POLICY writers ON usersync.identity_conflicts
-     USING (pg_catalog.has_table_privilege(current_user, 'usersync.mappings'::regclass, 'INSERT'))
-    """,
-)
-UP = (*TABLES, *FUNCTIONS, *VIEWS, *POLICIES)
+UP = (*TABLES, *FUNCTIONS)
 DOWN = (
-    "DROP VIEW usersync.customer_ids",
-    *(f"DROP POLICY own_app ON usersync.{table}" for table in ("mappings", "closed_mappings")),
-    "DROP VIEW usersync.own_apps",
-    "DROP FUNCTION usersync.root_of(uuid)",
-    "DROP FUNCTION usersync.uuid_of(text)",
     """
     DROP TABLE usersync.app_roles, usersync.crowded_domains, usersync.identity_conflicts, usersync.closed_mappings, usersync.mappings,
-               usersync.merges, usersync.former_domains, usersync.customers, usersync.identities, usersync.apps
+               usersync.customer_history, usersync.merges, usersync.former_domains, usersync.identities, usersync.apps
     """,
+    "DROP FUNCTION usersync.root_of(uuid)",
+    "DROP TABLE usersync.customers",
+    "DROP FUNCTION usersync.customer_changed()",
+    "DROP FUNCTION usersync.join_cluster(uuid, uuid)",
+    "DROP FUNCTION usersync.leave_cluster(uuid)",
+    "DROP TABLE usersync.merged_customers, usersync.clusters",
+    "DROP FUNCTION usersync.uuid_of(text)",
 )
 
 
