@@ -44,7 +44,7 @@ ROOMS: dict[str, Collection[str]] = {
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
         *("clients/postgres", "ports"),
     ),
-    "config": ("sources", "targets", "auth"),
+    "config": ("sources", "targets", "auth", "identity"),
     "cli": (
         *("config", "report", "run", "run/context", "run/documents", "run/outbound", "load", "auth", "state"),
         *("state/migrations", "clients/postgres", "ports", "targets"),

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from tests.cli.commands import complaint, in_examples, in_prose, parse
+from usersync_cli.config.identities import Identity, IdentityLists, IdentityRule
 from usersync_cli.config.jobs import Extract, Job, Load, Step
 from usersync_cli.config.loader import load
 from usersync_cli.config.reader import File
@@ -36,6 +37,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "A step": Step,
     "An extract": Extract,
     "Load": Load,
+    "Identity": Identity,
+    "A rule": IdentityRule,
+    "What identifies nobody": IdentityLists,
 }
 
 

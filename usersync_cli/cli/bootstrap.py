@@ -24,7 +24,7 @@ def run_context(settings: Config, job: Job, stop: Stop, progress: Progress = lam
     sources = {name: source(settings, name) for name in sorted(names)}
     tools = Tools(job.name, stop, settings.database, tokens(settings, stop, job.name))
     targets = {name: target(settings, name) for name in settings.targets_of(job.name)}
-    known = {"steps": job.steps, "jobs": list(settings.jobs), "writers": writers(settings)}
+    known = {"steps": job.steps, "jobs": list(settings.jobs), "writers": writers(settings), "lists": settings.identity_lists()}
     return RunContext(settings.target_database(), sources, tools, progress, targets=targets, **known)  # type: ignore[arg-type]  # all of them
 
 

@@ -93,8 +93,8 @@ class Interview:
 
     def answers(self) -> Answers:
         """Asks all that the options do not say. Raises the first complaint where nobody can be asked."""
-        from usersync_cli.config.jobs import cron_schedule
         from usersync_cli.config.template import Answers
+        from usersync_cli.config.values import cron_schedule
 
         if self.asking:
             click.echo(_INTRODUCTION.format(config=self.config, env=self.env))
@@ -207,7 +207,7 @@ class Interview:
         """A table, or a query."""
 
         def take(text: str) -> tuple[str | None, str | None]:
-            from usersync_cli.config.jobs import sql_text, table_name
+            from usersync_cli.config.values import sql_text, table_name
 
             is_query = text == self.given.query or (text != self.given.table and re.search(r"\s", text))
             read = (None, sql_text(text).strip()) if is_query else (table_name(text), None)
@@ -238,7 +238,7 @@ class Interview:
         return columns
 
     def into(self, text: str, table: str | None, sources: dict[str, str], target: str) -> str:
-        from usersync_cli.config.jobs import loaded_table_name
+        from usersync_cli.config.values import loaded_table_name
 
         if "{" in text:
             raise ConfigError("--into must be table or schema.table, without braces")
@@ -247,7 +247,7 @@ class Interview:
         return loaded_table_name(text)
 
     def key(self, text: str) -> Sequence[str]:
-        from usersync_cli.config.jobs import column_name
+        from usersync_cli.config.values import column_name
 
         typed = self.given.key if text == ",".join(self.given.key) else [name.strip() for name in text.split(",")]
         names = list(dict.fromkeys(column_name(name) for name in typed))

@@ -47,6 +47,9 @@ def _as_written(definitions: dict[str, Any]) -> None:
     named = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": _EXTRACT_NAME}, "additionalProperties": extract}
     step["properties"]["extract"] = {"anyOf": [extract, named]}
     step["properties"]["transform"]["anyOf"].append(_FILE)
+    own = step["properties"]["identity"]
+    step["properties"]["identity"] = {"anyOf": [own["items"], {**own, "minItems": 1}]}
+    definitions["Identity"]["properties"]["rules"]["minItems"] = 1
     load["properties"]["key"] |= {"minItems": 1, "uniqueItems": True}
 
 

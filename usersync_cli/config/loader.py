@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from usersync_cli.auth.keys import Keys
     from usersync_cli.auth.oauth import OAuthClient
+    from usersync_cli.identity.domains import Lists
     from usersync_cli.shapes import LogPlace, UsersShape
 
 __all__ = [
@@ -59,6 +60,7 @@ class Config:
         self.environment = file.environment
         self.jobs: Mapping[str, Job] = file.jobs
         self.sources: Mapping[str, BaseModel] = _Sources(self, file.sources)
+        self._lists = file.identity.lists
         self._target = file.target
         self._outbound = file.targets
         self._types = {name: str(raw["type"]) for name, raw in file.sources.items()}
@@ -80,6 +82,7 @@ class Config:
         """What keeps a job from running in this environment: unset variables, and `embedded` outside development."""
         used: list[Place] = [("sources", source) for source in self._used(self.jobs[job])]
         used += [("targets", target) for target in self.targets_of(job)]
+        used += [("identity",)] if any(step.identity for step in self.jobs[job].steps) else []
         places = [("jobs", job), *self._databases(self.jobs[job]), *used]
         return sorted({*self._reader.unset(("environment",), *places), *self._misplaced(*places)})
 
@@ -219,6 +222,10 @@ class Config:
     def home(self) -> Path:
         """The folder of the private server: $USERSYNC_HOME, else the user's data directory."""
         return default_home(self._reader.environ)
+
+    def identity_lists(self) -> Lists:
+        """What the file adds to the lists of domains and addresses that identify nobody."""
+        return self._lists
 
     def _used(self, job: Job) -> list[str]:
         names = {extract.source for step in job.steps for extract in step.extract.values()}

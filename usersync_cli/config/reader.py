@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from usersync_cli.config.diagnostics import STRUCTURE, Mistake, Mistakes, in_our_words
+from usersync_cli.config.identities import IdentityLists
 from usersync_cli.config.interpolation import Resolved, read_text, resolve
 from usersync_cli.config.jobs import Job
 from usersync_cli.config.registry import source_port, source_types, target_port, target_types
@@ -32,6 +33,7 @@ class File(Model):
     target: str
     targets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    identity: IdentityLists = Field(default_factory=IdentityLists)
     jobs: dict[Name, Job] = Field(min_length=1)
 
 

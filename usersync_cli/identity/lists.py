@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -135,4 +134,6 @@ def roles() -> frozenset[str]:
 
 def version(package: str) -> str:
     """A package with its version, which is what its list has for a date."""
+    from importlib import metadata
+
     return f"{package} {metadata.version(package)}"
