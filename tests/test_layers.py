@@ -28,7 +28,7 @@ ROOMS: dict[str, Collection[str]] = {
     "ports": ("state", "clients/postgres"),
     "identity": ("load", "state/migrations", "clients/postgres"),
     "sources": ("ports", "auth", "clients/postgres", "clients/http"),
-    "targets": ("ports", "state", "clients/postgres", "clients/http"),
+    "targets": ("ports", "identity", "state", "clients/postgres", "clients/http", "clients/klanten"),
     "run/context": ("ports", "identity", "load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),
     "run/identities": ("identity", "run/context", "run/checkpoint", "load", "clients/postgres"),

@@ -32,6 +32,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A source of type workos": source_port("workos").settings,
     "A source of type teamleader": source_port("teamleader").settings,
     "A target of type keycloak": target_port("keycloak").settings,
+    "A target of type klanten": target_port("klanten").settings,
     "A stream of files": FileStream,
     "A job": Job,
     "A step": Step,
@@ -187,20 +188,20 @@ def test_example_config_runs_as_it_is() -> None:
 
 def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
     """
-    What config.example.yaml has as comments is right once the marks are taken away: the jobs `teamleader`, `fineract` and `workos`.
+    What config.example.yaml has as comments is right once the marks are taken away: each job there can run.
     """
     example = (ROOT / "config.example.yaml").read_text()
-    text = re.sub(r"^  # (?=teamleader:|fineract:|workos:|keycloak:|  )", "  ", example, flags=re.MULTILINE)
+    text = re.sub(r"^  # (?=teamleader:|fineract:|workos:|keycloak:|map:|klanten:|to_klanten:|  )", "  ", example, flags=re.MULTILINE)
     text = text.replace("# targets:", "targets:")
     (tmp_path / "config.yaml").write_text(text)
-    names = re.findall(r"\$\{((?:TEAMLEADER|FINERACT|WORKOS|KEYCLOAK)_[A-Z_]+)\}", text)
+    names = re.findall(r"\$\{((?:TEAMLEADER|FINERACT|WORKOS|KEYCLOAK|KLANTEN)_[A-Z_]+)\}", text)
     config = load(
         tmp_path / "config.yaml", {"USERSYNC_ENV": "production", "USERSYNC_DATABASE_URL": "postgresql://x@/x", **dict.fromkeys(names, "x")}
     )
 
-    for job in ("teamleader", "fineract", "workos"):
+    for job in ("teamleader", "fineract", "workos", "to_klanten"):
         config.check_environment(config.job(job))
-    assert 7 == len(names)
+    assert 8 == len(names)
 
 
 def test_shipped_crontab_has_commands_that_exist() -> None:
