@@ -28,6 +28,7 @@ def app_name(value: str) -> str:
 
 def _differs_by_row(value: str) -> str:
     """The SQL of a rule, which says something about its row."""
+    value = value.strip()
     if _CONSTANT.fullmatch(value):
         raise FieldError(f"is the same for every row; {_COLUMN}")
     if _DOTTED.fullmatch(value):
