@@ -108,13 +108,13 @@ TABLES = (
     )
     """,
     "CREATE INDEX mappings_customer ON usersync.mappings (customer, app)",
-    # Those that held once. closed_because: left, crowded, listed, moved, removed.
+    # Those that held once. closed_because: left, crowded, listed, moved, removed, returned. closed_by and closed_reason: a person's.
     """
     CREATE TABLE usersync.closed_mappings (
         LIKE usersync.mappings INCLUDING DEFAULTS,
         closed_at timestamptz NOT NULL DEFAULT now(),
         closed_because text NOT NULL,
-        closed_by text,
+        closed_by text, closed_reason text,
         closed_run_id bigint
     )
     """,
@@ -141,6 +141,8 @@ TABLES = (
     )
     """,
     "CREATE INDEX identity_conflicts_open ON usersync.identity_conflicts (app, app_id) WHERE status = 'open'",
+    "CREATE INDEX identity_conflicts_domain ON usersync.identity_conflicts (domain) WHERE status = 'open'",
+    "CREATE INDEX identity_conflicts_uuid ON usersync.identity_conflicts (uuid) WHERE status = 'open' AND uuid IS NOT NULL",
     # Domains that so many ids of an app have that they identify nobody there; for good, so that a number that swings moves nobody.
     """
     CREATE TABLE usersync.crowded_domains (
