@@ -26,7 +26,7 @@ ROOMS: dict[str, Collection[str]] = {
     "auth": ("state", "state/migrations", "clients/postgres", "clients/http"),
     "load": ("ports", "state", "clients/postgres"),
     "ports": ("state", "clients/postgres"),
-    "identity": ("load", "state/migrations", "clients/postgres"),
+    "identity": ("load", "state", "state/migrations", "clients/postgres"),
     "sources": ("ports", "auth", "clients/postgres", "clients/http"),
     "targets": ("ports", "identity", "state", "clients/postgres", "clients/http", "clients/klanten"),
     "run/context": ("ports", "identity", "load", "state"),
@@ -46,7 +46,7 @@ ROOMS: dict[str, Collection[str]] = {
     ),
     "config": ("sources", "targets", "auth", "identity"),
     "cli": (
-        *("config", "report", "run", "run/context", "run/documents", "run/outbound", "load", "auth", "state"),
+        *("config", "report", "run", "run/context", "run/documents", "run/outbound", "identity", "load", "auth", "state"),
         *("state/migrations", "clients/postgres", "ports", "targets"),
     ),
     "__main__": ("cli",),

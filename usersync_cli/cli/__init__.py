@@ -35,6 +35,8 @@ COMMANDS = {
     "export": ("export", "Write Teamleader's contacts, or any table of the target, as CSV or JSON Lines."),
     "keycloak": ("keycloak", "Look after single accounts: make, show, enable, disable, passwords."),
     "users": ("users", "List and show people of WorkOS from the copy; create one in both."),
+    "mappings": ("mappings", "Say which id of which app is which customer; list, import and export that."),
+    "whois": ("whois", "Say who a uuid, a domain, an id of an app or an e-mail address is, and why."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
     "seed": ("seed", "Put three test users into the target and the embedded sources."),
     "schema": ("schema", "Write a SQLAlchemy model and an Alembic migration for the users table."),

@@ -33,7 +33,8 @@ table, 129/130/143 stopped by a signal, 141 nobody reads on."""
 _DELIMITERS = set(string.punctuation) - set("\"'=+-@._\\") | {"\t"}
 
 
-def _delimiter(_ctx: click.Context, _option: click.Parameter, value: str) -> str:
+def delimiter_of(_ctx: click.Context, _option: click.Parameter, value: str) -> str:
+    """The character that a person named."""
     found = "\t" if value in {"tab", "\\t"} else value
     if found not in _DELIMITERS:
         raise click.BadParameter('one character such as ";", "," or "|", or the word tab.')
@@ -50,7 +51,7 @@ def _delimiter(_ctx: click.Context, _option: click.Parameter, value: str) -> str
     help="Write here instead of stdout: a file that only you can read, replaced when all is written.",
 )
 @click.option(
-    "--delimiter", callback=_delimiter, default=";", show_default=True, metavar="CHARACTER", help="Of CSV: what stands between cells."
+    "--delimiter", callback=delimiter_of, default=";", show_default=True, metavar="CHARACTER", help="Of CSV: what stands between cells."
 )
 @click.option("--bom", is_flag=True, help="Of CSV: begin with a byte order mark, by which spreadsheets know UTF-8.")
 @click.option("--raw", is_flag=True, help="Of CSV: no ' before = + - @ and the like; for programs, not for spreadsheets.")
@@ -109,7 +110,7 @@ def export(  # noqa: PLR0913  each option is one
     fields = _fields(shapes, what, columns)
     options = ExportOptions(format_, delimiter, bom=bom, raw=raw, everything=everything, shapes=shapes, fields=fields)
     file = None if out in {None, Path("-")} else out
-    with exported(settings.target_database(), stop, jobs, what, options) as made, _writing(file, stop) as write:
+    with exported(settings.target_database(), stop, jobs, what, options) as made, writing_to(file, stop) as write:
         for block in made.blocks:
             write(block)
     if not quiet:
@@ -130,7 +131,8 @@ def _told(made: Export, what: str, file: Path | None) -> str:
 
 
 @contextmanager
-def _writing(file: Path | None, stop: Stop) -> Iterator[Write]:
+def writing_to(file: Path | None, stop: Stop) -> Iterator[Write]:
+    """Writes to a file that only its owner can read, replaced when all is written; to stdout where there is none."""
     if file:
         with _replaced(file) as write:
             yield write
