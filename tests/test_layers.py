@@ -27,7 +27,7 @@ ROOMS: dict[str, Collection[str]] = {
     "load": ("ports", "state", "clients/postgres"),
     "ports": ("state", "clients/postgres"),
     "identity": ("load", "state", "state/migrations", "clients/postgres"),
-    "sources": ("ports", "auth", "clients/postgres", "clients/http"),
+    "sources": ("ports", "auth", "clients/postgres", "clients/http", "clients/klanten"),
     "targets": ("ports", "identity", "state", "clients/postgres", "clients/http", "clients/klanten"),
     "run/context": ("ports", "identity", "load", "state"),
     "run/checkpoint": ("run/context", "load", "state", "clients/postgres"),

@@ -217,6 +217,13 @@ class Step(Model):
         return self
 
     @model_validator(mode="after")
+    def _keeps_what_its_source_can_not_list(self, info: ValidationInfo) -> Step:
+        never_gone = info.context["never_gone"] if info.context is not None else ()
+        if self.load.on_missing != "keep" and any(extract.source in never_gone for extract in self.extract.values()):
+            raise FieldError('can only be "keep": its source has no list, so nothing is ever known to have left', ("load", "on_missing"))
+        return self
+
+    @model_validator(mode="after")
     def _has_a_name_for_its_view(self) -> Step:
         """PostgreSQL would cut the name of a view that is too long, as it would that of a table."""
         streams = [stream for extract in self.extract.values() for stream in extract.streams]

@@ -17,7 +17,7 @@ from usersync_cli.config.registry import source_port, source_types, target_port,
 from usersync_cli.config.yaml_reader import Document
 from usersync_cli.settings import Model, Name, plain_name, suggestion
 from usersync_cli.settings import Path as Place
-from usersync_cli.sources import TabularPort
+from usersync_cli.sources import DocumentPort, TabularPort
 
 EMBEDDED = re.compile(r"embedded(?::([a-z_][a-z0-9_]{0,62}))?")
 _TAKEN = ("embedded:postgres", "embedded:template0", "embedded:template1")
@@ -168,6 +168,7 @@ class Reader:
             "sources": {name: self.offers(raw) for name, raw in _all_items(tree.get("sources"))},
             "targets": dict(_all_items(tree.get("targets"))),
             "keeps": {name for name, raw in _all_items(tree.get("targets")) if self.only_keeps(raw)},
+            "never_gone": {name for name, raw in _all_items(tree.get("sources")) if self.never_gone(raw)},
         }
         try:
             return File.model_validate(tree, context=context)
@@ -187,6 +188,13 @@ class Reader:
             return None
         port = source_port(raw["type"])
         return ("tabular", ()) if isinstance(port, TabularPort) else ("documents", port.streams(raw))
+
+    def never_gone(self, raw: Any) -> bool:
+        """Whether nothing of a source of this type ever counts as gone."""
+        if not isinstance(raw, dict) or raw.get("type") not in source_types():
+            return False
+        port = source_port(raw["type"])
+        return isinstance(port, DocumentPort) and not port.removes
 
     def only_keeps(self, raw: Any) -> bool:
         """Whether nothing is ever disabled in a target of this type."""

@@ -1,5 +1,5 @@
 """The systems that are read: a file or folder for each, found by its name. README.md says how to write one; `postgres`, `file`,
-`fineract`, `teamleader` and `workos` are those that there are.
+`fineract`, `klanten`, `teamleader` and `workos` are those that there are.
 
 Each has a `PORT`, which is all that the engine looks at: a `TabularPort` or a `DocumentPort`.
 """
@@ -49,6 +49,7 @@ class DocumentPort(Generic[S]):
     place: Callable[[Cursor], LogPlace | None] = lambda _cursor: None  # where a stored cursor stands in its log; None: nobody can tell
     exports: Sequence[ExportShape] = ()  # streams that `usersync export` writes in columns of their own
     users: UsersShape | None = None  # the stream of people who sign in, for `usersync users`
+    removes: bool = True  # False: what it does not list has not left, so a step's `on_missing` is `keep`, and can't be anything else
 
 
 Port: TypeAlias = TabularPort[Any] | DocumentPort[Any]

@@ -35,16 +35,18 @@ class LookedUp:
 
     `doubtful`: the answer was a 500. A Klanten that throws its exception as its page says answers so for every unknown id, and any
     Klanten does so that is out of order: ask for an id that it is known to have, to tell these apart.
+    `page`: the answer was a 404 without JSON, which is also what a server says of a path that it does not have.
     """
 
     customer: Customer | None
     doubtful: bool = False
+    page: bool = False
 
 
 def looked_up(reply: Reply) -> LookedUp:
     """What a reply to a look-up means. Raises Drift when it has no customer in the documented shape."""
     if reply.status == 404:
-        return LookedUp(None)
+        return LookedUp(None, page=not reply.body.lstrip().startswith(b"{"))
     if reply.status == 500:
         return LookedUp(None, doubtful=True)
     return LookedUp(reply.decode(Customer))

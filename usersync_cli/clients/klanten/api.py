@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 from urllib.parse import quote
 from uuid import UUID
 
-from usersync_cli.clients.http.client import Client, Forbidden, Request
+from usersync_cli.clients.http.client import Client, Forbidden, Reply, Request
 from usersync_cli.clients.klanten import answers
 from usersync_cli.clients.klanten.answers import Customer, LookedUp, Mapping
+from usersync_cli.clients.klanten.paths import misfit
 from usersync_cli.errors import ConfigError
 from usersync_cli.signals import Stop
+
+__all__ = ["Klanten", "Question", "misfit"]
 
 UNKNOWN = (404, 500)  # for an unknown id, or an unknown customer; their bodies may be pages in HTML
 KEY_HINT = "fix api_key in the config file: the key as Klanten showed it when it was made, without `Api-Key` before it"
 
-
-def misfit(id_: str) -> str:
-    """Why an id can't be part of Klanten's path, or would be another one there; empty for one that fits."""
-    if not id_:
-        return "it is empty"
-    if "/" in id_:
-        return "it has a / in it, and Klanten takes ids as a part of a path"
-    if id_ in {".", ".."}:
-        return "in a path it means another place"
-    if id_ != id_.strip():
-        return "it begins or ends with white space, which forms lose"
-    if not id_.isprintable():
-        return "it has a character in it that can't be printed"
-    return ""
+Question: TypeAlias = tuple[str, str] | UUID
+"""What may be asked: whose an id (app, id) is, or which ids a customer has."""
 
 
 class Klanten:
@@ -67,12 +61,24 @@ class Klanten:
 
     def mappings(self, customer: UUID) -> list[Mapping] | None:
         """All ids of a customer, of each app; None for an unknown customer, or where Klanten is out of order (`LookedUp.doubtful`)."""
-        form = {"customer": str(customer)}
-        # The documentation sends the body of a form with GET, which some servers and proxies drop.
-        request = Request("GET", "/v1/mappings/", params=form, form=form, bare=UNKNOWN)
         with self._key():
-            reply = self._client.send(request)
-        return None if reply.status in UNKNOWN else answers.mappings(reply)
+            return _listed(self._client.send(_mappings_of(customer)))
+
+    def each(self, asked: Iterable[Question], workers: int) -> Generator[tuple[Question, LookedUp | list[Mapping] | None], None, None]:
+        """Questions with what `look_up` or `mappings` gives, in their order, as many at a time as there are workers.
+
+        `asked` may end and go on again: it is asked for more as long as an answer is to come.
+        """
+        drawn: deque[Question] = deque()
+        with self._key():
+            for reply in self._client.each(map(partial(_request, drawn), asked), workers):
+                question = drawn.popleft()
+                yield question, _listed(reply) if isinstance(question, UUID) else answers.looked_up(reply)
+
+    def has(self, app: str, id_: str) -> bool:
+        """Whether Klanten has an id that it is known to have had. Waits while it is out of order; raises Unavailable in the end."""
+        with self._key():
+            return answers.looked_up(self._client.send(replace(_query(app, id_), bare=(404,)))).customer is not None
 
     def customer(self, domain: str) -> Customer:
         """The customer with exactly this domain; it is made where there is none. Sent once: raises Unknown when it may have been made."""
@@ -96,6 +102,21 @@ class Klanten:
             yield
         except Forbidden as error:
             raise ConfigError(f"{self.name} does not accept the key: it answered {error.http_status}", hint=KEY_HINT) from error
+
+
+def _request(drawn: deque[Question], question: Question) -> Request:
+    drawn.append(question)
+    return _mappings_of(question) if isinstance(question, UUID) else _query(*question)
+
+
+def _mappings_of(customer: UUID) -> Request:
+    form = {"customer": str(customer)}
+    # The documentation sends the body of a form with GET, which some servers and proxies drop.
+    return Request("GET", "/v1/mappings/", params=form, form=form, bare=UNKNOWN)
+
+
+def _listed(reply: Reply) -> list[Mapping] | None:
+    return None if reply.status in UNKNOWN else answers.mappings(reply)
 
 
 def _query(app: str, id_: str) -> Request:
