@@ -42,7 +42,7 @@ ROOMS: dict[str, Collection[str]] = {
     ),
     "report": (
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
-        *("clients/postgres", "ports"),
+        *("clients/postgres", "identity", "ports"),
     ),
     "config": ("sources", "targets", "auth", "identity"),
     "cli": (

@@ -19,10 +19,23 @@ def ids(connection: Callable[[], Connection], app: str) -> Iterator[Sequence[str
 
     A table that is gone, or that has no such column any more, has none.
     """
+
+    def part(after: str) -> list[str]:
+        with transaction(connection(), long=True, row_security="on"):
+            return _after(connection(), app, after)
+
+    return _paged(part)
+
+
+def ids_in(tx: Connection, app: str) -> Iterator[Sequence[str]]:
+    """The ids of an app as `ids` has them, all read in the transaction that is open."""
+    return _paged(lambda after: _after(tx, app, after))
+
+
+def _paged(part: Callable[[str], list[str]]) -> Iterator[Sequence[str]]:
     after, batch = "", [""]
     while batch:
-        with transaction(connection(), long=True, row_security="on"):
-            batch = _after(connection(), app, after)
+        batch = part(after)
         for at in range(0, len(batch), _PAGE):
             yield batch[at : at + _PAGE]
         after = batch[-1] if batch else after

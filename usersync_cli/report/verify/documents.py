@@ -8,6 +8,7 @@ from functools import partial
 
 from usersync_cli.clients.postgres.connections import Connection, codec
 from usersync_cli.clients.postgres.errors import translated
+from usersync_cli.identity import known_ids
 from usersync_cli.load.known import Known
 from usersync_cli.model import Step
 from usersync_cli.ports import FollowsLog, HasDetails, ReadsTogether, Session
@@ -92,6 +93,13 @@ def _listed_before(tx: Connection, one: Listing) -> int:
     return known.memory.previous or 0
 
 
+def _ids(step: Step, stream: str, tx: Connection) -> Iterator[Sequence[str]]:
+    """The ids that the target knows of the stream's app, if it has one."""
+    for identity in step.identity:
+        if identity.stream in {"", stream}:
+            yield from known_ids.ids_in(tx, identity.app)
+
+
 def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     step: Step, context: RunContext, options: VerifyOptions, session: Session, report: VerifyReport, number: int, tx: Connection
 ) -> Listing:
@@ -103,7 +111,9 @@ def _listing(  # noqa: PLR0913, PLR0917  all that it takes
     into.codec = codec(tx)
     table, rejects = table_of(tx, into.load.table, job), rejects_of(tx, job, step.name, stream)
     details = partial(session.details, stream) if isinstance(session, HasDetails) and stream in session.detailed else None
-    found = Listing(tx, into, extract.source, details, rejects, report, partial(moved, context, stream), number)
+    found = Listing(
+        tx, into, extract.source, details, rejects, report, partial(moved, context, stream), partial(_ids, step, stream, tx), number
+    )
     found.begin(
         lambda desired: shape_of(desired, into.load, table, tx, job, number),
         lambda shape, rejects: Comparison(shape, rejects, tx, context.tools.stop, report, limit=options.limit, values=options.values),

@@ -37,7 +37,7 @@ def read(source: str, session: Session, listings: Sequence[Listing]) -> None:
     """
     complete: set[str] = set()
     follows, wanted = isinstance(session, FollowsLog), {one.into.name for one in listings}
-    pages = session.pages([Stream(one.into.name) for one in listings], {})
+    pages = session.pages([Stream(one.into.name, ids=one.ids) for one in listings], {})
     with closing(pages):
         for page in pages:
             for one, records in _of_page(source, page, listings) if page.sweep or not follows else ():
@@ -74,6 +74,7 @@ class Listing:
     rejects: Mapping[str, bytes]  # key and hash
     report: VerifyReport
     moved: Callable[[int], None]  # told of bytes; may raise
+    ids: Callable[[], Iterable[Sequence[str]]] = tuple  # for a source that is asked id by id (`Stream.ids`)
     number: int = 0  # among those of one transaction
     records: int = 0  # staged
     left_alone: Sequence[str] = ()  # keys of records that the source has and does not give: their rows stay as they are
