@@ -29,6 +29,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A source of type postgres": source_port("postgres").settings,
     "A source of type file": source_port("file").settings,
     "A source of type fineract": source_port("fineract").settings,
+    "A source of type klanten": source_port("klanten").settings,
     "A source of type workos": source_port("workos").settings,
     "A source of type teamleader": source_port("teamleader").settings,
     "A target of type keycloak": target_port("keycloak").settings,
@@ -199,7 +200,7 @@ def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
         tmp_path / "config.yaml", {"USERSYNC_ENV": "production", "USERSYNC_DATABASE_URL": "postgresql://x@/x", **dict.fromkeys(names, "x")}
     )
 
-    for job in ("teamleader", "fineract", "workos", "to_klanten"):
+    for job in ("teamleader", "fineract", "workos", "klanten", "to_klanten"):
         config.check_environment(config.job(job))
     assert 8 == len(names)
 

@@ -53,14 +53,14 @@ class Identity(Model):
     stream: str = ""  # of a step that reads several streams, which one
     app: Annotated[str, AfterValidator(app_name)]
     id: ColumnName  # the column of the app's id
-    rules: list[IdentityRule]  # the first that decides counts
+    rules: list[IdentityRule]  # the first that decides counts; none: the ids are known, and another step says whose they are
     max_ids: int = Field(1000, ge=1)  # a domain with more ids of the app than this identifies nobody there
 
     @field_validator("rules")
     @classmethod
     def _are_told_apart(cls, value: list[IdentityRule]) -> list[IdentityRule]:
-        if not value:
-            raise FieldError("must hold at least one rule, such as {name: website, domain: website}")
+        if not value:  # the ids are known, and have no customer: in SQL, by a rule that never finds one
+            return [IdentityRule.model_construct(name="none", domain="NULL", uuid=None)]
         names = [rule.name for rule in value]
         for position, name in enumerate(names):
             if (first := names.index(name)) < position:
