@@ -202,7 +202,7 @@ def test_what_the_example_leaves_out_runs_too(tmp_path: Path) -> None:
 
     for job in ("teamleader", "fineract", "workos", "klanten", "to_klanten"):
         config.check_environment(config.job(job))
-    assert 8 == len(names)
+    assert 9 == len(names)
 
 
 def test_shipped_crontab_has_commands_that_exist() -> None:

@@ -16,9 +16,9 @@ def test_each_file_or_folder_is_a_type() -> None:
     """
     What is in sources/ and targets/ is found by its name, and has a PORT of its kind.
     """
-    assert ["file", "fineract", "postgres", "teamleader", "workos"] == source_types()
+    assert ["file", "fineract", "klanten", "postgres", "teamleader", "workos"] == source_types()
     assert ["keycloak", "klanten"] == target_types()
-    documents = dict.fromkeys(("file", "fineract", "teamleader", "workos"), DocumentPort)
+    documents = dict.fromkeys(("file", "fineract", "klanten", "teamleader", "workos"), DocumentPort)
     assert {"postgres": TabularPort, **documents} == {name: type(source_port(name)) for name in source_types()}
     assert isinstance(target_port("keycloak"), TargetPort)
 

@@ -218,7 +218,7 @@ class Step(Model):
 
     @model_validator(mode="after")
     def _keeps_what_its_source_can_not_list(self, info: ValidationInfo) -> Step:
-        never_gone = info.context["never_gone"] if info.context is not None else ()
+        never_gone = info.context.get("never_gone", ()) if info.context is not None else ()
         if self.load.on_missing != "keep" and any(extract.source in never_gone for extract in self.extract.values()):
             raise FieldError('can only be "keep": its source has no list, so nothing is ever known to have left', ("load", "on_missing"))
         return self
