@@ -35,6 +35,8 @@ COMMANDS = {
     "export": ("export", "Write Teamleader's contacts, or any table of the target, as CSV or JSON Lines."),
     "keycloak": ("keycloak", "Look after single accounts: make, show, enable, disable, passwords."),
     "users": ("users", "List and show people of WorkOS from the copy; create one in both."),
+    "apps": ("apps", "Add, list and remove apps whose ids are mapped; let a database role read one."),
+    "customers": ("customers", "Make, list, show, rename and merge customers."),
     "mappings": ("mappings", "Say which id of which app is which customer; list, import and export that."),
     "whois": ("whois", "Say who a uuid, a domain, an id of an app or an e-mail address is, and why."),
     "crontab": ("crontab", "Print crontab lines made from each job's schedule."),
