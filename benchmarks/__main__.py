@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import documents, keycloak, parts, report, teamleader, workos
+from benchmarks import documents, keycloak, parts, report, teamleader, whois, workos
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -34,9 +34,19 @@ PARTS = (
     "keycloak",
     "keycloak-memory",
     "workos",
+    "whois",
 )
 OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
-ALONE = {"small", "teamleader", "teamleader-memory", "keycloak", "keycloak-memory", "workos", *OF_DOCUMENTS}  # bring their own records
+ALONE = {
+    "small",
+    "teamleader",
+    "teamleader-memory",
+    "keycloak",
+    "keycloak-memory",
+    "workos",
+    "whois",
+    *OF_DOCUMENTS,
+}  # bring their own records
 
 
 def main() -> None:
@@ -116,6 +126,7 @@ def _parts(server: Server, arguments: argparse.Namespace, chosen: tuple[str, ...
         "keycloak": lambda: keycloak.keycloak(server, arguments.people, rounds),
         "keycloak-memory": lambda: keycloak.memory(server, arguments.people),
         "workos": lambda: workos.workos(server, rounds),
+        "whois": lambda: whois.part(server),
         "small": lambda: parts.small(server),
     }
 

@@ -49,6 +49,7 @@ def example(tmp_path: Path) -> Config:
 @pytest.fixture
 def copied(example: Config, database: Database) -> Callable[[str, Source], dict[str, dict[str, str]]]:
     """Runs a job of the example with this source; what is on the map then, by app: domain by id."""
+
     def copy(name: str, source: Source) -> dict[str, dict[str, str]]:
         job = example.job(name)
         context = RunContext(database, {name: source}, Tools(name, Stop(), Database, Granted()), lambda _, __: None, steps=job.steps)

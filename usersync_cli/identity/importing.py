@@ -211,6 +211,7 @@ def load(tx: Connection, lines: Lines, decision: mappings.Decision, *, move: boo
     found.assigned = mappings.write_looked(tx, decision)
     step = lines.file.name if str(lines.file) != "-" else "stdin"
     tx.execute(_SQL["forget"], {"job": JOB, "step": step})
+    rejects.prune(tx, JOB)
     if found.bad:
         found.dropped = rejects.store_rows(tx, JOB, step, "", 0, sql.SQL(_SQL["rejects"]), {}).dropped
     return found
