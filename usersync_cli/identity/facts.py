@@ -82,13 +82,17 @@ class Facts:
 
     def _parse(self, tx: Connection, rule: IdentityRule, text: str, rows: sql.Composable) -> None:
         """Whether a rule's SQL is one expression. Its text is alone in the first statement, so it can close no bracket of ours."""
+        alone = sql.SQL("SELECT {}\n").format(sql.SQL(text))
         try:
+            with tx.transaction(force_rollback=True), as_user(tx), suppress(psycopg.errors.UndefinedColumn):  # it has no row yet
+                queries.parse(tx, alone.as_string(tx))
             with tx.transaction(force_rollback=True), as_user(tx):
-                alone = sql.SQL("SELECT {}\n").format(sql.SQL(text)).as_string(tx)
-                with suppress(psycopg.errors.UndefinedColumn):  # it has no row yet
-                    queries.parse(tx, alone)
+                columns = queries.parse(tx, sql.SQL("{} FROM ({}) AS r").format(alone, rows).as_string(tx))
         except psycopg.Error as error:
             raise self._wrong(error, rule) from error
+        if len(columns) != 1:
+            what = f"rule {rule.name} of app {self.identity.app} gives {len(columns)} columns"
+            raise ConfigError(f"identity: {what}", hint="write one expression, such as COALESCE(website, email)")
 
     def _wrong(self, error: psycopg.Error, rule: IdentityRule | None = None) -> ConfigError:
         which = f"rule {rule.name} of " if rule else ""

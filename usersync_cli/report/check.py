@@ -22,9 +22,10 @@ from usersync_cli.load.table import SETTINGS
 from usersync_cli.load.table.fit import misplaced, sequences
 from usersync_cli.model import Documents, Job, Step, Stream
 from usersync_cli.ports import CanLook, RunsSql, Session
+from usersync_cli.report import identities
 from usersync_cli.run.checkpoint import Preview
 from usersync_cli.run.context import Options, RunContext, StepResult, is_outbound, reads_streams, refuse_other_account
-from usersync_cli.run.documents.stream import StreamLoad, fit, is_numbered
+from usersync_cli.run.documents.stream import StreamLoad, bound, fit, is_numbered
 from usersync_cli.run.outbound.reader import try_transform
 from usersync_cli.run.tables.reader import SourceReader
 from usersync_cli.run.tables.step import TableStep
@@ -53,6 +54,7 @@ def check(job: Job, context: RunContext) -> Iterator[Finding]:
         return
     try:
         yield from _target(tx, context)
+        yield from (Finding(told) for told in identities.lists(job.steps, context))
         for step in job.steps:
             yield from _rivals(step, tx, context)
             look = _outbound if is_outbound(step) else _streams if reads_streams(step) else _tables
@@ -139,6 +141,9 @@ def _tables(step: Step, tx: Connection, context: RunContext) -> Iterator[Finding
                 told = f"step {step.name}: {loading.describe()}"
                 advice = [misplaced(tx, step.load), sequences(tx, step.load.table, loading.columns), loading.advice]
                 yield Finding(told, advice="\n".join(filter(None, advice)))
+                if identities.of(step, ""):
+                    for one, advised in identities.look(step, "", tx, loading.merge(tx), context):
+                        yield Finding(f"step {step.name}: {one}", advice=advised)
         except UsersyncError as error:
             yield Finding(f"step {step.name}: target table {step.load.table}", error)
         finally:
@@ -162,6 +167,8 @@ def _streams(step: Step, tx: Connection, context: RunContext) -> Iterator[Findin
             try:
                 fits, advice = _fitting(step, name, session, tx, context)
                 yield Finding(f"{what}: {_look(extract.source, session, name)}; {fits}", advice=advice)
+                for told, advised in _identities(step, name, session, tx, context):
+                    yield Finding(f"{what}: {told}", advice=advised)
             except UsersyncError as error:
                 yield Finding(what, error)
 
@@ -215,9 +222,7 @@ def _look(source: str, session: Session, stream: str) -> str:
 
 def _fitting(step: Step, stream: str, session: Session, tx: Connection, context: RunContext) -> tuple[str, str]:
     """How the stream's transform fits its table, and advice. Raises Drift where it does not."""
-    ((_, extract),) = step.extract.items()
-    scope = {"job": context.tools.job, "step": step.name, "run_id": 0, "account": session.account}
-    into = StreamLoad(step, context.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
+    into = _load_of(step, stream, session, context)
     try:
         with translated(context.target, f"loading {into.load.table}"):
             begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
@@ -228,6 +233,26 @@ def _fitting(step: Step, stream: str, session: Session, tx: Connection, context:
         rollback(tx)
     told = f"{len(merge.fields)} columns fit into {name}" if table else f"{name} will be created with {len(merge.fields)} columns"
     return told + into.target.told, "\n".join(filter(None, [advice, into.target.view.advice if into.target.view else ""]))
+
+
+def _load_of(step: Step, stream: str, session: Session, context: RunContext) -> StreamLoad:
+    ((_, extract),) = step.extract.items()
+    scope = {"job": context.tools.job, "step": step.name, "run_id": 0, "account": session.account}
+    return StreamLoad(step, context.sources[extract.source], stream, scope, numbered=is_numbered(session, stream))
+
+
+def _identities(step: Step, stream: str, session: Session, tx: Connection, context: RunContext) -> Iterator[tuple[str, str]]:
+    """Whose the stream's rows are. Raises ConfigError where a rule will not work."""
+    if not identities.of(step, stream):
+        return
+    into = _load_of(step, stream, session, context)
+    try:
+        with translated(context.target, f"trying the rules of {into.load.table}"):
+            begin(tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
+            with bound(tx, into) as desired:
+                yield from list(identities.look(step, stream, tx, into.target.fit(desired, tx)[0], context))
+    finally:
+        rollback(tx)
 
 
 def _release(version: int) -> str:

@@ -67,6 +67,10 @@ class TablePlan:
 class Watcher(Protocol):
     """Looks at the rows that are written and removed, in the same transaction, before they are."""
 
+    def check(self, tx: Connection, merge: Merge) -> None:
+        """Rows will come like this. Raises ConfigError where it can't look at them; changes nothing."""
+        ...
+
     def wrote(self, tx: Connection, merge: Merge, table: Table | None) -> None:
         """The rows of CHANGES are new, or change."""
         ...
@@ -105,6 +109,8 @@ class TableLoad:
         Raises Drift with every column that does not fit, and the statement that would help; writes nothing.
         """
         self._fit = self._look(desired, tx)
+        for one in self.watchers:
+            one.check(tx, self._fit.merge)
         return self._fit.merge, self._fit.table
 
     def fitted(self, desired: Desired, tx: Connection) -> tuple[Merge, Table | None]:

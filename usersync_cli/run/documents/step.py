@@ -127,13 +127,14 @@ class Reading:
         stream = StreamLoad(self._step, self._context.sources[self._extract.source], name, scope, numbered=numbered)
         stream.known.recall(self._tx)
         stream.codec = codec(self._tx)
-        if stream.removes:
-            self._look_at_table(stream)
         self._identities.watch(self._tx, stream.target, lambda tx: (stream.fitted or fit(tx, stream))[0], name)
+        if stream.removes or stream.target.watchers:
+            self._look_at_table(stream)
         return stream
 
     def _look_at_table(self, stream: StreamLoad) -> None:
-        """Look at the table before anything is read: what only deletes need of it would be missed no sooner than with the last page."""
+        """Look at the table before anything is read: what only deletes need of it would be missed no sooner than with the last page, and
+        what a rule of its identity needs after the first."""
         begin(self._tx, **SETTINGS)  # type: ignore[arg-type]  # mypy takes any key for `long`
         try:
             with translated(self._context.target, f"loading {stream.load.table}"):
