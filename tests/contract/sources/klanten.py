@@ -43,7 +43,7 @@ def live(request: pytest.FixtureRequest) -> LiveSource:
         name: Stream(name, ids=partial(list, [sorted([*known, *([odd[name]] if name in odd else [])])])) for name, known in ids.items()
     }
     return LiveSource(
-        left_out={"ids unknown to Klanten": 1},
+        left_out={"unknown at the source": 1},
         kept_out={name: [id_] for name, id_ in odd.items()},
         settings=_settings(server.url),
         streams=[asked["companies"], asked["shops"]],

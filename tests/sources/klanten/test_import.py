@@ -16,9 +16,11 @@ from tests.simple_job import execute
 from usersync_cli.cli.bootstrap import run_context
 from usersync_cli.config import loader
 from usersync_cli.errors import PartialError, Unavailable
-from usersync_cli.model import Database
+from usersync_cli.model import Database, Job
 from usersync_cli.patience import Patience
-from usersync_cli.run.context import Options
+from usersync_cli.report.verify.report import VerifyOptions
+from usersync_cli.report.verify.steps import verify
+from usersync_cli.run.context import Options, RunContext
 from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 from usersync_cli.sources.klanten import walk
@@ -43,6 +45,14 @@ class Importing:
             execute(self.target.url, f"INSERT INTO theirs VALUES ('{id_}', NULLIF('{website or ''}', ''))")
 
     def run(self, job: str, **options: Any) -> RunResult:
+        found, context = self._made(job)
+        return run(found, context, Options(**options))
+
+    def verify(self) -> list[tuple[int, int, int, int]]:
+        """Of each stream: records read, rows missing, extra and different."""
+        return [(one.read, one.missing, one.extra, one.different) for one in verify(*self._made("import"), VerifyOptions())]
+
+    def _made(self, job: str) -> tuple[Job, RunContext]:
         companies = {
             "name": "companies",
             "extract": {"source": "crm", "table": "theirs"},
@@ -67,7 +77,7 @@ class Importing:
         config, stop = loader.load(file), Stop()
         stop.patience = Patience(0.2)
         found = config.job(job)
-        return run(found, run_context(config, found, stop), Options(**options))
+        return found, run_context(config, found, stop)
 
     def ok(self, job: str, **options: Any) -> str:
         result = self.run(job, **options)
@@ -98,13 +108,15 @@ def test_uuids_are_kept(importing: Importing) -> None:
     result = importing.run("import")
 
     assert result.steps[0].error is None
-    assert {"ids unknown to Klanten": 1, "ids that do not fit its paths": 1} == result.steps[0].left_out
+    assert {"unknown at the source": 1, "unfit to be asked for": 1} == result.steps[0].left_out
     expected = [("crm", "1", uuid, "example.com"), ("crm", "2", uuid, "example.com"), ("crm", "4", other, "example.org")]
     assert [*expected, ("shop", "x", uuid, "example.com")] == importing.ask(MAP)
 
     before = importing.ask("SELECT xmin, ctid, * FROM usersync.mappings"), importing.ask("SELECT xmin, * FROM klanten_companies")
     assert "0 0 4 0" == importing.ok("import")
     assert before == (importing.ask("SELECT xmin, ctid, * FROM usersync.mappings"), importing.ask("SELECT xmin, * FROM klanten_companies"))
+
+    assert [(3, 0, 0, 0), (1, 0, 0, 0)] == importing.verify()
 
     importing.rules = [WEBSITE]
     importing.run("crm")

@@ -119,7 +119,7 @@ def test_each_reading_of_the_documentation(klanten: Klanten) -> None:
     assert read.error is None
     assert FOUND == read.domains
     assert {str(klanten.customers["example.com"])} == {read.found["companies"][one][0] for one in ("1", "4")}
-    assert {"ids unknown to Klanten": 2} == read.left_out
+    assert {"unknown at the source": 2} == read.left_out
     assert {"companies": {"2"}, "shops": {"c"}} == read.kept_out
     assert [False] * (len(read.pages) - 1) + [True] == [page.complete for page in read.pages]
     assert 1 == len({page.sweep for page in read.pages})
@@ -190,7 +190,7 @@ def test_an_id_that_does_not_fit_is_not_mangled(plain: Klanten) -> None:
     read = Reading(plain, {"companies": [*odd, "z"]})
 
     assert {"n/2": "example.net", "z": "example.net"} == read.domains["companies"]
-    assert {"ids that do not fit its paths": 3} == read.left_out
+    assert {"unfit to be asked for": 3} == read.left_out
     assert ["crm/z"] == queries(plain)
 
 
@@ -236,7 +236,7 @@ def test_without_a_known_id_an_outage_can_not_be_told() -> None:
         assert isinstance(error, Unavailable)
         assert "known" in error.hint
         read = Reading(server, {"companies": ["1", "2", "3"]}, known={"crm": "known"})
-        assert (None, {"ids unknown to Klanten": 3}) == (read.error, read.left_out)
+        assert (None, {"unknown at the source": 3}) == (read.error, read.left_out)
         server.trouble = of_path("/v1/", out_of_order())
         assert isinstance(failed(server, {"companies": ["1"]}, known={"crm": "known"}), Unavailable)
 
@@ -249,7 +249,7 @@ def test_what_was_found_once_tells_an_outage_later() -> None:
         assert isinstance(server, Klanten)
         first = Reading(filled(server), {"companies": ["1"]})
         since = {"companies": first.pages[-1].cursor}
-        assert {"ids unknown to Klanten": 2} == Reading(server, {"companies": ["7", "8"]}, since).left_out
+        assert {"unknown at the source": 2} == Reading(server, {"companies": ["7", "8"]}, since).left_out
         server.trouble = of_path("/v1/", out_of_order())
         assert isinstance(Reading(server, {"companies": ["7", "8"]}, since).error, Unavailable)
 
@@ -367,7 +367,7 @@ def test_a_klanten_that_has_none_is_asked_and_counted(plain: Klanten) -> None:
     plain.mappings.clear()
     read = Reading(plain, IDS)
 
-    assert (None, {"ids unknown to Klanten": 7}) == (read.error, read.left_out)
+    assert (None, {"unknown at the source": 7}) == (read.error, read.left_out)
     assert read.pages[-1].complete
 
 

@@ -41,7 +41,7 @@ class Asking:
     @property
     def known(self) -> Sequence[tuple[str, str]]:
         """A few ids that Klanten has, the newest last."""
-        return [*self._had, *self._found][-KEPT:]
+        return list(dict.fromkeys([*self._had, *self._found]))[-KEPT:]
 
     def ask(self, app: str, ids: Iterable[str]) -> None:
         """Ask for ids of an app: what is found is in `held`. Raises Unavailable, Drift, ConfigError.
@@ -146,7 +146,11 @@ class Asking:
     def _give_up(self) -> None:
         """Wait for Klanten, if it has had an id. Raises Unavailable where it does not answer, or where nobody could tell."""
         if self._had:
-            self._klanten.has(*self._had[-1])
+            try:
+                self._klanten.has(*self._had[-1])
+            except Unavailable as error:
+                lost = "if it stays so, has Klanten lost what it had? `usersync run --full` forgets that, and so does another `known`"
+                raise error.retold(f"{error.message}, also to an id that it had", hint=f"{error.hint}; {lost}") from error
             self._settle()
         if self.in_doubt:
             raise self._out_of_order(len(self.in_doubt))
@@ -155,7 +159,8 @@ class Asking:
         ids = "the id" if number == 1 else f"all of {number:,} ids"
         return Unavailable(
             f"{self._klanten.name} answered 500 to {ids}: it is out of order, or has none of them, and no id that it has is known",
-            hint="nothing was lost; the next run tries again. If it stays so, name an id that it has as `known` in the source's settings",
+            hint="nothing was lost; the next run tries again. If it stays so: are the names of its apps right? Then name an id that it"
+            " has as `known` in the source's settings",
         )
 
 

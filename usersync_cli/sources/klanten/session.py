@@ -58,8 +58,8 @@ class Session(ReadsTogether, CanLook, LeavesOut, KeepsOut, DocumentSession):
         if not self._walk:
             return {}
         found = {
-            "ids unknown to Klanten": sum(map(len, self._walk.unknown.values())),
-            "ids that do not fit its paths": sum(map(len, self._walk.misfits.values())),
+            "unknown at the source": sum(map(len, self._walk.unknown.values())),
+            "unfit to be asked for": sum(map(len, self._walk.misfits.values())),
         }
         return {what: number for what, number in found.items() if number}
 
