@@ -351,7 +351,7 @@ def test_columns(sending: Sending) -> None:
 
 def test_verify_asks_for_what_is_remembered(sending: Sending) -> None:
     """
-    A mapping that somebody removed at Klanten is missing for verify, and made again by a full run.
+    A mapping that somebody removed at Klanten is missing for verify, and made again by a full run; one that was moved is a conflict then.
     """
     sending.map({"1": "example.com", "2": "example.com"})
     sending.ok()
@@ -363,6 +363,8 @@ def test_verify_asks_for_what_is_remembered(sending: Sending) -> None:
     assert (1, ["crm:2"]) == (report.missing, [one.key for one in report.found])
     assert "0 0 2 0" == sending.ok()
     assert "1 0 1 0" == sending.ok(full=True)
+    sending.klanten.add("example.net", ("crm", "2"))
+    assert [3, 3] == [status_of(sending.failed(**options)) for options in ({"full": True}, {})]
 
 
 def test_check_writes_nothing(sending: Sending) -> None:

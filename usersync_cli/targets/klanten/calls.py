@@ -47,7 +47,7 @@ class MappingCalls:
         self._unanswered = 0
         self._problem: UsersyncError | None = None
         self._taken: set[str] = set()  # apps
-        self._refused: dict[str, list[tuple[Intent, SetAside]]] = {}  # by app of which no id was taken yet
+        self._refused: dict[str, list[tuple[Intent, SetAside]]] = {}  # by app, as long as none of its ids was taken
 
     def complain(self) -> None:
         """Set aside what was refused, report apps that Klanten seems not to know. Raises Unavailable where ids were not answered for."""
@@ -142,7 +142,7 @@ class MappingCalls:
 
     def _hopeless(self, app: str) -> bool:
         """Whether Klanten has refused the first ids of an app, and taken none: then no id of it is to blame."""
-        return app not in self._taken and len(self._refused.get(app, ())) >= IN_A_ROW
+        return len(self._refused.get(app, ())) >= IN_A_ROW
 
     def _file(self, app: str) -> None:
         """Set aside the ids of an app that were refused before another one was taken."""
