@@ -41,6 +41,7 @@ class Sending:
     settings: dict[str, Any] = field(default_factory=dict)  # of the target klanten
     load: dict[str, Any] = field(default_factory=dict)
     query: str = QUERY
+    patience: float = 5.0  # seconds that a run waits for a Klanten that does not answer
 
     def config(self) -> Path:
         """The config file."""
@@ -75,7 +76,7 @@ class Sending:
     def run(self, **options: Any) -> RunResult:
         config = loader.load(self.config())
         job, stop = config.job("send"), Stop()
-        stop.patience = Patience(0.2)
+        stop.patience = Patience(self.patience)
         return run(job, run_context(config, job, stop), Options(**options))
 
     def ok(self, **options: Any) -> str:

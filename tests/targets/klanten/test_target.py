@@ -153,6 +153,7 @@ def test_what_is_no_answer(sending: Sending) -> None:
         (fault("hang"), 4, "did not answer in time"),
     ):
         sending.klanten.trouble = of_path("/v1/query", answer)
+        sending.patience = {"not JSON": 1.0, "did not answer in time": 0.2}.get(word, 5.0)
         error = sending.failed()
         assert (status, True) == (status_of(error), word in error.message), error.message
 

@@ -57,31 +57,33 @@ class Wanted:
     domain: str | None
 
 
-def stage(tx: Connection, transform: sql.Composable, apps: Mapping[str, str], order_by: str | None) -> tuple[int, int, int]:
-    """Stage the rows of the transform; returns how many there are, how many different ids, and how many of other apps."""
+def stage(
+    tx: Connection, transform: sql.Composable, apps: Mapping[str, str], order_by: str | None, *, afresh: bool
+) -> tuple[int, int, int]:
+    """Stage the rows of the transform; returns how many there are, how many different ids, and how many of other apps.
+
+    Ids that we remember (`usersync_accounts`) to be there as they are wanted are not asked for, unless `afresh`.
+    """
     order = sql.SQL("ORDER BY {}").format(sql.SQL(order_by)) if order_by else sql.SQL("ORDER BY q.domain")
     with as_user(tx):
-        tx.execute(sql.SQL(_ROWS).format(transform=transform, order=order))
+        tx.execute(sql.SQL(_ROWS).format(transform=transform, order=order, key=sql.SQL(_KEY)))
     tx.execute(_statement("stages"))
     tx.execute(_SQL["apps"], {"ours": texts(apps), "theirs": texts(apps.values())})
-    tx.execute(_SQL["ids"])
+    for name in ("ids", "index_ids", "without_a_key"):
+        tx.execute(_SQL[name], {"afresh": afresh} if name == "ids" else None)
     ((read, distinct),) = tx.execute(_SQL["read"]).fetchall()
     ((left_out,),) = tx.execute(_SQL["left_out"]).fetchall()
     return read, distinct, left_out
 
 
+_KEY = 'q.app::pg_catalog.text COLLATE pg_catalog."C", q.id::pg_catalog.text COLLATE pg_catalog."C"'
 _ROWS = """
 CREATE TEMP TABLE usersync_rows ON COMMIT DROP AS
 SELECT q.app::pg_catalog.text AS app, q.id::pg_catalog.text AS id, q.domain::pg_catalog.text AS domain,
        CASE WHEN q.app IS NULL OR q.id IS NULL THEN 1
-            ELSE pg_catalog.row_number() OVER (PARTITION BY q.app::pg_catalog.text, q.id::pg_catalog.text {order}) END AS nth
+            ELSE pg_catalog.row_number() OVER (PARTITION BY {key} {order}) END AS nth
   FROM ({transform}) AS q
 """
-
-
-def recall(tx: Connection) -> None:
-    """Ids that we remember to be there as they are wanted are not asked for."""
-    tx.execute(_SQL["recall"])
 
 
 def recall_refused(tx: Connection, scope: StepScope) -> None:

@@ -13,12 +13,18 @@ CREATE TEMP TABLE usersync_apps ON COMMIT DROP AS SELECT ours, theirs FROM unnes
 -- state: known (we remember that it is there), refused (Klanten has refused it as it is), asked; NULL: to be asked.
 CREATE TEMP TABLE usersync_ids ON COMMIT DROP AS
 SELECT row_number() OVER (ORDER BY r.app COLLATE "C", r.id COLLATE "C") AS number, r.app || ':' || r.id AS key, r.app, r.id, a.theirs,
-       NULLIF(btrim(r.domain), '') AS domain, a.theirs || ':' || btrim(r.domain) AS record, NULL::text AS state
+       NULLIF(btrim(r.domain), '') AS domain, a.theirs || ':' || btrim(r.domain) AS record, CASE WHEN k.key IS NOT NULL THEN 'known' END AS state
   FROM pg_temp.usersync_rows AS r JOIN pg_temp.usersync_apps AS a ON a.ours = r.app
- WHERE r.nth = 1 AND r.id IS NOT NULL;
-CREATE UNIQUE INDEX ON pg_temp.usersync_ids (number);
+  LEFT JOIN pg_temp.usersync_accounts AS k
+    ON k.key = r.app || ':' || r.id AND k.record = a.theirs || ':' || btrim(r.domain) AND NOT %(afresh)s
+ WHERE r.nth = 1 AND r.id IS NOT NULL
+
+-- name: index_ids
+CREATE INDEX ON pg_temp.usersync_ids (number) WHERE state IS NULL;
 CREATE UNIQUE INDEX ON pg_temp.usersync_ids (key);
-ANALYZE pg_temp.usersync_ids;
+ANALYZE pg_temp.usersync_ids
+
+-- name: without_a_key
 INSERT INTO pg_temp.usersync_conflicts
 SELECT NULL, 'no_key', CASE WHEN r.app IS NULL THEN 'it has no app' ELSE 'it has no id' END,
        convert_to(jsonb_build_object('app', r.app, 'id', r.id, 'domain', r.domain)::text, 'UTF8')
@@ -31,9 +37,6 @@ SELECT count(*) FROM pg_temp.usersync_rows AS r WHERE r.app IS NOT NULL AND r.ap
 -- name: read
 SELECT count(*), count(*) FILTER (WHERE r.nth = 1) FROM pg_temp.usersync_rows AS r
  WHERE r.app IS NULL OR r.app IN (SELECT a.ours FROM pg_temp.usersync_apps AS a)
-
--- name: recall
-UPDATE pg_temp.usersync_ids AS i SET state = 'known' FROM pg_temp.usersync_accounts AS a WHERE a.key = i.key AND a.record = i.record
 
 -- name: recall_refused
 WITH refused AS (

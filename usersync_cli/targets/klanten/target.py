@@ -50,11 +50,10 @@ class Target(LeavesOut, OutboundTarget[MappingPlan]):
         """Look up what is not remembered, compare, write the calls to the outbox. Raises Drift for columns that no mapping has."""
         self._refuse_columns(desired, tx)
         context, scope = self._context, replace(self._context.scope, target=place(self._settings))
-        read, distinct, self._left_out = plan.stage(tx, desired.transform, self._settings.apps, context.order_by)
         there = ledger.current(tx) == ledger.VERSION  # a preview may come before the first run
         outbox.recall(tx, scope, context.living, there=there)
-        if not context.afresh:
-            plan.recall(tx)
+        staged = plan.stage(tx, desired.transform, self._settings.apps, context.order_by, afresh=context.afresh)
+        read, distinct, self._left_out = staged
         if there and not context.again:
             plan.recall_refused(tx, scope)
         LookUps(self._klanten, self._settings.workers, tx, context).ask()
