@@ -51,7 +51,7 @@ def test_which_rules_and_which_lists(database: Database) -> None:
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"rules": rule("web")}, ['column "web" does not exist', "columns that the step loads"]),
     ({"rules": rule("website) || (website")}, ["rule website of app crm", "syntax error"]),
-    ({"rules": rule("website, id")}, ["rule website of app crm gives 2 columns"]),
+    ({"rules": rule("website, id")}, ["rule website of app crm: it gives several values"]),
     ({"rules": rule("(SELECT 1/0 FROM nothing)")}, ['"nothing" does not exist']),
     ({"rules": rule("website", uuid="nobody")}, ['column "nobody" does not exist']),
     ({"id": "tl_uuid", "rules": rule("website")}, ["the step loads no column tl_uuid", "id, website"]),

@@ -7,7 +7,6 @@ parsed by PostgreSQL alone before it stands in a statement of ours, and runs alo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import psycopg
 from psycopg import sql
@@ -26,6 +25,11 @@ _ADDRESS = sql.Literal(r'([^\s,;:<>"()]+@[^\s,;:<>"()?/]+)')  # the first e-mail
 _ODD = sql.Literal(' \t\r\n,;:<>"()?/')  # a text without these is one address, and needs no expression, which takes most of the time
 _HOST = sql.Literal(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:/{1,3}|//)?(?:[^/?#@\s]*@)?(\[[^]]*\]|[^/?#:@\s]+)")  # RFC 3986, section 3.2
 _UUID = sql.Literal("^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$")
+
+_SEVERAL = "it gives several values, of which none is first"
+_JSON = "it gives json, not text; write ->> for the last ->, or put #>> '{}' behind it"
+_ARRAY = "it gives an array, not text"
+_NO_TEXT = {114: _JSON, 3802: _JSON, 2249: _SEVERAL, 1009: _ARRAY, 1015: _ARRAY}  # by the type's oid, which PostgreSQL never changes
 
 
 class Facts:
@@ -68,37 +72,38 @@ class Facts:
             try:
                 tx.execute(statement, (list(roles),) * len(self.identity.rules))
             except psycopg.ProgrammingError as error:
-                raise self._wrong(error) from error
+                raise self._wrong(queries.wrong(error)) from error
 
     def check(self, tx: Connection, rows: sql.Composable) -> None:
-        """Try the rules on these rows, which may be none. Raises ConfigError where the SQL of one is wrong; changes nothing."""
+        """Try the rules on these rows, without reading one. Raises ConfigError where the SQL of one is wrong; changes nothing."""
         for rule in self.identity.rules:
             for text in (rule.domain, rule.uuid):
                 if text:
-                    self._parse(tx, rule, text, rows)
-        with tx.transaction(force_rollback=True):
-            self.open(tx)
-            self.collect(tx, sql.SQL("SELECT * FROM ({}) AS r LIMIT 0").format(rows), [])
+                    self._try(tx, rule, text, rows)
 
-    def _parse(self, tx: Connection, rule: IdentityRule, text: str, rows: sql.Composable) -> None:
-        """Whether a rule's SQL is one expression. Its text is alone in the first statement, so it can close no bracket of ours."""
-        alone = sql.SQL("SELECT {}\n").format(sql.SQL(text))
+    def _try(self, tx: Connection, rule: IdentityRule, text: str, rows: sql.Composable) -> None:
+        """Whether a rule's SQL is one expression that gives one text for each row.
+
+        The text is alone in the first statement, so it can close no bracket of ours. In WHERE, PostgreSQL takes no function that
+        looks at several rows or gives several: which rows come together would decide then.
+        """
         try:
-            with tx.transaction(force_rollback=True), as_user(tx), suppress(psycopg.errors.UndefinedColumn):  # it has no row yet
-                queries.parse(tx, alone.as_string(tx))
             with tx.transaction(force_rollback=True), as_user(tx):
-                columns = queries.parse(tx, sql.SQL("{} FROM ({}) AS r").format(alone, rows).as_string(tx))
-        except psycopg.Error as error:
-            raise self._wrong(error, rule) from error
-        if len(columns) != 1:
-            what = f"rule {rule.name} of app {self.identity.app} gives {len(columns)} columns"
-            raise ConfigError(f"identity: {what}", hint="write one expression, such as COALESCE(website, email)")
+                _parse(tx, text)
+                own = sql.SQL("(\n{}\n)").format(sql.SQL(text))
+                query = sql.SQL("SELECT {0} FROM ({1}) AS r WHERE ({0})::pg_catalog.text IS NULL LIMIT 0").format(own, rows)
+                columns = tx.execute(query).description or ()
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.DataError) as error:
+            raise self._wrong(queries.wrong(error).removesuffix(" in WHERE"), rule) from error
+        wrong = _NO_TEXT.get(columns[0].type_code) if len(columns) == 1 else _SEVERAL
+        if wrong:
+            raise self._wrong(wrong, rule)
 
-    def _wrong(self, error: psycopg.Error, rule: IdentityRule | None = None) -> ConfigError:
+    def _wrong(self, what: str, rule: IdentityRule | None = None) -> ConfigError:
         which = f"rule {rule.name} of " if rule else ""
         return ConfigError(
-            f"identity: {which}app {self.identity.app}: {queries.wrong(error)}",
-            hint="a rule is one SQL expression over the columns that the step loads; `id` is one of those columns",
+            f"identity: {which}app {self.identity.app}: {what}",
+            hint="a rule is one SQL expression that gives one text for each row, over the columns that the step loads",
         )
 
     def _column(self, rank: int) -> sql.Composed:
@@ -149,6 +154,17 @@ class Facts:
                 ) AS x OFFSET 0
             ) AS y OFFSET 0)
         """).format(hosts=listed(hosts), mails=listed(mails), texts=listed(texts), id=identifier(self.identity.id), rows=rows)
+
+
+def _parse(tx: Connection, text: str) -> None:
+    """Raises SyntaxError where a text is not what stands behind SELECT. Its names may be those of a row, which it has not here."""
+    try:
+        with tx.transaction():
+            queries.parse(tx, f"SELECT\n{text}\n")
+    except psycopg.errors.SyntaxError:
+        raise
+    except psycopg.ProgrammingError:
+        pass
 
 
 def _theirs(text: str) -> sql.Composed:
