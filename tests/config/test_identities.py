@@ -85,6 +85,15 @@ def test_rules_over_columns(load: Any, sql: str) -> None:
     assert sql == load(identity={**ONE, "rules": [{"name": "website", "domain": sql}]}).jobs["people"].steps[0].identity[0].rules[0].domain
 
 
+def test_no_rule(load: Any) -> None:
+    """
+    Ids may be known without a rule: they have no customer until another step, or a person, says whose they are.
+    """
+    (one,) = load(identity={**ONE, "rules": []}).jobs["people"].steps[0].identity
+
+    assert ["NULL"] == [rule.domain for rule in one.rules]
+
+
 def test_what_the_file_adds_to_the_lists(load: Any) -> None:
     """
     Domains are in normal form, parts of addresses in lower case.
@@ -110,13 +119,13 @@ def test_a_variable_of_the_lists_matters_only_to_jobs_with_identity(load: Any) -
 @pytest.mark.parametrize("identity", [ONE, [ONE]])
 def test_editors_take_both_forms(identity: object) -> None:
     """
-    The JSON Schema takes one identity or a list, and underlines a key that there is not, or a list without a rule.
+    The JSON Schema takes one identity or a list, and underlines a key that there is not, or an empty list.
     """
     schema = loader.json_schema()
     tree = yaml.safe_load(FILE.format(lists="{nobody: [example.net]}", identity="{}"))
     step = tree["jobs"]["people"]["steps"][0]
 
     jsonschema.validate({**tree, "jobs": {"people": {"steps": [{**step, "identity": identity}]}}}, schema)
-    for wrong in ({**ONE, "ids": "id"}, {**ONE, "rules": []}, []):
+    for wrong in ({**ONE, "ids": "id"}, {**ONE, "rules": [{"name": "website"}]}, []):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**tree, "jobs": {"people": {"steps": [{**step, "identity": wrong}]}}}, schema)

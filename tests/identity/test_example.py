@@ -29,12 +29,12 @@ MAP = "SELECT app, id, domain FROM usersync.customer_ids"
 
 
 def uncommented(text: str) -> str:
-    """The file with its commented parts switched on: in each paragraph, from the first `# name:` on."""
+    """The file with its commented parts switched on: in each paragraph, from the first `# name:` or `# name: {` on."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         lines, on = [], False
         for line in paragraph.split("\n"):
-            on = on or bool(re.fullmatch(r" *# [a-z_]+:", line))
+            on = on or bool(re.fullmatch(r" *# [a-z_]+:( \{.*)?", line))
             lines.append(re.sub(r"^( *)# ", r"\1", line) if on else line)
         paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs)

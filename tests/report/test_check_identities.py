@@ -42,6 +42,7 @@ def test_which_rules_and_which_lists(database: Database) -> None:
     assert (f"step all: stream companies from source crm: {told}", "", None) == (app.what, app.advice, app.error)
     assert [(None,)] == job.ask("SELECT to_regclass('usersync.mappings')")
 
+    assert "without a rule, they are known" in found(sync(database, [{**before[0], "rules": []}]))[1].what
     sync(database, before).ok()
     assert [""] == [one.advice for one in found(sync(database, before))[1:]]
     assert "usersync run --job sync --step all --dry-run --diff" in found(job)[1].advice

@@ -49,7 +49,6 @@ def _as_written(definitions: dict[str, Any]) -> None:
     step["properties"]["transform"]["anyOf"].append(_FILE)
     own = step["properties"]["identity"]
     step["properties"]["identity"] = {"anyOf": [own["items"], {**own, "minItems": 1}]}
-    definitions["Identity"]["properties"]["rules"]["minItems"] = 1
     load["properties"]["key"] |= {"minItems": 1, "uniqueItems": True}
 
 

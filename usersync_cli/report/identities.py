@@ -30,9 +30,15 @@ def look(step: Step, stream: str, tx: Connection, merge: Merge, context: RunCont
     for identity in of(step, stream):
         watch = Watch(identity, Filled(context.tools.job, step.name, stream, 0), Domains(context.lists), everything=False)
         watch.check(tx, merge)
-        rules = ", then ".join(rule.name for rule in identity.rules)
-        told = f"app {identity.app}: its ids are {identity.id}, by {rules}; up to {identity.max_ids:,} ids with one domain"
-        yield told, "\n".join(filter(None, [_on_change(watch, step, stream, tx, context), _on_missing(step)]))
+        yield _told(identity), "\n".join(filter(None, [_on_change(watch, step, stream, tx, context), _on_missing(step)]))
+
+
+def _told(identity: Identity) -> str:
+    told = f"app {identity.app}: its ids are {identity.id}"
+    rules = [rule for rule in identity.rules if rule.domain != "NULL"]
+    if not rules:
+        return f"{told}; without a rule, they are known and have no customer"
+    return f"{told}, by {', then '.join(rule.name for rule in rules)}; up to {identity.max_ids:,} ids with one domain"
 
 
 def _on_change(watch: Watch, step: Step, stream: str, tx: Connection, context: RunContext) -> str:
