@@ -44,9 +44,6 @@ SELECT m.app, count(*)
         SELECT x.customer FROM usersync.clusters AS k JOIN usersync.merged_customers AS x ON x.cluster = k.cluster WHERE k.root = %(uuid)s) AS c
   JOIN usersync.mappings AS m ON m.customer = c.uuid GROUP BY m.app ORDER BY m.app
 
--- name: rename
-UPDATE usersync.customers AS c SET domain = %(domain)s WHERE c.uuid = %(uuid)s
-
 -- name: former_no_more
 DELETE FROM usersync.former_domains AS f WHERE f.customer = %(uuid)s AND f.domain = %(domain)s COLLATE "C"
 
@@ -54,12 +51,31 @@ DELETE FROM usersync.former_domains AS f WHERE f.customer = %(uuid)s AND f.domai
 INSERT INTO usersync.former_domains (domain, customer, renamed_by, reason) VALUES (%(domain)s, %(uuid)s, %(by)s, %(reason)s)
 
 -- name: merge
--- A customer without a domain is given the one of the customer that is merged into it.
-INSERT INTO usersync.merges (customer, merged_into, domain, merged_by, reason)
-VALUES (%(uuid)s, %(into)s, %(given)s, %(by)s, %(reason)s) RETURNING id
+INSERT INTO usersync.merges (customer, merged_into, merged_by, reason) VALUES (%(uuid)s, %(into)s, %(by)s, %(reason)s) RETURNING id
 
 -- name: point
-UPDATE usersync.customers AS c SET merged_into = %(into)s, domain = CASE WHEN %(given)s::text IS NULL THEN c.domain END WHERE c.uuid = %(uuid)s
+UPDATE usersync.customers AS c SET merged_into = %(into)s WHERE c.uuid = %(uuid)s
+
+-- name: lender
+-- Of the customers that resolve to this one, the one that lends it a domain.
+SELECT m.id, m.customer, m.domain FROM usersync.clusters AS k
+  JOIN usersync.customers AS r ON r.uuid = k.root
+  JOIN usersync.merges AS m ON m.domain = r.domain AND m.undone_at IS NULL
+ WHERE k.root = %(uuid)s
+
+-- name: may_lend
+-- Of the customers that resolve to this one, the first to be merged that has a domain.
+SELECT m.id, m.customer, c.domain FROM usersync.clusters AS k
+  JOIN usersync.merged_customers AS x ON x.cluster = k.cluster
+  JOIN usersync.customers AS c ON c.uuid = x.customer AND c.domain IS NOT NULL
+  JOIN usersync.merges AS m ON m.customer = c.uuid AND m.undone_at IS NULL
+ WHERE k.root = %(uuid)s ORDER BY m.id LIMIT 1
+
+-- name: call
+UPDATE usersync.customers AS c SET domain = %(domain)s WHERE c.uuid = %(uuid)s
+
+-- name: lend
+UPDATE usersync.merges AS m SET domain = %(domain)s WHERE m.id = %(merge)s
 
 -- name: settle
 -- Conflicts between customers that have become one. The reason says which merge it was, so that they are open again without it.
@@ -78,25 +94,14 @@ UPDATE usersync.identity_conflicts AS c SET status = 'open', answered_at = NULL,
  WHERE c.status = 'over' AND c.reason = 'merge ' || %(merge)s::text
 
 -- name: standing
-SELECT m.id, m.merged_into, m.domain FROM usersync.merges AS m WHERE m.customer = %(uuid)s AND m.undone_at IS NULL
+SELECT m.id, m.merged_into FROM usersync.merges AS m WHERE m.customer = %(uuid)s AND m.undone_at IS NULL
 
--- name: gave
--- Merged customers that gave this domain away. A domain may have been passed on several times.
-SELECT m.customer FROM usersync.merges AS m WHERE m.domain = %(domain)s COLLATE "C" AND m.undone_at IS NULL ORDER BY m.id
+-- name: lent
+-- The merged customer whose domain another one goes by.
+SELECT m.customer FROM usersync.merges AS m WHERE m.domain = %(domain)s COLLATE "C" AND m.undone_at IS NULL
 
 -- name: undo
 UPDATE usersync.merges AS m SET undone_at = now(), undone_by = %(by)s, undone_reason = %(reason)s WHERE m.id = %(merge)s
 
--- name: take_back
--- Whoever has the domain by now has it no longer.
-UPDATE usersync.customers AS c SET domain = NULL WHERE c.domain = %(domain)s COLLATE "C"
-
--- name: not_passed_on
--- What was passed on after it was given is not theirs to give back.
-UPDATE usersync.merges AS m SET domain = NULL WHERE m.domain = %(domain)s COLLATE "C" AND m.undone_at IS NULL AND m.id > %(merge)s
-
--- name: means_again
-UPDATE usersync.former_domains AS f SET customer = %(uuid)s WHERE f.domain = %(domain)s COLLATE "C"
-
 -- name: part
-UPDATE usersync.customers AS c SET merged_into = NULL, domain = COALESCE(%(domain)s::text, c.domain) WHERE c.uuid = %(uuid)s
+UPDATE usersync.customers AS c SET merged_into = NULL WHERE c.uuid = %(uuid)s

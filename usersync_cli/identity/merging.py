@@ -2,6 +2,9 @@
 
 A merge is a pointer, which everything follows that is shown; mappings stay with the customer that they were decided for. So an
 `unmerge` leaves nothing behind but the history of both.
+
+A customer without a domain, as another list of customers may have given it, goes by the domain of the first one that was merged into
+it and has one: that is lent (`merges.domain`), since a domain is one customer's, and given back before anything changes between them.
 """
 
 from __future__ import annotations
@@ -45,9 +48,9 @@ def rename(tx: Connection, text: str, domain: str, by: str, reason: str | None =
         raise _taken(customer, other, new)
     values = {"uuid": customer.uuid, "by": by, "reason": reason}
     tx.execute(SQL["former_no_more"], {**values, "domain": new})
-    if customer.domain:
+    if not _give_back(tx, customer.uuid) and customer.domain:
         tx.execute(SQL["leave_behind"], {**values, "domain": customer.domain})
-    tx.execute(SQL["rename"], {**values, "domain": new})
+    tx.execute(SQL["call"], {**values, "domain": new})
     return Changed(_now(tx, customer.uuid), changed=True)
 
 
@@ -73,12 +76,11 @@ def merge(tx: Connection, text: str, into_text: str, by: str, reason: str) -> Ch
     if customer.merged_into == into.uuid:
         return Changed(customer, changed=False, other=into)
     _refuse_merge(customer, into)
-    given = customer.domain if into.root_domain is None else None
-    values = {"uuid": customer.uuid, "into": into.uuid, "given": given, "by": by, "reason": reason}
+    values = {"uuid": customer.uuid, "into": into.uuid, "by": by, "reason": reason}
+    _give_back(tx, customer.uuid)
     number = scalar(tx, SQL["merge"], values)
     tx.execute(SQL["point"], values)
-    if given:
-        tx.execute(SQL["rename"], {"uuid": into.root, "domain": given})
+    _borrow(tx, into.root)
     over = tx.execute(SQL["settle"], {"root": into.root, "merge": number, "by": by}).rowcount
     return Changed(_now(tx, customer.uuid), changed=True, other=_now(tx, into.uuid), conflicts=over)
 
@@ -105,34 +107,52 @@ def unmerge(tx: Connection, text: str, by: str, reason: str) -> Changed:
     Raises NotFound for a customer that is not merged.
     """
     customer = _merged(tx, text)
-    (number, into, given) = tx.execute(SQL["standing"], {"uuid": customer.uuid}).fetchone() or (None, None, None)
+    (number, into) = tx.execute(SQL["standing"], {"uuid": customer.uuid}).fetchone() or (None, None)
     if number is None:
         raise NotFound(
             f"{customer} is not merged into another; nothing was undone",
             hint=f"`usersync customers show {customer.uuid}` shows its merges",
         )
-    values = {"uuid": customer.uuid, "domain": given, "merge": number, "by": by, "reason": reason}
+    values = {"uuid": customer.uuid, "merge": number, "by": by, "reason": reason}
+    _give_back(tx, customer.root)
     tx.execute(SQL["undo"], values)
-    if given:
-        for name in ("take_back", "not_passed_on", "means_again"):
-            tx.execute(SQL[name], values)
     tx.execute(SQL["part"], values)
+    _borrow(tx, customer.root)
+    _borrow(tx, customer.uuid)
     again = tx.execute(SQL["unsettle"], values).rowcount
     return Changed(_now(tx, customer.uuid), changed=True, other=_now(tx, into), conflicts=again)
 
 
 def _merged(tx: Connection, text: str) -> Customer:
-    """The customer of this uuid or domain; where a merged one gave its domain away, that one is meant."""
+    """The customer of this uuid or domain; where a merged one has lent its domain, that one is meant."""
     found = require_customer(tx, text)
     if found.merged_into or uuid_of(text):
         return found
-    gave = [one for (one,) in tx.execute(SQL["gave"], {"domain": domain_of(text)}).fetchall()]
-    if len(gave) > 1:
-        raise Conflict(
-            f"{len(gave)} merged customers have handed on this domain; nothing was undone",
-            hint=f"say which one: {', '.join(map(str, gave[:5]))}",
-        )
-    return _now(tx, gave[0]) if gave else found
+    lent = scalar(tx, SQL["lent"], {"domain": domain_of(text)})
+    return _now(tx, lent) if lent else found
+
+
+def _give_back(tx: Connection, root: UUID) -> bool:
+    """Give the domain that a customer goes by back to the merged one that has lent it; whether it was lent."""
+    found = tx.execute(SQL["lender"], {"uuid": root}).fetchone()
+    if found is None:
+        return False
+    number, lender, domain = found
+    tx.execute(SQL["lend"], {"merge": number, "domain": None})
+    tx.execute(SQL["call"], {"uuid": root, "domain": None})
+    tx.execute(SQL["call"], {"uuid": lender, "domain": domain})
+    return True
+
+
+def _borrow(tx: Connection, root: UUID) -> None:
+    """Let a customer without a domain go by that of one that resolves to it."""
+    if _now(tx, root).domain:
+        return
+    if found := tx.execute(SQL["may_lend"], {"uuid": root}).fetchone():
+        number, lender, domain = found
+        tx.execute(SQL["lend"], {"merge": number, "domain": domain})
+        tx.execute(SQL["call"], {"uuid": lender, "domain": None})
+        tx.execute(SQL["call"], {"uuid": root, "domain": domain})
 
 
 def _now(tx: Connection, uuid: UUID) -> Customer:

@@ -30,7 +30,7 @@ TABLES = (
         PRIMARY KEY (app, job, step, stream)
     )
     """,
-    # A uuid is never changed or removed. domain: NULL where the customer gave it to the one that it was merged into.
+    # A uuid is never changed or removed. domain: NULL where the customer lends it to the one that it resolves to.
     # merged_into: as a person said it; it may be merged itself (`root_of`). created_by: "job NAME" or the person.
     """
     CREATE TABLE usersync.customers (
@@ -55,7 +55,7 @@ TABLES = (
     """,
     "CREATE INDEX former_domains_domain ON usersync.former_domains (domain)",
     "CREATE INDEX former_domains_customer ON usersync.former_domains (customer)",
-    # Each merge that there was. domain: what `customer` gave to the other, to be given back; NULL where it kept its own.
+    # Each merge that there was. domain: what `customer` lends to the one that it resolves to, which has none; NULL where it keeps its own.
     """
     CREATE TABLE usersync.merges (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
