@@ -32,27 +32,36 @@ _FILL = (
     f"""
     INSERT INTO usersync.customers (uuid, domain, created_by)
     SELECT usersync.uuid_of(d.domain), d.domain, 'job crm'
-      FROM (SELECT 'c' || n || '.example.com' FROM generate_series(1, {CUSTOMERS}) n) d(domain)
+      FROM (SELECT 'c' || n || '-bench.test' FROM generate_series(1, {CUSTOMERS}) n) d(domain)
     """,
+    # The index is made when all rows are there, as its own definition says: uuids come in random order.
     f"""
-    INSERT INTO usersync.mappings (app, id, customer, rule, value, domain, job, step, run_id)
-    SELECT a.app, n::text, usersync.uuid_of('c' || n || '.example.com'), 'email', 'user' || n || '@c' || n || '.example.com',
-           'c' || n || '.example.com', 'crm', 'step ' || a.app, 7
-      FROM {_OF_APPS}, generate_series(1, {CUSTOMERS}) n
+    DO $$
+    DECLARE made text := (SELECT indexdef FROM pg_indexes WHERE schemaname = 'usersync' AND indexname = 'mappings_customer');
+    BEGIN
+        SET LOCAL maintenance_work_mem = '512MB';
+        SET LOCAL work_mem = '512MB';
+        DROP INDEX usersync.mappings_customer;
+        INSERT INTO usersync.mappings (app, id, customer, rule, value, domain, job, step, run_id)
+        SELECT a.app, c.number, c.uuid, 'email', 'user' || c.number || '@' || c.domain, c.domain, 'crm', 'step ' || a.app, 7
+          FROM {_OF_APPS}, (SELECT substr(c.domain, 2, strpos(c.domain, '-') - 2) AS number, c.domain, c.uuid
+                              FROM usersync.customers c) c ORDER BY a.app, c.number COLLATE "C";
+        EXECUTE made;
+    END $$
     """,
     f"""
     INSERT INTO usersync.closed_mappings (app, id, customer, rule, domain, job, step, run_id, closed_because)
-    SELECT 'shop', (n * 3)::text, usersync.uuid_of('c' || n || '.example.com'), 'email', 'c' || n || '.example.com', 'crm', 'step shop', 7,
+    SELECT 'shop', (n * 3)::text, usersync.uuid_of('c' || n || '-bench.test'), 'email', 'c' || n || '-bench.test', 'crm', 'step shop', 7,
            'left'
       FROM generate_series(1, {CLOSED}) n
     """,
     f"""
-    UPDATE usersync.customers SET merged_into = usersync.uuid_of('c' || n || '.example.com') FROM generate_series(1, {MERGED}) n
-     WHERE domain = 'c' || (n + {CUSTOMERS // 2}) || '.example.com'
+    UPDATE usersync.customers SET merged_into = usersync.uuid_of('c' || n || '-bench.test') FROM generate_series(1, {MERGED}) n
+     WHERE domain = 'c' || (n + {CUSTOMERS // 2}) || '-bench.test'
     """,
     f"""
     INSERT INTO usersync.identity_conflicts (kind, app, app_id, domain, rule, value, job, step, run_id)
-    SELECT 'domain', 'shop', n::text, 'c' || (n + 1) || '.example.com', 'email', 'user@c' || (n + 1) || '.example.com', 'crm',
+    SELECT 'domain', 'shop', n::text, 'c' || (n + 1) || '-bench.test', 'email', 'user@c' || (n + 1) || '-bench.test', 'crm',
            'step shop', 8
       FROM generate_series(1, {CONFLICTS}) n
     """,
@@ -92,10 +101,10 @@ _SOURCES = {"crm": {"type": "postgres", "url": "postgresql://nobody.example.com/
 _JOBS = {"crm": {"steps": [{"extract": {"source": "crm", "table": "people"}, "load": {"table": "people", "key": ["id"], "create": True}}]}}
 _QUESTIONS = {
     "uuid": "{uuid}",
-    "domain": "c{n}.example.com",
+    "domain": "c{n}-bench.test",
     "id": "shop:{n}",
     "app without its object": "crm:{n}",
-    "e-mail address": "test.user@c{n}.example.com",
+    "e-mail address": "test.user@c{n}-bench.test",
 }
 
 
@@ -109,7 +118,7 @@ def _asking(server: Server) -> Iterator[Connection]:
 def _spread(tx: Connection) -> Iterator[tuple[int, str]]:
     numbers = [CUSTOMERS * turn // TIMES // 2 + (turn % 2) * CUSTOMERS // 2 + 1 for turn in range(TIMES)]
     for number in numbers:
-        ((uuid,),) = tx.execute("SELECT usersync.uuid_of(%s)::text", (f"c{number}.example.com",)).fetchall()
+        ((uuid,),) = tx.execute("SELECT usersync.uuid_of(%s)::text", (f"c{number}-bench.test",)).fetchall()
         yield number, uuid
 
 
