@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import scalar, statements
 from usersync_cli.errors import ConfigError, Conflict, NotFound
-from usersync_cli.identity import mappings
+from usersync_cli.identity import mappings, merging
 from usersync_cli.identity.customers import find, get_or_create
 
 _SQL = statements(__name__)
@@ -191,25 +191,16 @@ def _accept_uuid(tx: Connection, one: Found, decision: mappings.Decision) -> str
     tx.execute(_SQL["add_customer"], {"uuid": one.found_uuid, "by": decision.by})
     into = scalar(tx, "SELECT usersync.root_of(%s)", (one.found_uuid,))
     if root is None:
-        get_or_create(tx, one.found_domain, decision.by)
-        root = _root_of_domain(tx, one.found_domain)
+        root = get_or_create(tx, one.found_domain, decision.by)[0].root
     if root == into:
         return f"{one.found_domain} and {one.found_uuid} are one customer already"
-    _merge(tx, root, into, decision)
+    merging.merge(tx, str(root), str(one.found_uuid), decision.by, decision.reason or "")
     return f"{one.found_domain} is customer {into} now; {root} was merged into it and goes on resolving"
 
 
 def _root_of_domain(tx: Connection, domain: str) -> UUID | None:
     found = find(tx, domain)
     return found.root if found else None
-
-
-def _merge(tx: Connection, customer: UUID | None, into: UUID, decision: mappings.Decision) -> None:
-    """Merge, with the domain where the other has none: so what `unmerge` gives back is written down."""
-    domain = scalar(tx, _SQL["merge"], {"customer": customer, "into": into, "by": decision.by, "reason": decision.reason})
-    tx.execute(_SQL["merged"], {"customer": customer, "into": into, "domain": domain})
-    if domain is not None:
-        tx.execute(_SQL["take"], {"customer": into, "domain": domain})
 
 
 def _accept_renamed(tx: Connection, one: Found, decision: mappings.Decision) -> str:
@@ -223,9 +214,7 @@ def _accept_renamed(tx: Connection, one: Found, decision: mappings.Decision) -> 
         )
     if root is not None and scalar(tx, "SELECT true FROM usersync.customers AS c WHERE c.domain = %s", (one.found_domain,)):
         return f"{one.found_domain} means customer {one.uuid} already"
-    if one.domain != one.found_domain:
-        tx.execute(_SQL["rename"], {"customer": one.uuid, "by": decision.by, "reason": decision.reason})
-        tx.execute(_SQL["take"], {"customer": one.uuid, "domain": one.found_domain})
+    merging.rename(tx, str(one.uuid), one.found_domain, decision.by, decision.reason)
     return f"customer {one.uuid} is called {one.found_domain} now" + (f", was {one.domain}, which goes on resolving" if one.domain else "")
 
 

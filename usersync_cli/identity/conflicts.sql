@@ -37,21 +37,5 @@ UPDATE usersync.identities AS i SET fingerprint = NULL WHERE i.app = %(app)s AND
 -- name: add_customer
 INSERT INTO usersync.customers (uuid, created_by) VALUES (%(uuid)s, %(by)s) ON CONFLICT (uuid) DO NOTHING
 
--- name: merge
-INSERT INTO usersync.merges (customer, merged_into, domain, merged_by, reason)
-SELECT c.uuid, %(into)s, CASE WHEN i.domain IS NULL THEN c.domain END, %(by)s, %(reason)s
-  FROM usersync.customers AS c JOIN usersync.customers AS i ON i.uuid = %(into)s WHERE c.uuid = %(customer)s
-RETURNING domain
-
--- name: merged
-UPDATE usersync.customers AS c SET merged_into = %(into)s, domain = CASE WHEN %(domain)s::text IS NULL THEN c.domain END WHERE c.uuid = %(customer)s
-
--- name: take
-UPDATE usersync.customers AS c SET domain = %(domain)s WHERE c.uuid = %(customer)s
-
--- name: rename
-INSERT INTO usersync.former_domains (domain, customer, renamed_by, reason)
-SELECT c.domain, c.uuid, %(by)s, %(reason)s FROM usersync.customers AS c WHERE c.uuid = %(customer)s AND c.domain IS NOT NULL
-
 -- name: pin
 UPDATE usersync.mappings AS m SET pinned = true, decided_by = %(by)s, reason = %(reason)s WHERE m.app = %(app)s AND m.id = %(id)s
