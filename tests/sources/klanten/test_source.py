@@ -337,6 +337,7 @@ def test_without_the_list_of_a_customer_each_id_is_asked_for(plain: Klanten, ans
     read = Reading(plain, IDS)
 
     assert (None, FOUND) == (read.error, read.domains)
+    assert 2 * 2 == plain.count("/v1/mappings/"), "each of two customers, and once more"
 
 
 def test_a_wrong_address_is_not_a_klanten_without_ids(plain: Klanten) -> None:

@@ -36,6 +36,7 @@ class Asking:
         self._found: deque[tuple[str, str]] = deque(maxlen=KEPT)
         self._customers: dict[UUID, Customer] = {}
         self._unlisted: list[UUID] = []  # customers whose ids could not be had
+        self._told = False  # that there are such
         self._only_pages = True  # each unknown id got a 404 without JSON
 
     @property
@@ -132,9 +133,9 @@ class Asking:
         if self._round(again) and not self._answers():
             raise self._out_of_order(len(again))
         self.asked = asked
-        if self._unlisted:
-            log.get().warning("Klanten does not list the ids of customers that it has; each is asked for", customers=len(self._unlisted))
-            self._unlisted = []
+        if self._unlisted and not self._told:
+            log.get().warning("Klanten does not list the ids of customers that it has; each id is asked for")
+        self._told, self._unlisted = self._told or bool(self._unlisted), []
 
     def _answers(self) -> bool:
         """Whether an id that Klanten has is answered. What was found a moment ago is waited for; raises Unavailable in the end."""
