@@ -86,14 +86,25 @@ def test_an_outage_is_not_unknown(sending: Sending) -> None:
     klanten.trouble = lambda _: None
     assert "1 0 0 0" == sending.ok()
     sending.map({"2": "example.com"})
-    klanten.trouble = down
+    klanten.trouble, sending.patience = down, 0.3
     intents = sending.ask("SELECT count(*) FROM usersync.intents")
     second = sending.failed()
 
     assert [4, 4] == [status_of(first), status_of(second)]
-    assert "answers 500, also for ids that it has" in second.message
+    assert "also for an id that it has" in second.message
     assert intents == sending.ask("SELECT count(*) FROM usersync.intents")
     assert {("crm", "1"): "example.com"} == klanten.held()
+
+
+def test_a_500_that_passes_is_not_unknown(sending: Sending) -> None:
+    """
+    An id that Klanten has, and that gets a 500 once, is asked for again: a dry run does not say that it would be made.
+    """
+    sending.klanten.add("example.com", ("crm", "1"), ("crm", "2"))
+    sending.map({"1": "example.com", "2": "example.com"})
+    sending.klanten.trouble = of_path("/v1/query/crm/1", out_of_order(), times=1)
+
+    assert [] == sending.preview()
 
 
 def test_a_klanten_that_lost_everything(sending: Sending) -> None:

@@ -8,7 +8,6 @@ from usersync_cli.clients.klanten.api import Klanten
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.errors import Unavailable, UsersyncError
 from usersync_cli.state.ledger import may_read
-from usersync_cli.targets.klanten.lookups import OUT_OF_ORDER
 from usersync_cli.targets.klanten.settings import Settings, place
 
 PROBE = "usersync-check"  # an id that nobody has: the key is looked at before the id
@@ -35,7 +34,7 @@ def _app(name: str, klanten: Klanten, ours: str, theirs: str, ids: list[tuple[st
             yield f"app {theirs}: has ids of {ours}", None
             return
         if answer.doubtful and had:
-            yield f"app {theirs}", Unavailable(f"target {name}: {OUT_OF_ORDER}", hint="try again later")
+            yield f"app {theirs}", Unavailable(f"target {name} answers 500, also for an id that it has", hint="try again later")
             return
     asked = f"has none of the {len(ids)} ids of {ours} that it was asked for" if ids else f"no id of {ours} is known here to ask it for"
     yield f"app {theirs}: {asked}; whether it is an app there shows when the first id is sent", None

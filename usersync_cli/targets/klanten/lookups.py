@@ -15,8 +15,6 @@ from usersync_cli.state.outbox import StepContext
 from usersync_cli.targets.klanten import plan
 from usersync_cli.targets.klanten.plan import Wanted
 
-OUT_OF_ORDER = "it answers 500, also for ids that it has"
-
 
 def normal(domain: str) -> str | None:
     """A domain in our normal form; None for what is not a domain. Klanten takes whatever it is given, in any case."""
@@ -30,8 +28,9 @@ class LookUps:
 
     def __init__(self, klanten: Klanten, workers: int, tx: Connection, context: StepContext) -> None:
         self._klanten, self._workers, self._tx, self._context = klanten, workers, tx, context
-        self._unknown = self._doubtful = self._found = 0
-        self._alive = False
+        self._remembered = plan.known(tx)
+        self._found: tuple[str, str] | None = None  # an id that it has: the last one that was found
+        self._unknown = self._doubtful = 0
 
     def ask(self) -> None:
         """Ask for all that have to be asked for; what comes back is in `usersync_there`, and what can't be asked for in `usersync_odd`."""
@@ -39,9 +38,9 @@ class LookUps:
         if plan.ask_siblings(self._tx):
             self._all()
         self._tx.execute("ANALYZE pg_temp.usersync_there")
-        if self._unknown and not self._found and not self._alive:
-            self._known(lost=not self._context.afresh)
-        if self._doubtful and not self._alive and not self._found:
+        if self._unknown and not self._found and not self._context.afresh and self._remembered and not self._answers():
+            raise self._lost()
+        if self._doubtful and not self._found:
             log.get().warning(
                 "Klanten answers 500 for ids that it does not have, and none that it has is known yet, so an outage would look the same",
                 ids=self._doubtful,
@@ -65,33 +64,49 @@ class LookUps:
         return not found
 
     def _batch(self, batch: Sequence[Wanted]) -> None:
-        answers = list(self._klanten.look_up_all(((one.app, one.id) for one in batch), self._workers))
+        answers = self._answered(batch)
         with self._tx.cursor().copy("COPY pg_temp.usersync_there (key, ours, uuid, domain, normal) FROM STDIN") as copy:
             for row in _rows(batch, answers):
                 copy.write_row(row)
-        doubtful = sum(answer.doubtful for answer in answers)
-        self._doubtful += doubtful
-        self._found += sum(answer.customer is not None for answer in answers)
+        self._doubtful += sum(answer.doubtful for answer in answers)
         self._unknown += sum(answer.customer is None for answer in answers)
-        if doubtful:
-            self._known()
 
-    def _known(self, *, lost: bool = False) -> None:
-        """Ask for ids that Klanten is known to have. It is out of order where it answers 500 for one."""
-        known = plan.known(self._tx)
-        for app, id_ in known:
-            answer = self._klanten.look_up(app, id_)
-            if answer.customer:
-                self._alive = True
-                return
-            if answer.doubtful:
-                raise Unavailable(f"{self._klanten.name}: {OUT_OF_ORDER}", hint="nothing was written; the next run tries again")
-        if known and lost:
-            ids = "the id that usersync" if len(known) == 1 else f"any of {len(known)} ids that usersync"
-            raise Drift(
-                f"{self._klanten.name} does not know {ids} made or found there",
-                hint="is url right, or was it restored from a backup? `usersync run JOB --full` asks for all ids and makes what is lacking",
-            )
+    def _answered(self, batch: Sequence[Wanted]) -> Sequence[LookedUp]:
+        """The answers to these. A 500 is looked into: once an id that Klanten has is answered, those are unknown that get a second one."""
+        answers = self._look_up(batch)
+        doubtful = [number for number, answer in enumerate(answers) if answer.doubtful]
+        if doubtful and self._answers():
+            again = self._look_up([batch[number] for number in doubtful])
+            for number, answer in zip(doubtful, again, strict=True):
+                answers[number] = answer
+            if any(answer.doubtful for answer in again):
+                self._answers()
+        return answers
+
+    def _look_up(self, batch: Sequence[Wanted]) -> list[LookedUp]:
+        answers = list(self._klanten.look_up_all(((one.app, one.id) for one in batch), self._workers))
+        found = [(one.app, one.id) for one, answer in zip(batch, answers, strict=True) if answer.customer]
+        self._found = found[-1] if found else self._found
+        return answers
+
+    def _answers(self) -> bool:
+        """Whether Klanten has an id that it is known to have, or had. It is waited for; raises Unavailable in the end."""
+        for app, id_ in [self._found] if self._found else self._remembered:
+            try:
+                if self._klanten.has(app, id_):
+                    self._found = (app, id_)
+                    return True
+            except Unavailable as error:
+                raise error.retold(f"{error.message}, also for an id that it has") from error
+        return False
+
+    def _lost(self) -> Drift:
+        number = len(self._remembered)
+        ids = "the id that usersync" if number == 1 else f"any of {number} ids that usersync"
+        return Drift(
+            f"{self._klanten.name} does not know {ids} made or found there",
+            hint="is url right, or was it restored from a backup? `usersync run JOB --full` asks for all ids and makes what is lacking",
+        )
 
 
 def _rows(batch: Sequence[Wanted], answers: Sequence[LookedUp]) -> Iterator[tuple[str | None, ...]]:

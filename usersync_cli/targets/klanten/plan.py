@@ -107,7 +107,7 @@ def ask_siblings(tx: Connection) -> bool:
 
 
 def known(tx: Connection) -> list[tuple[str, str]]:
-    """A few ids (app, id) that Klanten has, or had when we looked last."""
+    """A few ids (app, id) that Klanten had when we looked last."""
     return [(str(app), str(id_)) for app, id_ in tx.execute(_SQL["known"]).fetchall()]
 
 

@@ -60,11 +60,8 @@ UPDATE pg_temp.usersync_ids SET state = NULL WHERE key IN (
      ORDER BY i.domain, a.account, i.number)
 
 -- name: known
--- Ids that Klanten has or had: to ask for when it is not clear whether it is out of order. Those found by this run come first.
-SELECT i.theirs, i.id FROM pg_temp.usersync_ids AS i
-  LEFT JOIN pg_temp.usersync_there AS t ON t.key = i.key LEFT JOIN pg_temp.usersync_accounts AS a ON a.key = i.key
- WHERE t.uuid IS NOT NULL OR a.key IS NOT NULL AND t.key IS NULL
- ORDER BY t.uuid IS NULL, i.number LIMIT 3
+-- Ids that Klanten had: to ask for when it is not clear whether it is out of order.
+SELECT i.theirs, i.id FROM pg_temp.usersync_accounts AS a JOIN pg_temp.usersync_ids AS i ON i.key = a.key LIMIT 3
 
 -- name: found
 -- taken: their uuid is another customer of ours. same: it is the customer that is desired, by its domain or by our map.
