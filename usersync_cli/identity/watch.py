@@ -20,6 +20,7 @@ from usersync_cli.clients.postgres.transactions import as_user
 from usersync_cli.errors import ConfigError, PartialError
 from usersync_cli.identity.domains import Domains
 from usersync_cli.identity.facts import Facts
+from usersync_cli.identity.place import visible
 from usersync_cli.identity.resolve import Filled, Outcome, Resolver
 from usersync_cli.load.deletes.guard import GONE, Sweep, same_row
 from usersync_cli.load.merge import CHANGES, Merge
@@ -47,7 +48,8 @@ class Watch:
         self._known = bool(scalar(tx, "SELECT to_regclass('usersync.identities') IS NOT NULL"))
         query = "SELECT fingerprint FROM usersync.identities WHERE app = %s AND job = %s AND step = %s AND stream = %s"
         filled = self._filled
-        before = scalar(tx, query, (self.identity.app, filled.job, filled.step, filled.stream)) if self._known else None
+        with visible(tx):
+            before = scalar(tx, query, (self.identity.app, filled.job, filled.step, filled.stream)) if self._known else None
         self._remembered = before == self.fingerprint
         self.everything = (self.everything or not self._remembered) and not empty
 

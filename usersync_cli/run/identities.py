@@ -115,4 +115,5 @@ def waiting(tx: Connection, apps: Sequence[str], job: str, step: str) -> int:
         SELECT count(*) FROM usersync.identity_conflicts
          WHERE status = 'open' AND (app = ANY(%s) OR app IS NULL AND job = %s AND step = %s)
     """
-    return int(scalar(tx, query, (list(apps), job, step)))
+    with place.visible(tx):
+        return int(scalar(tx, query, (list(apps), job, step)))

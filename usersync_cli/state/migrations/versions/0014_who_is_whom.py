@@ -255,6 +255,9 @@ FUNCTIONS = (
     CREATE FUNCTION usersync.customer_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
     BEGIN
+        IF TG_RELID <> 'usersync.customers'::regclass THEN
+            RAISE EXCEPTION 'this trigger is for usersync.customers' USING ERRCODE = 'insufficient_privilege';
+        END IF;
         IF TG_OP = 'UPDATE' THEN
             INSERT INTO usersync.customer_history (customer, domain, merged_into) VALUES (OLD.uuid, OLD.domain, OLD.merged_into);
             IF NEW.merged_into IS NOT DISTINCT FROM OLD.merged_into THEN
@@ -271,6 +274,8 @@ FUNCTIONS = (
     END
     $$
     """,
+    # Or whoever may use the schema could put it on a table of their own, and write clusters and history by that.
+    "REVOKE EXECUTE ON FUNCTION usersync.customer_changed() FROM PUBLIC",
     """
     CREATE TRIGGER made_merged AFTER INSERT ON usersync.customers FOR EACH ROW WHEN (NEW.merged_into IS NOT NULL)
     EXECUTE FUNCTION usersync.customer_changed()
