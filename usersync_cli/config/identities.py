@@ -10,19 +10,19 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from usersync_cli.config.values import ColumnName, Sql, short_text
 from usersync_cli.errors import ConfigError
+from usersync_cli.identity import names
 from usersync_cli.identity.domains import Lists, domain_of
 from usersync_cli.settings import UNSET, FieldError, Model
 
-_APP = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _CONSTANT = re.compile(r"(?i:[EN]?'(?:[^']|'')*'(?:::\w+)?|\$(\w*)\$.*\$\1\$|[0-9.]+|true|false|null)", re.DOTALL)
 _DOTTED = re.compile(r"(?!r\.)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _COLUMN = "write SQL over the columns that the step loads, such as: website"
 
 
 def app_name(value: str) -> str:
-    """The name of an app: `crm`, or `crm.companies` for one of its objects. `:` and blanks would not be told from an id."""
-    if not _APP.fullmatch(value) or len(value) > 63:
-        raise FieldError('must be letters, digits, _ and -, with dots between parts, such as "crm.companies"; 63 characters at most')
+    """The name of an app, by the rule of `apps add`."""
+    if not names.is_app(value):
+        raise FieldError(names.RULE)
     return value
 
 
@@ -61,9 +61,9 @@ class Identity(Model):
     def _are_told_apart(cls, value: list[IdentityRule]) -> list[IdentityRule]:
         if not value:  # the ids are known, and have no customer: in SQL, by a rule that never finds one
             return [IdentityRule.model_construct(name="none", domain="NULL", uuid=None)]
-        names = [rule.name for rule in value]
-        for position, name in enumerate(names):
-            if (first := names.index(name)) < position:
+        given = [rule.name for rule in value]
+        for position, name in enumerate(given):
+            if (first := given.index(name)) < position:
                 raise FieldError(f"has the same name as rules[{first}]; mappings are shown with it, so give it another", (position, "name"))
         return value
 

@@ -14,10 +14,10 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import identifier, scalar, statements
 from usersync_cli.errors import ConfigError, Conflict, NotFound
 from usersync_cli.identity.mappings import require_app
+from usersync_cli.identity.names import RULE, is_app
 from usersync_cli.settings import closest
 
 _SQL = statements(__name__)
-_LONGEST = 200  # characters of a name
 _GRANT = """
 GRANT USAGE ON SCHEMA usersync TO {role};
 GRANT SELECT ON usersync.customer_ids, usersync.customer_ids_then TO {role};
@@ -52,11 +52,8 @@ class Granted:
 
 def add(tx: Connection, app: str, by: str) -> bool:
     """Add an app; whether it is new. Raises ConfigError for a name that a config file could not have."""
-    if app != app.strip() or not app or len(app) > _LONGEST or ":" in app or not app.isprintable():
-        raise ConfigError(
-            f"an app's name has 1 to {_LONGEST} characters, without a colon, a line break or blanks around it",
-            hint="such as teamleader.companies",
-        )
+    if not is_app(app):
+        raise ConfigError(f"an app's name {RULE}")
     return bool(tx.execute(_SQL["add"], {"app": app, "by": by}).rowcount)
 
 

@@ -15,7 +15,7 @@ from usersync_cli.errors import ConfigError
 from usersync_cli.identity import lists as shipped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _LABELS = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -86,27 +86,33 @@ class Domains:
     def _nobody(self) -> dict[str, str]:
         return shipped.nobody()
 
+    @cached_property
+    def _own(self) -> dict[str, str]:
+        """The config's domains, each with the list that it is in."""
+        lists = self._lists
+        kinds = {"suffixes": lists.suffixes, "nobody": lists.nobody, "somebody": lists.somebody}
+        return {name: kind for kind, names in kinds.items() for name in names}
+
     def _listed(self, name: str) -> Judged | None:
         """What the config says of a name, or of one that it is below; the longest counts."""
-        below = ""
-        for one in _upwards(name):
-            if one in self._lists.somebody:
-                return Judged(one)
-            if one in self._lists.nobody:
-                return Judged(None, f"{one} identifies nobody: the config's identity.nobody")
-            if one in self._lists.suffixes:
-                return Judged(below) if below else Judged(None, f"{one} is a public suffix: the config's identity.suffixes")
-            below = one
+        rest, below = name, ""
+        while rest:
+            if kind := self._own.get(rest):
+                return _as_listed(kind, rest, below)
+            rest, below = rest.partition(".")[2], rest
         return None
 
 
 _NO_DOMAIN = Judged(None, "no domain of the internet")
 
 
-def _upwards(name: str) -> Iterator[str]:
-    """The name, and the names that it is below."""
-    labels = name.split(".")
-    yield from (".".join(labels[at:]) for at in range(len(labels)))
+def _as_listed(kind: str, name: str, below: str) -> Judged:
+    """`below`: the name with one label more, of what is judged; "" where that is the name itself."""
+    if kind == "somebody":
+        return Judged(name)
+    if kind == "nobody":
+        return Judged(None, f"{name} identifies nobody: the config's identity.nobody")
+    return Judged(below) if below else Judged(None, f"{name} is a public suffix: the config's identity.suffixes")
 
 
 def domain_of(text: str) -> str:
