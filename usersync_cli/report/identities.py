@@ -30,7 +30,7 @@ def look(step: Step, stream: str, tx: Connection, merge: Merge, context: RunCont
     for identity in of(step, stream):
         watch = Watch(identity, Filled(context.tools.job, step.name, stream, 0), Domains(context.lists), everything=False)
         watch.check(tx, merge)
-        yield _told(identity), "\n".join(filter(None, [_on_change(watch, step, stream, tx, context), _on_missing(step)]))
+        yield _told(identity), "\n".join(filter(None, [_on_change(watch, step, stream, tx, context), _on_missing(step, identity)]))
 
 
 def _told(identity: Identity) -> str:
@@ -53,7 +53,8 @@ def _on_change(watch: Watch, step: Step, stream: str, tx: Connection, context: R
     return f"the next run looks at all rows again, since the rules or the lists have changed, or some rows could not be looked at; {see}"
 
 
-def _on_missing(step: Step) -> str:
-    if step.load.on_missing != "keep":
+def _on_missing(step: Step, identity: Identity) -> str:
+    """Advice; none where another list of customers is read, from which an id may be gone and still be somebody's."""
+    if step.load.on_missing != "keep" or any(rule.uuid for rule in identity.rules):
         return ""
     return "mappings of records that leave the source stay, since on_missing is keep; with mark or delete they are closed"

@@ -18,6 +18,7 @@ from usersync_cli.config import loader
 from usersync_cli.errors import PartialError, Unavailable
 from usersync_cli.model import Database, Job
 from usersync_cli.patience import Patience
+from usersync_cli.report.check import Finding, check
 from usersync_cli.report.verify.report import VerifyOptions
 from usersync_cli.report.verify.steps import verify
 from usersync_cli.run.context import Options, RunContext
@@ -51,6 +52,9 @@ class Importing:
     def verify(self) -> list[tuple[int, int, int, int]]:
         """Of each stream: records read, rows missing, extra and different."""
         return [(one.read, one.missing, one.extra, one.different) for one in verify(*self._made("import"), VerifyOptions())]
+
+    def check(self) -> list[Finding]:
+        return list(check(*self._made("import")))
 
     def _made(self, job: str) -> tuple[Job, RunContext]:
         companies = {
@@ -181,3 +185,13 @@ def test_an_interrupted_import_goes_on(importing: Importing, monkeypatch: pytest
     assert "2 0 0 0" == importing.ok("import")
     assert {"4", "5"} == {one.path.rpartition("/")[2] for one in importing.klanten.asked if "query" in one.path}
     assert 6 == len(importing.ask(MAP))
+
+
+def test_check_does_not_advise_to_remove(importing: Importing) -> None:
+    """
+    Ids that Klanten has forgotten are still somebody's: nobody is told to let their rows go.
+    """
+    importing.companies(("1", None))
+    found = [(one.error, one.advice) for one in importing.check() if "app " in one.what]
+
+    assert [(None, ""), (None, "")] == found
