@@ -1,4 +1,4 @@
-"""The job that sends our map to a local Klanten: the map in a real database, read as people read it, from the view customer_ids."""
+"""The job that sends our map to a local Klanten, and one that reads it back: the map in a real database, read from its view."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ from usersync_cli.run.job import RunResult, run
 from usersync_cli.signals import Stop
 
 QUERY = "SELECT app, id, domain FROM usersync.customer_ids"
+IMPORT = {
+    "extract": {"source": "klanten", "streams": ["companies"]},
+    "load": {"table": "klanten_{stream}", "key": ["id"], "create": True},
+    "identity": {"stream": "companies", "app": "crm", "id": "id", "rules": [{"name": "klanten", "domain": "domain", "uuid": "uuid"}]},
+}
 MAPPING = """
 INSERT INTO usersync.apps (name, added_by) VALUES ('{app}', 'a test') ON CONFLICT DO NOTHING;
 INSERT INTO usersync.customers (uuid, domain, created_by) VALUES (usersync.uuid_of('{domain}'), '{domain}', 'a test')
@@ -50,9 +55,12 @@ class Sending:
         document = {
             "environment": "test",
             "target": self.target.url,
-            "sources": {"map": {"type": "postgres", "url": self.target.url}},
+            "sources": {
+                "map": {"type": "postgres", "url": self.target.url},
+                "klanten": {"type": "klanten", "streams": {"companies": "crm"}, **settings(self.klanten.url)},
+            },
             "targets": {"klanten": target},
-            "jobs": {"send": {"lease": "5s", "noun": "ids", "steps": [step]}},
+            "jobs": {"send": {"lease": "5s", "noun": "ids", "steps": [step]}, "import": {"steps": [IMPORT]}},
         }
         file = self.folder / "config.yaml"
         file.write_text(json.dumps(document))
@@ -73,9 +81,9 @@ class Sending:
 
     # a run
 
-    def run(self, **options: Any) -> RunResult:
+    def run(self, name: str = "send", **options: Any) -> RunResult:
         config = loader.load(self.config())
-        job, stop = config.job("send"), Stop()
+        job, stop = config.job(name), Stop()
         stop.patience = Patience(self.patience)
         return run(job, run_context(config, job, stop), Options(**options))
 

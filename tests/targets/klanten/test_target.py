@@ -265,6 +265,20 @@ def test_its_uuid_is_another_name_of_our_customer(sending: Sending) -> None:
     assert [("1", ours), ("2", ours)] == sending.ask("SELECT id, uuid FROM usersync.customer_ids ORDER BY id")
 
 
+def test_what_was_sent_is_no_news_when_it_is_read_back(sending: Sending) -> None:
+    """
+    A source klanten finds no difference to the map in what a target klanten has made, although the uuids are others there.
+    """
+    sending.map({"1": "example.com", "2": "example.com", "3": "example.org"})
+    before = sending.ask("SELECT app, id, uuid, domain FROM usersync.customer_ids ORDER BY id")
+    sending.ok()
+    result = sending.run("import")
+
+    assert (None, 3) == (result.steps[0].error, result.steps[0].counts.inserted)
+    assert [(0,)] == sending.ask("SELECT count(*) FROM usersync.identity_conflicts")
+    assert before == sending.ask("SELECT app, id, uuid, domain FROM usersync.customer_ids ORDER BY id")
+
+
 def test_a_uuid_that_is_somebody_else_here(sending: Sending) -> None:
     """
     Our map has Klanten's uuid as another customer: a conflict, before the mapping is made, and after when a look-up shows it.
