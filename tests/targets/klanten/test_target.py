@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests import servers
@@ -374,6 +375,17 @@ def test_columns(sending: Sending) -> None:
         assert (7, True) == (status_of(error), word in error.message)
     sending.query = "SELECT app, id, domain, uuid FROM usersync.customer_ids"
     assert "0 0 0 0" == sending.ok()
+
+
+def test_a_dry_run_before_the_first_run(sending: Sending) -> None:
+    """
+    The map is not there yet: the error says what makes it, and nothing is made.
+    """
+    with psycopg.connect(sending.target.url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA usersync CASCADE")
+
+    assert "`usersync db upgrade`" in sending.failed(dry_run=True).hint
+    assert [(None,)] == sending.ask("SELECT to_regnamespace('usersync')")
 
 
 def test_verify_asks_for_what_is_remembered(sending: Sending) -> None:

@@ -9,7 +9,7 @@ from psycopg import errors
 
 from usersync_cli.clients.postgres.parameters import BadURL
 from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.model import Database
+from usersync_cli.model import OWN_SCHEMA, Database
 
 LONGEST_LINE = 200
 
@@ -81,7 +81,11 @@ def passes(error: psycopg.Error) -> bool:
 def _hint(error: psycopg.Error) -> str:
     state = error.sqlstate or ""
     if state in {"42P01", "42703", "3F000"}:
-        return "is it spelt right, and is this the right database? If it was renamed, fix the config file, or bring it back"
+        ours = state == "42P01" and f"{OWN_SCHEMA}." in (error.diag.message_primary or "")
+        own = "usersync's own tables and views are made by the first run, or by `usersync db upgrade`; is this the target's database?"
+        return (
+            own if ours else "is it spelt right, and is this the right database? If it was renamed, fix the config file, or bring it back"
+        )
     if state in {"23505", "23P01"}:
         return "two records want what only one may have, or a row that the source no longer has still holds it; nothing was written"
     if state == "23503":
