@@ -35,12 +35,14 @@ class LookedUp:
 
     `doubtful`: the answer was a 500. A Klanten that throws its exception as its page says answers so for every unknown id, and any
     Klanten does so that is out of order: ask for an id that it is known to have, to tell these apart.
+    `refused`: it did not take the id as a part of its path, or something in between did not (`Klanten.each`).
     `page`: the answer was a 404 without JSON, which is also what a server says of a path that it does not have.
     """
 
     customer: Customer | None
     doubtful: bool = False
     page: bool = False
+    refused: bool = False
 
 
 def looked_up(reply: Reply) -> LookedUp:
@@ -49,6 +51,8 @@ def looked_up(reply: Reply) -> LookedUp:
         return LookedUp(None, page=not reply.body.lstrip().startswith(b"{"))
     if reply.status == 500:
         return LookedUp(None, doubtful=True)
+    if reply.status in {400, 414}:
+        return LookedUp(None, refused=True)
     return LookedUp(reply.decode(Customer))
 
 

@@ -23,6 +23,7 @@ from usersync_cli.signals import Stop
 __all__ = ["Klanten", "Question", "misfit"]
 
 UNKNOWN = (404, 500)  # for an unknown id, or an unknown customer; their bodies may be pages in HTML
+REFUSED = (400, 414)  # for an id that is odd, or too long
 KEY_HINT = "fix api_key in the config file: the key as Klanten showed it when it was made, without `Api-Key` before it"
 
 Question: TypeAlias = tuple[str, str] | UUID
@@ -67,7 +68,7 @@ class Klanten:
     def each(self, asked: Iterable[Question], workers: int) -> Generator[tuple[Question, LookedUp | list[Mapping] | None], None, None]:
         """Questions with what `look_up` or `mappings` gives, in their order, as many at a time as there are workers.
 
-        `asked` may end and go on again: it is asked for more as long as an answer is to come.
+        `asked` may end and go on again: it is asked for more as long as an answer is to come. An id that is refused ends nothing.
         """
         drawn: deque[Question] = deque()
         with self._key():
@@ -106,7 +107,7 @@ class Klanten:
 
 def _request(drawn: deque[Question], question: Question) -> Request:
     drawn.append(question)
-    return _mappings_of(question) if isinstance(question, UUID) else _query(*question)
+    return _mappings_of(question) if isinstance(question, UUID) else replace(_query(*question), bare=(*UNKNOWN, *REFUSED))
 
 
 def _mappings_of(customer: UUID) -> Request:

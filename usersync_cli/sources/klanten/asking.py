@@ -30,6 +30,7 @@ class Asking:
     def __init__(self, klanten: Klanten, workers: int, apps: Iterable[str], had: Iterable[tuple[str, str]]) -> None:
         self._klanten, self._workers = klanten, workers
         self.held: dict[str, dict[str, Customer]] = {app: {} for app in apps}
+        self.refused: set[tuple[str, str]] = set()  # ids that it does not take
         self.asked = 0  # ids, whatever the number of requests for one
         self.in_doubt: list[tuple[str, str]] = []  # ids that got a 500 while no other answer says what that means
         self._had = list(dict.fromkeys(had))  # ids that Klanten had before this reading
@@ -68,6 +69,10 @@ class Asking:
                 f"{self._klanten.name} does not know {ids} that it had before or that `known` names, nor any other of {self.asked:,}",
                 hint="is url right, and `known`? was it restored from a backup? `usersync run --full` forgets what it had before",
             )
+        if len(self.refused) == self.asked:
+            raise Drift(
+                f"{self._klanten.name} refused each id that it was asked for ({self.asked:,})", hint="did its API change? is url right?"
+            )
         if self._only_pages and not self._had:
             asked = "the look-up" if self.asked == 1 else f"all {self.asked:,} look-ups"
             raise ConfigError(
@@ -99,6 +104,8 @@ class Asking:
     def _note(self, question: tuple[str, str], answer: LookedUp, questions: _Questions) -> None:
         app, id_ = question
         self._only_pages = self._only_pages and answer.page
+        if answer.refused:
+            self.refused.add(question)
         if (found := answer.customer) is None:
             return
         self.held[app][id_] = found

@@ -98,6 +98,8 @@ class Walk:
         for stream, id_ in ids:
             if customer := self._asking.held[self._apps[stream]].pop(id_, None):
                 records.append(_record(stream, id_, customer))
+            elif (self._apps[stream], id_) in self._asking.refused:
+                self.misfits[stream][id_] = "Klanten refused it (400)"
             else:
                 self.unknown[stream].add(id_)
         return records
