@@ -12,12 +12,15 @@ from usersync_cli.cli.mapped import by_option, configured
 from usersync_cli.cli.people import Text, cell, grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usersync_cli.config.loader import Config
     from usersync_cli.signals import Stop
 
 _EXIT_STATUSES = """\b
 Exit status: 0 ok, or so already, 2 usage, config or a missing right, 4 the
-target cannot be reached, 9 no such app or database role, 10 the app has
-mappings."""
+target cannot be reached, 9 no such app or database role, 10 the app has mappings,
+or a step fills it."""
 _name = click.argument("name", metavar="NAME", type=Text())
 _role = click.option("--role", required=True, type=Text(), metavar="ROLE", help="A role of the target database, such as shop_reader.")
 
@@ -99,7 +102,7 @@ def list_(config_path: Path | None, output: str) -> None:
 @output_option
 @click.pass_obj
 def remove(stop: Stop, /, name: str, by: str | None, config_path: Path | None, output: str) -> None:
-    """Remove the app NAME, which has no mappings any more, and the rights to read it.
+    """Remove the app NAME, which has no mappings any more and which no step fills, and the rights to read it.
 
     \b
     Examples:
@@ -108,14 +111,19 @@ def remove(stop: Stop, /, name: str, by: str | None, config_path: Path | None, o
     from usersync_cli.identity import apps as map_apps
     from usersync_cli.identity import place
 
-    with place.writing(configured(config_path).target_database(), f"removing the app {name}", stop) as tx:
-        steps = map_apps.remove(tx, name, by or place.person())
+    config = configured(config_path)
+    with place.writing(config.target_database(), f"removing the app {name}", stop) as tx:
+        map_apps.remove(tx, name, by or place.person(), _steps(config, name))
     if output == "json":
-        write_json("app", {"name": name, "removed": True, "filled_by": list(steps)})
-        return
-    click.echo(f"app {cell(name)}: removed")
-    for step in steps:
-        click.echo(f"note: {cell(step)} fills it, and adds it again at its next run; take `identity` out of the config file", err=True)
+        write_json("app", {"name": name, "removed": True})
+    else:
+        click.echo(f"app {cell(name)}: removed")
+
+
+def _steps(config: Config, app: str) -> Sequence[str]:
+    """The steps of the config file that fill an app."""
+    found = ((name, step) for name, job in config.jobs.items() for step in job.steps)
+    return [f"job {name}, step {step.name}" for name, step in found if any(one.app == app for one in step.identity)]
 
 
 @apps.command(epilog=_EXIT_STATUSES)

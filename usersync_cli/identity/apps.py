@@ -18,6 +18,7 @@ from usersync_cli.identity.names import RULE, is_app
 from usersync_cli.settings import closest
 
 _SQL = statements(__name__)
+_TAKE_OUT = "take `identity` out of the config file first, or the next run adds the app again"
 _GRANT = """
 GRANT USAGE ON SCHEMA usersync TO {role};
 GRANT SELECT ON usersync.customer_ids, usersync.customer_ids_then TO {role};
@@ -62,24 +63,23 @@ def listed(tx: Connection) -> list[App]:
     return [App(*row) for row in tx.execute(_SQL["listed"]).fetchall()]
 
 
-def remove(tx: Connection, app: str, by: str) -> Sequence[str]:
-    """Remove an app that has no mappings, with the rights to read it; gives the steps that fill it, and would add it again.
+def remove(tx: Connection, app: str, by: str, steps: Sequence[str]) -> None:
+    """Remove an app that has no mappings, with the rights to read it. `steps`: those of the config file that fill it.
 
-    Raises NotFound, and Conflict while it has mappings.
+    Raises NotFound, and Conflict while it has mappings or a step fills it, which would add it again.
     """
     require_app(tx, app)
     if ids := scalar(tx, _SQL["ids"], {"app": app}):
-        raise _not_empty(tx, app, ids)
-    steps = [f"job {job}, step {step}" for job, step in tx.execute(_SQL["filled_by"], {"app": app}).fetchall()]
+        raise _not_empty(app, ids, steps)
+    if steps:
+        raise Conflict(f"app {app} is filled by {'; '.join(steps)}; nothing was removed", hint=_TAKE_OUT)
     for (role,) in tx.execute(_SQL["roles_of"], {"app": app}).fetchall():
         revoke(tx, app, role)
     tx.execute(_SQL["remove"], {"app": app, "by": by})
-    return steps
 
 
-def _not_empty(tx: Connection, app: str, ids: int) -> Conflict:
-    steps = [f"job {job}, step {step}" for job, step in tx.execute(_SQL["filled_by"], {"app": app}).fetchall()]
-    filled = f"\n{'; '.join(steps)} fills it: take `identity` out of the config file first" if steps else ""
+def _not_empty(app: str, ids: int, steps: Sequence[str]) -> Conflict:
+    filled = f"\n{'; '.join(steps)} {'fills' if len(steps) == 1 else 'fill'} it: {_TAKE_OUT}" if steps else ""
     return Conflict(
         f"app {app} has {ids:,} {'mapping' if ids == 1 else 'mappings'}; nothing was removed",
         hint=f"`usersync mappings list --app {app}` shows them, `usersync mappings remove --app {app} --id ID` removes one{filled}",
@@ -95,8 +95,10 @@ def grant(tx: Connection, app: str, role: str, by: str) -> Granted:
     row = tx.execute(_SQL["role"], {"role": role}).fetchone()
     if row is None:
         raise _no_role(tx, role)
+    if not scalar(tx, _SQL["has_rights"], {"role": role}):
+        tx.execute(_SQL["forget"], {"role": role})  # what is written down is of a role of this name that was dropped
     new = bool(tx.execute(_SQL["allow"], {"app": app, "role": role, "by": by}).rowcount)
-    if not scalar(tx, _SQL["may_read"], {"role": role}):
+    if not scalar(tx, _SQL["may_read"], {"role": role}) or not scalar(tx, _SQL["has_rights"], {"role": role}):
         with _by_owner(tx, role, _GRANT):
             tx.execute(sql.SQL(_GRANT).format(role=identifier(role)))
         if not scalar(tx, _SQL["may_read"], {"role": role}):  # PostgreSQL only warns whoever may not grant

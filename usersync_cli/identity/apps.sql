@@ -13,9 +13,6 @@ SELECT a.name, a.added_at, a.added_by, COALESCE(m.ids, 0),
 -- name: ids
 SELECT count(*) FROM usersync.mappings AS m WHERE m.app = %(app)s
 
--- name: filled_by
-SELECT DISTINCT i.job, i.step FROM usersync.identities AS i WHERE i.app = %(app)s ORDER BY 1, 2
-
 -- name: roles_of
 SELECT r.role::text FROM usersync.app_roles AS r WHERE r.app = %(app)s ORDER BY 1
 
@@ -64,3 +61,13 @@ SELECT EXISTS (
 -- name: owner
 SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)) FROM pg_catalog.pg_class AS c
  WHERE c.oid = 'usersync.customer_ids'::regclass
+
+-- name: has_rights
+-- Whether somebody granted the role itself a right on the view; a role that was dropped has taken that with it.
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS x
+      JOIN pg_catalog.pg_roles AS r ON r.oid = x.grantee
+     WHERE c.oid = 'usersync.customer_ids'::regclass AND r.rolname = %(role)s)
+
+-- name: forget
+DELETE FROM usersync.app_roles AS r WHERE r.role = %(role)s
