@@ -41,8 +41,8 @@ ROOMS: dict[str, Collection[str]] = {
         *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "state", "clients/postgres", "clients/http"),
     ),
     "report": (
-        *("run/context", "run/checkpoint", "run/tables", "run/documents", "run/outbound", "load", "auth", "state", "state/migrations"),
-        *("clients/postgres", "identity", "ports"),
+        *("run/context", "run/checkpoint", "run/identities", "run/tables", "run/documents", "run/outbound", "load", "auth", "state"),
+        *("state/migrations", "clients/postgres", "identity", "ports"),
     ),
     "config": ("sources", "targets", "auth", "identity"),
     "cli": (

@@ -31,6 +31,7 @@ def job_document(job: JobStatus, at: datetime) -> dict[str, Any]:
         "steps": [_step_document(step) for step in job.steps],
         "approvals": [_approval_document(one) for one in job.approvals],
         "rejects": [{"step": step, "waiting": number} for step, number in job.rejects.items()],
+        "conflicts": [{"step": step, "waiting": number} for step, number in job.conflicts.items()],
         "cursors": [_cursor_document(cursor, at) for cursor in job.cursors],
         "streams": [_stream_document(one, at) for one in job.streams],
         "failing_streams": [failing_document(one, at) for one in job.failing],

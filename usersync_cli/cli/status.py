@@ -97,6 +97,9 @@ def _ran(job: JobStatus, finished: Run, at: datetime) -> Iterator[str]:
     for name, number in job.rejects.items():
         yield _row("rejects", f"{plural(number, 'record')} of step {name} set aside, waiting for somebody to look")
         yield _row("", f"`usersync rejects list --job {job.name} --step {name}` lists them")
+    for name, number in job.conflicts.items():
+        yield _row("conflicts", f"{plural(number, 'id')} of step {name}: one customer on the map, another at the source")
+        yield _row("", "`usersync mappings conflicts list` shows them; a person decides")
 
 
 def _read(job: JobStatus, at: datetime) -> Iterator[str]:

@@ -72,6 +72,7 @@ class JobStatus:
     streams: Sequence[StreamStatus] = ()  # of documents, where they were asked for
     failing: Sequence[Failing] = ()  # streams that the config still has, and whose last outcome was not good
     log: LogPlace | None = None  # the one asked longest ago, where each of its streams follows a source's log of changes
+    conflicts: Mapping[str, int] = field(default_factory=dict)  # of the map, that wait for a person, by step of the config
 
     @property
     def last(self) -> Run | None:
@@ -154,6 +155,7 @@ def _read(config: Configured, connection: Connection, only: str | None, *, table
                 streams.read(connection, configured, cursors, config.log_place) if tables and configured else (),
                 _failing(connection, name, configured),
                 _log(config, configured, cursors) if configured else None,
+                _conflicts(connection, name, configured) if configured else {},
             )
         )
     (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
@@ -210,6 +212,14 @@ def _log(config: Configured, job: Job, cursors: Sequence[StoredCursor]) -> LogPl
                     return None
                 places.append(place)
     return min(places, key=lambda place: place.polled, default=None)
+
+
+def _conflicts(connection: Connection, name: str, job: Job) -> dict[str, int]:
+    """Those that keep a step at exit status 3."""
+    from usersync_cli.run.identities import waiting
+
+    numbers = {step.name: waiting(connection, [one.app for one in step.identity], name, step.name) for step in job.steps if step.identity}
+    return {step: number for step, number in numbers.items() if number}
 
 
 @contextmanager
