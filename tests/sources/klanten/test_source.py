@@ -1,112 +1,20 @@
-"""The source `klanten` against a local Klanten: what is asked for, what that costs, and that an outage is never "unknown"."""
+"""The source `klanten` against a local Klanten: what is asked for, what that costs, and what it refuses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
-from tests.http_server import Answer, Fault
-from tests.klanten_server import HTML, NOT_FOUND, Klanten, fault, of_path, out_of_order, settings
-from usersync_cli.clients.http.client import Client
-from usersync_cli.errors import ConfigError, Drift, Unavailable, UsersyncError
-from usersync_cli.model import Cursor, Database, Documents, Page, Stream
-from usersync_cli.patience import Patience
+from tests.http_server import Answer
+from tests.klanten_reading import FOUND, IDS, QUERY, STREAMS, Reading, failed, queries
+from tests.klanten_server import HTML, NOT_FOUND, Klanten, of_path, out_of_order, settings
+from usersync_cli.errors import ConfigError, Drift, Unavailable
+from usersync_cli.model import Database
 from usersync_cli.ports import Tools
 from usersync_cli.signals import Stop
-from usersync_cli.sources.klanten import Settings, Source, walk
-
-STREAMS = {"companies": "crm", "shops": "shop"}
-QUERY = "/v1/query/"
-READINGS: Sequence[dict[str, Any]] = [
-    {"unknown": "404", "id_field": "aoo_id", "takes": "form"},
-    {"unknown": "404 html", "id_field": "app_id", "takes": "query"},
-    {"unknown": "500 html", "id_field": "customer_app_id", "takes": "form"},
-]
-
-
-class Reading:
-    """One reading of a Klanten, by a session of its own."""
-
-    def __init__(self, klanten: Klanten, ids: Mapping[str, Sequence[str]], since: Mapping[str, Cursor] | None = None, **more: Any) -> None:
-        self.found: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in ids}
-        self.pages: list[Page] = []
-        self.error: UsersyncError | None = None
-        stop = Stop()
-        stop.patience = Patience(0.15)
-        streams = [Stream(name, ids=lambda given=given: [given[:3], given[3:]]) for name, given in ids.items()]  # type: ignore[misc]
-        given = Settings(type="klanten", **settings(klanten.url, **{"streams": STREAMS, "workers": 1, **more}))
-        with Source("klanten", given).open(Tools("test", stop, Database)) as session:
-            try:
-                for page in session.pages(streams, since or {}):
-                    self._take(page)
-            except UsersyncError as error:
-                self.error = error
-            self.left_out = dict(session.left_out)
-            self.kept_out = {name: {*session.kept_out(name)} for name in ids}
-
-    def _take(self, page: Page) -> None:
-        self.pages.append(page)
-        assert isinstance(page.content, Documents)
-        for record in page.content.records:
-            data = json.loads(record.data)
-            assert record.stream in page.streams
-            assert record.key not in self.found[record.stream], "given twice"
-            assert {"id", "uuid", "domain"} == {*data}
-            assert record.key == data["id"]
-            self.found[record.stream][record.key] = (data["uuid"], data["domain"])
-
-    @property
-    def domains(self) -> dict[str, dict[str, str]]:
-        return {name: {id_: domain for id_, (_, domain) in sorted(found.items())} for name, found in self.found.items()}
-
-
-def failed(klanten: Klanten, ids: Mapping[str, Sequence[str]], **more: Any) -> UsersyncError:
-    error = Reading(klanten, ids, **more).error
-    assert error is not None
-    assert "to-look-for" not in f"{error.message} {error.hint}"
-    return error
-
-
-def queries(klanten: Klanten) -> list[str]:
-    """What was asked for by id: app/id."""
-    return [unquote(one.path.removeprefix(QUERY)) for one in klanten.asked if one.path.startswith(QUERY)]
-
-
-@pytest.fixture(params=READINGS, ids=lambda one: str(one["unknown"]))
-def klanten(request: pytest.FixtureRequest) -> Iterator[Klanten]:
-    """Two customers with ids in two apps, in one of the readings."""
-    with Klanten("crm", "shop", "other", **request.param).running() as server:
-        assert isinstance(server, Klanten)
-        yield filled(server)
-
-
-@pytest.fixture
-def plain() -> Iterator[Klanten]:
-    with Klanten("crm", "shop", unknown="404").running() as server:
-        assert isinstance(server, Klanten)
-        yield filled(server)
-
-
-def filled(server: Klanten) -> Klanten:
-    server.add("example.com", ("crm", "1"), ("crm", "4"), ("shop", "a"), ("other", "x"))
-    server.add("Example.ORG", ("crm", "3"), ("shop", "b"))
-    return server
-
-
-@pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of two ids, and no pause before a request is repeated."""
-    monkeypatch.setattr(walk, "PAGE_IDS", 2)
-    monkeypatch.setitem(Client.__init__.__kwdefaults__ or {}, "pause", timedelta(seconds=0.01))
-
-
-IDS = {"companies": ["1", "2", "3", "4"], "shops": ["a", "b", "c"]}
-FOUND = {"companies": {"1": "example.com", "3": "Example.ORG", "4": "example.com"}, "shops": {"a": "example.com", "b": "Example.ORG"}}
+from usersync_cli.sources.klanten import Settings, Source
 
 
 def test_each_reading_of_the_documentation(klanten: Klanten) -> None:
@@ -203,94 +111,6 @@ def test_an_id_that_is_refused_keeps_no_other_back(plain: Klanten) -> None:
     assert {"unknown at the source": 1, "unfit to be asked for": 1} == read.left_out
     plain.trouble = of_path("/v1/", Answer(400, {}))
     assert isinstance(failed(plain, IDS), Drift)
-
-
-# outages
-
-
-@pytest.mark.parametrize("skip", [0, 1, 3, 5])
-def test_an_outage_in_the_middle_is_not_unknown(klanten: Klanten, skip: int) -> None:
-    """
-    A Klanten that answers 500 from some moment on ends the reading, whatever it answers to unknown ids; the next run goes on.
-    """
-    klanten.trouble = of_path("/v1/", out_of_order(), skip=skip)
-    read = Reading(klanten, IDS)
-
-    assert isinstance(read.error, Unavailable)
-    assert not any(page.complete for page in read.pages)
-    klanten.trouble = lambda _: None
-    since = dict.fromkeys(IDS, read.pages[-1].cursor) if read.pages else {}
-    rest = Reading(klanten, IDS, since)
-    assert FOUND == {name: read.domains[name] | rest.domains[name] for name in IDS}
-
-
-@pytest.mark.parametrize("skip", [1, 2, 3, 4])
-def test_a_short_outage_costs_nothing(klanten: Klanten, skip: int) -> None:
-    """
-    Answers of 500 that pass are asked for again, once an id that Klanten has is answered.
-    """
-    klanten.trouble = of_path("/v1/", out_of_order(), skip=skip, times=2)
-    read = Reading(klanten, IDS)
-
-    assert read.error is None
-    assert FOUND == read.domains
-
-
-def test_without_a_known_id_an_outage_can_not_be_told() -> None:
-    """
-    Where everything is a 500 the reading ends as an outage, unless an id is named that Klanten has.
-    """
-    with Klanten("crm", unknown="500 html").running() as server:
-        assert isinstance(server, Klanten)
-        server.add("example.com", ("crm", "known"))
-        error = failed(server, {"companies": ["1", "2", "3"]})
-        assert isinstance(error, Unavailable)
-        assert "known" in error.hint
-        read = Reading(server, {"companies": ["1", "2", "3"]}, known={"crm": "known"})
-        assert (None, {"unknown at the source": 3}) == (read.error, read.left_out)
-        server.trouble = of_path("/v1/", out_of_order())
-        assert isinstance(failed(server, {"companies": ["1"]}, known={"crm": "known"}), Unavailable)
-
-
-def test_what_was_found_once_tells_an_outage_later() -> None:
-    """
-    A finished reading leaves a few ids that Klanten has, by which the next one tells an outage from unknown ids.
-    """
-    with Klanten("crm", "shop", unknown="500 html").running() as server:
-        assert isinstance(server, Klanten)
-        first = Reading(filled(server), {"companies": ["1"]})
-        since = {"companies": first.pages[-1].cursor}
-        assert {"unknown at the source": 2} == Reading(server, {"companies": ["7", "8"]}, since).left_out
-        server.trouble = of_path("/v1/", out_of_order())
-        assert isinstance(Reading(server, {"companies": ["7", "8"]}, since).error, Unavailable)
-
-
-PAGE = Answer(200, b"<!doctype html><title>Log in</title>", HTML)
-FAULTS: Sequence[Fault] = ["truncated", "reset", "hang"]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [PAGE, Answer(503, b"", HTML), Answer(429, {}, {"Retry-After": "1"}), *map(fault, FAULTS)],
-    ids=lambda one: one.fault or one.status,
-)
-@pytest.mark.parametrize("path", [QUERY, "/v1/mappings/"])
-def test_no_answer_is_not_unknown(plain: Klanten, answer: Answer, path: str) -> None:
-    """
-    A page in HTML with a 200, a server that is busy, a body that is cut: the reading ends as an outage.
-    """
-    plain.trouble = of_path(path, answer)
-
-    assert isinstance(failed(plain, IDS), Unavailable)
-
-
-def test_an_answer_of_another_type_is_read(plain: Klanten) -> None:
-    """
-    What counts is whether it is JSON, not what it calls itself.
-    """
-    uuid = str(plain.customers["example.com"])
-    plain.trouble = of_path(f"{QUERY}crm/1", Answer(200, {"domain": "example.com", "uuid": uuid}, HTML))
-    assert FOUND == Reading(plain, IDS).domains
 
 
 # refusals
