@@ -27,7 +27,8 @@ Trouble = Callable[[Asked], Answer | None]
 class Klanten(HttpServer):
     """The service. `unknown` and `id_field` are readings of its page; `takes` is where the customer of GET /v1/mappings/ is looked for.
 
-    `trouble` is asked before each request, and answers in its place; `lost` after one was carried out: its answer is the one that comes.
+    `no_app` is what a mapping to an unknown app gets. `trouble` is asked before each request, and answers in its place; `lost` after
+    one was carried out: its answer is the one that comes.
     """
 
     def __init__(self, *apps: str, unknown: Unknown = "404", id_field: str = "aoo_id", takes: Literal["form", "query"] = "form") -> None:
@@ -35,7 +36,7 @@ class Klanten(HttpServer):
         self.apps, self.unknown, self.id_field, self.takes = set(apps), unknown, id_field, takes
         self.customers: dict[str, UUID] = {}  # by domain, as it was given
         self.mappings: dict[tuple[str, str], UUID] = {}
-        self.key = KEY
+        self.key, self.no_app = KEY, 400
         self.trouble: Trouble = lambda _: None
         self.lost: Trouble = lambda _: None
         self._at_a_time = threading.Lock()
@@ -95,7 +96,9 @@ class Klanten(HttpServer):
     def _map(self, form: Mapping[str, str]) -> Answer:
         app, id_, customer = (form.get(name, "").strip() for name in ("app", "customer_app_id", "customer"))
         uuid = next((one for one in self.customers.values() if str(one) == customer), None)
-        if app not in self.apps or not id_ or uuid is None or (app, id_) in self.mappings:
+        if app not in self.apps:
+            return Answer(self.no_app, REFUSED)
+        if not id_ or uuid is None or (app, id_) in self.mappings:
             return Answer(400, REFUSED)
         self.mappings[app, id_] = uuid
         return Answer(201, {"customer_app_id": id_, "customer": customer, "app": app})

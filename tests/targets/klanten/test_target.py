@@ -185,10 +185,12 @@ def test_a_wrong_address(sending: Sending) -> None:
     assert (7, True) == (status_of(error), "is url in the config file right" in error.hint)
 
 
-def test_an_app_that_klanten_does_not_know(sending: Sending) -> None:
+@pytest.mark.parametrize("answer", [400, 404])
+def test_an_app_that_klanten_does_not_know(sending: Sending, answer: int) -> None:
     """
     After three refusals no more of its ids are sent, other apps' are; 2 names the app, and once it is there all is made.
     """
+    sending.klanten.no_app = answer
     sending.settings = {"apps": {"crm": "new", "shop": "crm"}, "workers": 1}
     sending.map({str(number): "example.com" for number in range(6)})
     sending.map({"1": "example.com"}, app="shop")

@@ -24,6 +24,7 @@ __all__ = ["Klanten", "Question", "misfit"]
 
 UNKNOWN = (404, 500)  # for an unknown id, or an unknown customer; their bodies may be pages in HTML
 REFUSED = (400, 414)  # for an id that is odd, or too long
+REFUSED = (400, 404, 409, 422)  # for a mapping; 400 is what is known of it, and all of them mean that nothing was made
 KEY_HINT = "fix api_key in the config file: the key as Klanten showed it when it was made, without `Api-Key` before it"
 
 Question: TypeAlias = tuple[str, str] | UUID
@@ -94,7 +95,7 @@ class Klanten:
         """
         form = {"customer_app_id": id_, "customer": str(customer), "app": app}
         with self._key():
-            return self._client.send(Request("POST", "/v1/mappings/", form=form, repeat=False, bare=(400,))).status == 201
+            return self._client.send(Request("POST", "/v1/mappings/", form=form, repeat=False, bare=REFUSED)).status == 201
 
     @contextmanager
     def _key(self) -> Iterator[None]:

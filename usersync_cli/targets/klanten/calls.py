@@ -113,7 +113,7 @@ class MappingCalls:
             if there.customer:
                 return _same(there.customer, domain, customer)
             if refused:
-                raise SetAside(REFUSED, f"Klanten takes no such id: it answered 400, and has no mapping of it. Is {app} an app there?")
+                raise SetAside(REFUSED, f"Klanten refuses it, and has no mapping of it. Is {app} an app there?")
             if unanswered and (there.doubtful or attempt == TRIES - 1):
                 raise Unavailable(unanswered.message, hint=unanswered.hint) from unanswered
         raise AssertionError("each attempt has an outcome")
