@@ -367,6 +367,19 @@ def _quoted(text: str | None) -> str:
     return "NULL" if text is None else f"'{text}'"
 
 
+def test_an_id_that_a_server_refuses_in_a_path(sending: Sending) -> None:
+    """
+    414, such as for an id that is too long, or 400: a conflict, and all others are made.
+    """
+    sending.map({"1": "example.com", "2": "example.com", "3": "example.com"})
+    answers = {"/v1/query/crm/1": Answer(414, PAGE, HTML), "/v1/query/crm/2": Answer(400, PAGE, HTML)}
+    sending.klanten.trouble = lambda asked: answers.get(asked.path)
+
+    assert 3 == status_of(sending.failed())
+    assert {"crm:1": "id_does_not_fit", "crm:2": "id_does_not_fit"} == sending.conflicts()
+    assert {("crm", "3"): "example.com"} == sending.klanten.held()
+
+
 def test_columns(sending: Sending) -> None:
     """
     The columns are app, id and domain; our uuid may come along, since the view has it, and all others are refused.

@@ -35,7 +35,7 @@ class LookedUp:
 
     `doubtful`: the answer was a 500. A Klanten that throws its exception as its page says answers so for every unknown id, and any
     Klanten does so that is out of order: ask for an id that it is known to have, to tell these apart.
-    `refused`: it did not take the id as a part of its path, or something in between did not (`Klanten.each`).
+    `refused`: it did not take the id as a part of its path, or something in between did not.
     `page`: the answer was a 404 without JSON, which is also what a server says of a path that it does not have.
     """
 

@@ -24,7 +24,7 @@ __all__ = ["Klanten", "Question", "misfit"]
 
 UNKNOWN = (404, 500)  # for an unknown id, or an unknown customer; their bodies may be pages in HTML
 REFUSED = (400, 414)  # for an id that is odd, or too long
-REFUSED = (400, 404, 409, 422)  # for a mapping; 400 is what is known of it, and all of them mean that nothing was made
+NOT_MADE = (400, 404, 409, 422)  # for a mapping; 400 is what is known of it, and all of them mean that nothing was made
 KEY_HINT = "fix api_key in the config file: the key as Klanten showed it when it was made, without `Api-Key` before it"
 
 Question: TypeAlias = tuple[str, str] | UUID
@@ -95,7 +95,7 @@ class Klanten:
         """
         form = {"customer_app_id": id_, "customer": str(customer), "app": app}
         with self._key():
-            return self._client.send(Request("POST", "/v1/mappings/", form=form, repeat=False, bare=REFUSED)).status == 201
+            return self._client.send(Request("POST", "/v1/mappings/", form=form, repeat=False, bare=NOT_MADE)).status == 201
 
     @contextmanager
     def _key(self) -> Iterator[None]:
@@ -108,7 +108,7 @@ class Klanten:
 
 def _request(drawn: deque[Question], question: Question) -> Request:
     drawn.append(question)
-    return _mappings_of(question) if isinstance(question, UUID) else replace(_query(*question), bare=(*UNKNOWN, *REFUSED))
+    return _mappings_of(question) if isinstance(question, UUID) else _query(*question)
 
 
 def _mappings_of(customer: UUID) -> Request:
@@ -123,4 +123,4 @@ def _listed(reply: Reply) -> list[Mapping] | None:
 
 def _query(app: str, id_: str) -> Request:
     path = f"/v1/query/{quote(app, safe='')}/{quote(id_, safe='')}"
-    return Request("GET", path, bare=UNKNOWN, named=f"/v1/query/{quote(app, safe='')}/ID")
+    return Request("GET", path, bare=(*UNKNOWN, *REFUSED), named=f"/v1/query/{quote(app, safe='')}/ID")

@@ -60,16 +60,21 @@ class LookUps:
         if not found and normal(str(one.domain)) is None:
             found = ("not_a_domain", "its customer's domain is not one")
         if found:
-            self._tx.execute("INSERT INTO pg_temp.usersync_odd VALUES (%s, %s, %s)", (one.key, *found))
+            self._set_aside(one, *found)
         return not found
+
+    def _set_aside(self, one: Wanted, reason: str, detail: str) -> None:
+        self._tx.execute("INSERT INTO pg_temp.usersync_odd VALUES (%s, %s, %s)", (one.key, reason, detail))
 
     def _batch(self, batch: Sequence[Wanted]) -> None:
         answers = self._answered(batch)
+        for one in (one for one, answer in zip(batch, answers, strict=True) if answer.refused):
+            self._set_aside(one, "id_does_not_fit", "Klanten, or what is before it, does not take it as a part of a path")
         with self._tx.cursor().copy("COPY pg_temp.usersync_there (key, ours, uuid, domain, normal) FROM STDIN") as copy:
             for row in _rows(batch, answers):
                 copy.write_row(row)
         self._doubtful += sum(answer.doubtful for answer in answers)
-        self._unknown += sum(answer.customer is None for answer in answers)
+        self._unknown += sum(answer.customer is None and not answer.refused for answer in answers)
 
     def _answered(self, batch: Sequence[Wanted]) -> Sequence[LookedUp]:
         """The answers to these. A 500 is looked into: once an id that Klanten has is answered, those are unknown that get a second one."""
@@ -111,6 +116,8 @@ class LookUps:
 
 def _rows(batch: Sequence[Wanted], answers: Sequence[LookedUp]) -> Iterator[tuple[str | None, ...]]:
     for one, answer in zip(batch, answers, strict=True):
+        if answer.refused:
+            continue
         there = answer.customer
         ours = normal(str(one.domain))
         yield (
