@@ -72,7 +72,8 @@ def test_wrong_lines_are_set_aside_and_the_others_imported(maps: Maps) -> None:
         11: "somebody_elses",
     }  # fmt: skip
 
-    assert (1, 9) == (found["created"], found["rejected"])
+    assert (1, 0, 9) == tuple(found[name] for name in ("created", "moved", "rejected"))
+    assert ("example.net", False) == maps.whose("shop", "9")
     assert wrong == {one["line"]: one["reason"] for one in found["rejects"]}
     assert {f"line {line}": reason for line, reason in wrong.items()} == rejects
     assert "test.user" not in str([one["detail"] for one in found["rejects"]])

@@ -229,7 +229,10 @@ def compare(tx: Connection, lines: Lines, *, move: bool, stop: Stop | None = Non
             if stop and not found.lines % 1000:
                 stop.check()
     tx.execute("ANALYZE pg_temp.usersync_lines")
-    for name in ("unknown_apps", "twice", "customers", "differ", "name"):
+    for name in ("unknown_apps", "twice", "customers"):
+        tx.execute(_SQL[name])
+    tx.execute("ANALYZE pg_temp.usersync_named")
+    for name in ("differ", "name"):
         tx.execute(_SQL[name])
     mappings.open_given(tx)
     tx.execute(_SQL["give"])

@@ -51,16 +51,17 @@ WITH wrong AS (
                 ELSE usersync.root_of(n.by_uuid) <> usersync.root_of(n.by_domain) END
 )
 UPDATE pg_temp.usersync_lines AS l SET why = CASE WHEN w.domain IS NULL THEN 'unknown_customer' ELSE 'uuid_and_domain_differ' END, detail = w.detail
-  FROM wrong AS w WHERE w.uuid = l.uuid AND w.domain IS NOT DISTINCT FROM l.domain AND l.why IS NULL
+  FROM wrong AS w WHERE w.uuid = l.uuid AND COALESCE(w.domain, '') = COALESCE(l.domain, '') AND l.why IS NULL
 
 -- name: name
+-- Equality alone can be hashed: what is NULL is compared as ''.
 -- A domain that is new gets the uuid that the file has for it, or that of the domain.
 UPDATE pg_temp.usersync_lines AS l
    SET customer = COALESCE(n.by_domain, n.by_uuid, o.uuid, usersync.uuid_of(n.domain)), is_new = n.by_domain IS NULL AND n.by_uuid IS NULL
   FROM pg_temp.usersync_named AS n
   LEFT JOIN (SELECT s.domain, max(s.uuid::text)::uuid AS uuid FROM pg_temp.usersync_lines AS s
               WHERE s.why IS NULL AND s.domain IS NOT NULL GROUP BY s.domain) AS o ON o.domain = n.domain
- WHERE n.domain IS NOT DISTINCT FROM l.domain AND n.uuid IS NOT DISTINCT FROM l.uuid AND l.why IS NULL
+ WHERE COALESCE(n.domain, '') = COALESCE(l.domain, '') AND COALESCE(n.uuid::text, '') = COALESCE(l.uuid::text, '') AND l.why IS NULL
 
 -- name: give
 INSERT INTO pg_temp.usersync_given (app, id, customer)
