@@ -45,6 +45,7 @@ def test_a_second_reading_finds_the_same(plain: Klanten) -> None:
 
     assert first.domains == second.domains == FOUND
     assert first.pages[0].sweep != second.pages[0].sweep
+    assert FOUND == Reading(plain, IDS, {name: {"page": 7} for name in IDS}).domains
 
 
 def test_an_interrupted_reading_goes_on(plain: Klanten) -> None:

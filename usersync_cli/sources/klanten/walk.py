@@ -34,8 +34,11 @@ class Place(msgspec.Struct, omit_defaults=True):
 
 
 def place_in(streams: Sequence[Stream], since: Mapping[str, Cursor]) -> Place | None:
-    """The place of the reading that these streams are in, if it is one and the same."""
-    places = [msgspec.convert(since[one.name], Place) if one.name in since else None for one in streams]
+    """The place of the reading that these streams are in, if it is one and the same. None also for a cursor of another shape."""
+    try:
+        places = [msgspec.convert(since[one.name], Place) if one.name in since else None for one in streams]
+    except msgspec.ValidationError:
+        return None
     return places[0] if places and all(one == places[0] for one in places) else None
 
 
