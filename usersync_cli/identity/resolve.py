@@ -56,12 +56,13 @@ class Outcome:
 class Resolver:
     """Decides and writes what the facts of one identity mean. Everything happens in the transaction that is handed in.
 
-    `unique`: an id has one row. Without the tables of the map, as in a preview before the first run, they are taken as empty.
+    `unique`: an id has one row. `few`: the facts are a page's. Without the tables of the map, as in a preview before the first run, they are taken as empty.
     """
 
-    def __init__(self, facts: Facts, filled: Filled, domains: Domains, *, unique: bool) -> None:
-        self._facts, self._filled, self._domains, self._unique = facts, filled, domains, unique
+    def __init__(self, facts: Facts, filled: Filled, domains: Domains, *, unique: bool, few: bool) -> None:
+        self._facts, self._filled, self._domains, self._unique, self._few = facts, filled, domains, unique, few
         self._identity = facts.identity
+        self._undone = False  # mappings are taken back
         self._crowds: list[tuple[str, UUID, int]] = []
         self._crowded: set[str] = set()
         self._there = True
@@ -95,6 +96,7 @@ class Resolver:
     def decide(self, tx: Connection) -> Sequence[str]:
         """Decide; gives domains that turned out to be crowded: with the facts of the ids that they had, it is decided again."""
         self._judge(tx)
+        self._undone = bool(scalar(tx, self._sql_of("SELECT EXISTS (SELECT FROM {undone})")))
         tx.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._facts.decided))
         self._execute(tx, "decide")
         crowds = self._execute(tx, "crowds", most=self._identity.max_ids).fetchall()
@@ -190,6 +192,8 @@ class Resolver:
             "root_of_mapped": self._root("y.mapped"),
             "root_of_customer": self._root("y.customer"),
             "facts": self._candidates(),
+            "held": sql.SQL(_SQL["held_by_few" if self._few else "held"]),
+            "but": sql.SQL("AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)" if self._undone else ""),
         }
         filled = {name: self._filled_in(part, tables) for name, part in parts.items()}
         filled["conflicts"] = sql.SQL(_SQL["conflicts"]).format(**tables)

@@ -32,17 +32,27 @@ SELECT y.*,
           FROM (SELECT d.*, m.customer AS mapped, m.pinned, m.left_at IS NOT NULL AS returned, {customer} AS customer,
                        d.known IS NULL {is_new} AS is_new, {theirs} AS theirs
                   FROM ({facts}) AS d
-                  LEFT JOIN {mappings} AS m ON m.app = %(app)s AND m.id = d.id
-                                           AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)
+                  {held}
                   {by_uuid}) AS x) AS y
 
+-- name: held
+-- For `decide`, with all rows of a table: the mapping that each id has.
+LEFT JOIN {mappings} AS m ON m.app = %(app)s AND m.id = d.id AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)
+
+-- name: held_by_few
+-- The same for a page. LATERAL with LIMIT: each id is looked up in the index, whatever the planner knows of a table that grows.
+LEFT JOIN LATERAL (
+     SELECT m.* FROM {mappings} AS m WHERE m.app = %(app)s AND m.id = d.id AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = d.id) LIMIT 1
+) AS m ON true
+
 -- name: crowds
--- Domains that would have more ids than one app may have of one customer, and the ids that have them already.
+-- Domains that would have more ids than one app may have of one customer, and the ids that have them already. OFFSET 0: they are
+-- looked up by customer, although an app may seem rarer to the planner.
 SELECT g.domain, g.customer, g.new + g.there FROM (
     SELECT d.domain, d.customer, count(*) AS new,
            CASE WHEN bool_or(d.is_new) THEN 0
-                ELSE (SELECT count(*) FROM {mappings} AS m WHERE m.customer = d.customer AND m.app = %(app)s AND m.domain = d.domain
-                                                           AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)) END AS there
+                ELSE (SELECT count(*) FROM (SELECT * FROM {mappings} AS m WHERE m.customer = d.customer OFFSET 0) AS m
+                       WHERE m.app = %(app)s AND m.domain = d.domain {but}) END AS there
       FROM {decided} AS d WHERE d.action = 1 AND d.turn = 1 AND d.uuid IS NULL GROUP BY d.domain, d.customer
 ) AS g WHERE g.new + g.there > %(most)s ORDER BY g.domain
 

@@ -124,7 +124,7 @@ class Watch:
         """Decide what was collected; with `everything`, for all rows of the table that were not collected."""
         self._refuse_unknown(merge)
         self._facts.open(tx)
-        resolver = self._resolver = Resolver(self._facts, self._filled, self._domains, unique=self._unique(merge))
+        resolver = self._resolver = Resolver(self._facts, self._filled, self._domains, unique=self._unique(merge), few=not everything)
         if everything:
             self._collect_rest(tx, merge, sql.SQL("true"))
         tx.execute("SET LOCAL row_security TO on")  # for a role that may write the map, and does not own it

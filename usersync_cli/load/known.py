@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from psycopg import sql
@@ -316,9 +317,16 @@ class Known:
         return self.sweep.known if self.sweep and self.sweep.name == sweep else self.known_before
 
     def check_rows(self, tx: Connection, merge: Merge) -> int:
-        """Have the next complete listing write the rows again that the target has lost since we wrote them; gives their number."""
-        statement = sql.SQL("UPDATE usersync.seen SET held = NULL WHERE stream_id = {} AND key IN ({})")
-        return tx.execute(statement.format(sql.Literal(self.memory.id), self._lost(merge.table, merge.key))).rowcount
+        """Have the next complete listing write the rows again that the target has lost since we wrote them; gives their number.
+
+        In two statements: joined in one, a planner without statistics of a new stream looks for them again for each row that is known.
+        """
+        lost, keys = 0, self.lost(tx, merge.table, merge.key)
+        while part := list(islice(keys, LOST_PART)):
+            lost += tx.execute(
+                "UPDATE usersync.seen SET held = NULL WHERE stream_id = %s AND key = ANY(%s)", (self.memory.id, texts(part))
+            ).rowcount
+        return lost
 
     def _lost(self, table: sql.Composable, key: Sequence[str]) -> sql.Composed:
         return sql.SQL(_SQL["lost"]).format(stream=sql.Literal(self.memory.id), table=table, key=key_text(key))
