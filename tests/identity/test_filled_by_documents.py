@@ -108,6 +108,30 @@ def test_killed_between_pages(sync: Sync, source: ListSource) -> None:
     assert len(ids(sync)) == 6
 
 
+def test_killed_before_all_rows_were_looked_at(sync: Sync, source: ListSource) -> None:
+    """
+    The rows that were there before the step had an identity are still owed after a run that wrote some, and broke off.
+    """
+    own, sync.identity = sync.identity, []
+    source.streams["companies"] = [company(f"c{n}", f"example{n}.org") for n in range(6)]
+    sync.ok()
+    sync.identity = own
+    source.streams["companies"] = [company("c0", "example.net"), *source.streams["companies"][1:]]
+
+    def fail(stream: str, page: int) -> None:
+        if stream == "contacts":
+            raise KeyboardInterrupt
+
+    source.fail = fail
+    with suppress(KeyboardInterrupt):
+        sync.run()
+    assert ["c0"] == [id_ for _, id_, _ in ids(sync)]
+
+    source.fail = lambda _stream, _page: None
+    sync.ok()
+    assert len(ids(sync)) == 6
+
+
 def test_a_table_that_is_there(sync: Sync, source: ListSource) -> None:
     """
     When a step is given an identity, the rows that are there are looked at too, although the source has nothing new; a dry run says
@@ -205,7 +229,7 @@ def test_a_dry_run_of_other_rules(sync: Sync, source: ListSource, before: Any, a
     What a dry run says of the map, with other rules or other limits, and with other records, is what the run then does to it.
     """
     wipe(sync)
-    source.size = 100
+    source.size = data.draw(st.integers(1, 7))
     sync.identity = [
         identity("companies", max_ids=data.draw(st.integers(1, 4)), rules=data.draw(st.sampled_from([RULES[:1], RULES[1:], RULES])))
     ]

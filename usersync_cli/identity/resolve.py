@@ -56,13 +56,15 @@ class Outcome:
 class Resolver:
     """Decides and writes what the facts of one identity mean. Everything happens in the transaction that is handed in.
 
-    `unique`: an id has one row. `few`: the facts are a page's. Without the tables of the map, as in a preview before the first run, they are taken as empty.
+    `unique`: an id has one row. `few`: the facts are a page's. Without the tables of the map, as in a preview before the first run, they
+    are taken as empty.
     """
 
     def __init__(self, facts: Facts, filled: Filled, domains: Domains, *, unique: bool, few: bool) -> None:
         self._facts, self._filled, self._domains, self._unique, self._few = facts, filled, domains, unique, few
         self._identity = facts.identity
         self._undone = False  # mappings are taken back
+        self._outcome: Outcome | None = None
         self._crowds: list[tuple[str, UUID, int]] = []
         self._crowded: set[str] = set()
         self._there = True
@@ -89,9 +91,10 @@ class Resolver:
 
     def left(self, tx: Connection, *, writes: bool) -> None:
         """Whose records have left: pins are kept, with the date; others than those that this step has mapped too."""
-        if writes:
-            self._execute(tx, "pins_left")
-        self._execute(tx, "left")
+        if scalar(tx, self._sql_of("SELECT EXISTS (SELECT FROM {undone})")):
+            if writes:
+                self._execute(tx, "pins_left")
+            self._execute(tx, "left")
 
     def decide(self, tx: Connection) -> Sequence[str]:
         """Decide; gives domains that turned out to be crowded: with the facts of the ids that they had, it is decided again."""
@@ -141,18 +144,24 @@ class Resolver:
         if self._crowds:
             domains, ids = [one[0] for one in self._crowds], [one[2] for one in self._crowds]
             self._execute(tx, "add_crowds", domains=domains, ids=ids)
-        self._execute(tx, "close")
-        self._execute(tx, "add_customers", by=f"job {filled.job}")
-        self._execute(tx, "add_mappings")
-        self._execute(tx, "add_conflicts")
-        self._execute(tx, "back")
         self._execute(tx, "settle")
+        found = self.outcome(tx)
+        if found.closed:
+            self._execute(tx, "close")
+        if found.mapped:
+            self._execute(tx, "add_customers", by=f"job {filled.job}")
+            self._execute(tx, "add_mappings")
+        if found.conflicts:
+            self._execute(tx, "add_conflicts")
+            self._execute(tx, "back")
 
     def outcome(self, tx: Connection) -> Outcome:
         """What a run does, in numbers."""
-        ((mapped, conflicts, returned, theirs),) = self._execute(tx, "outcome").fetchall()
-        closed = scalar(tx, self._sql_of("SELECT count(DISTINCT u.id) FROM {undone} AS u"))
-        return Outcome(mapped, conflicts + returned + theirs, closed)
+        if self._outcome is None:
+            ((mapped, conflicts, returned, theirs),) = self._execute(tx, "outcome").fetchall()
+            closed = scalar(tx, self._sql_of("SELECT count(DISTINCT u.id) FROM {undone} AS u"))
+            self._outcome = Outcome(mapped, conflicts + returned + theirs, closed)
+        return self._outcome
 
     def foreseen(self, tx: Connection) -> Iterator[tuple[str, str, str | None, str | None, str]]:
         """For a preview: kind (map, unmap, conflict), id, the customer's domain now, the one that it would be, and why; by id."""

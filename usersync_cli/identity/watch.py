@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -27,6 +28,7 @@ from usersync_cli.load.merge import CHANGES, Merge
 from usersync_cli.model import Identity
 
 _SQL = statements("usersync_cli.identity.resolve")
+CARRIED = 100_000  # facts that a preview takes along
 
 
 class Watch:
@@ -38,8 +40,11 @@ class Watch:
         self._resolver: Resolver | None = None
         self._touched = False  # something was collected since the last look
         self._known = False  # the map has its tables
-        self._news: list[str] = []  # in a preview that looks at all rows later: ids that it has looked at
+        self._carried: dict[str, list[tuple[Any, ...]]] = {}  # in a preview: facts of rows that it rolled back, by id
+        self._gone: set[str] = set()  # in a preview: ids whose rows it took back to where they were
+        self._decided_before: list[str] = []  # in a preview with more of them than can be carried: ids that it has decided
         self.everything = everything  # all rows are still to be looked at
+        self._whole = False  # the transaction under way looks at all rows
         self._remembered = False
         self.problem: PartialError | None = None  # why some rows could not be looked at; the next run looks at all of them
 
@@ -120,11 +125,19 @@ class Watch:
         """Whether something was collected in this transaction."""
         return self._touched and self._facts.are_there(tx)
 
+    @property
+    def carries(self) -> bool:
+        """Whether something is still to be decided that `carry` took along."""
+        return bool(self._carried or self._gone)
+
     def decide(self, tx: Connection, merge: Merge, *, everything: bool, writes: bool) -> None:
         """Decide what was collected; with `everything`, for all rows of the table that were not collected."""
         self._refuse_unknown(merge)
         self._facts.open(tx)
+        self._whole = everything
         resolver = self._resolver = Resolver(self._facts, self._filled, self._domains, unique=self._unique(merge), few=not everything)
+        if self.carries:
+            self._put_back(tx)
         if everything:
             self._collect_rest(tx, merge, sql.SQL("true"))
         tx.execute("SET LOCAL row_security TO on")  # for a role that may write the map, and does not own it
@@ -146,7 +159,7 @@ class Watch:
         if not self._remembered:
             tx.execute(_SQL["add_app"], {"app": identity.app, "by": f"job {filled.job}"})
         self._resolver.write(tx)
-        if not self._remembered or self.problem:
+        if (not self._remembered and (self._whole or not self.everything)) or self.problem:
             live = identifier(merge.marks[0]).as_string(tx) if merge.marks else None
             tx.execute(
                 _SQL["remember"],
@@ -165,11 +178,34 @@ class Watch:
         assert self._resolver is not None  # noqa: S101  `decide`
         yield from self._resolver.foreseen(tx)
 
-    def note_previewed(self, tx: Connection) -> None:
-        """In a preview that looks at all rows later: these ids are not looked at again, since their rows will be others by then."""
-        if self.everything:
-            query = sql.SQL("SELECT f.id FROM {} AS f UNION SELECT u.id FROM {} AS u").format(self._facts.table, self._facts.undone)
-            self._news += [one for (one,) in tx.execute(query).fetchall()]
+    def carry(self, tx: Connection) -> bool:
+        """In a preview, take what was collected along to the end, where all pages are decided together, as their run does it in effect.
+
+        False, and nothing was taken, where that would be too much; then it is decided here, as if the pages before did not count.
+        """
+        facts = self._facts
+        found = tx.execute(sql.SQL("SELECT * FROM {} LIMIT {}").format(facts.table, sql.Literal(CARRIED + 1))).fetchall()
+        gone = [one for (one,) in tx.execute(sql.SQL("SELECT u.id FROM {} AS u").format(facts.undone)).fetchall()]
+        if len(found) + len(gone) + len(self._carried) > CARRIED:
+            self._decided_before += [*(row[0] for row in found), *gone]
+            return False
+        for id_ in {row[0] for row in found}:
+            self._carried.pop(id_, None)
+        for row in found:
+            self._carried.setdefault(row[0], []).append(row)
+        self._gone |= set(gone)
+        return True
+
+    def _put_back(self, tx: Connection) -> None:
+        """What `carry` took along."""
+        with tx.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(self._facts.table)) as copy:
+            for rows in self._carried.values():
+                for row in rows:
+                    copy.write_row(row)
+        with tx.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(self._facts.undone)) as copy:
+            for id_ in sorted(self._gone):
+                copy.write_row((id_, "left"))
+        self._carried, self._gone = {}, set()
 
     def close(self, tx: Connection) -> None:
         """The end of what was collected: a transaction may go on."""
@@ -218,11 +254,13 @@ class Watch:
     def _collect_rest(self, tx: Connection, merge: Merge, which: sql.Composable) -> None:
         """The facts of rows of the table, of those which are live and whose id has none yet."""
         done = sql.SQL("EXISTS (SELECT FROM {} AS f WHERE f.id OPERATOR(pg_catalog.=) {})").format(self._facts.table, self._id("t"))
-        if self._news:
-            done += sql.SQL(" OR {} OPERATOR(pg_catalog.=) ANY ({})").format(self._id("t"), sql.Literal(list(self._news)))
+        if self._decided_before:
+            done += sql.SQL(" OR {} OPERATOR(pg_catalog.=) ANY ({})").format(self._id("t"), sql.Literal(list(self._decided_before)))
         rows = sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} AND NOT ({})").format(
             listed(sql.SQL("t.{}").format(f.column) for f in merge.fields), merge.table, _is_live(merge), which, done
         )
+        if not scalar(tx, "SELECT to_regclass(%s) IS NOT NULL", (merge.table.as_string(tx),)):
+            return  # a preview has not made it
         try:
             with tx.transaction():
                 self._facts.collect(tx, rows, self._roles)

@@ -33,6 +33,7 @@ class Identities:
         self._watched: list[tuple[Watch, Callable[[Connection], Merge]]] = []
         self._everything: list[Watch] = []  # of those that the transaction under way looks at all rows
         self._decided: list[Watch] = []
+        self._last = False  # the transaction under way is the step's last
         if step.identity:
             done.identity = Outcome()
 
@@ -58,16 +59,19 @@ class Identities:
                 yield from known_ids.ids(connection, identity.app)
 
     def owed(self) -> bool:
-        """Whether there is a table of which all rows are still to be looked at."""
-        return any(one.everything for one, _ in self._watched)
+        """Whether there is a table of which all rows are still to be looked at, or something that a preview has put off."""
+        return any(one.everything or one.carries for one, _ in self._watched)
 
-    def look_at_all(self) -> None:
-        """Let the transaction under way look at all rows of the tables that are owed that."""
-        self._everything = [one for one, _ in self._watched if one.everything]
+    def finish(self) -> None:
+        """Let the transaction under way be the last: it looks at all rows of the tables that are owed that."""
+        self._everything, self._last = [one for one, _ in self._watched if one.everything], True
 
     def resolve(self, tx: Connection) -> None:
         """The last of a transaction: make what was seen in it part of the map. A preview reports it."""
-        news = [(one, merge) for one, merge in self._watched if one in self._everything or one.has_news(tx)]
+        news = [(one, merge) for one, merge in self._watched if one in self._everything or one.has_news(tx) or (self._last and one.carries)]
+        if not self._last:
+            carried = [one for one, _ in news if self._checkpoint.foresee(one.carry, tx)]
+            news = [(one, merge) for one, merge in news if one not in carried]
         if not news:
             return
         self._checkpoint.keep(place.lock, tx)
@@ -80,7 +84,6 @@ class Identities:
             assert self._done.identity is not None  # noqa: S101  there is a watch
             self._done.identity += outcome
             self._checkpoint.keep(watch.write, tx, merge)
-            self._checkpoint.foresee(watch.note_previewed, tx)
             watch.close(tx)
             self._decided.append(watch)
 
@@ -94,7 +97,7 @@ class Identities:
         """Go on from what was just committed."""
         for watch in self._decided:
             watch.committed(everything=watch in self._everything)
-        self._decided, self._everything = [], []
+        self._decided, self._everything, self._last = [], [], False
 
     def problems(self, tx: Connection) -> list[UsersyncError]:
         """What the step's end says: what could not be looked at, and the conflicts that wait for a person."""

@@ -182,7 +182,7 @@ class Reading:
     def _look_at_all(self) -> None:
         """Look at all rows of the tables whose ids are to be looked at again."""
         if self._identities.owed():
-            self._identities.look_at_all()
+            self._identities.finish()
             with self._transaction():
                 pass
 

@@ -54,7 +54,7 @@ def run_step(step: Step, context: RunContext, options: Options, checkpoint: Chec
             with checkpoint.transaction(tx, done):
                 load.transform_and_load(options)
                 checkpoint.keep(load.record)
-                identities.look_at_all()
+                identities.finish()
                 identities.resolve(tx)
                 done.error = load.refusal or load.left_out() or together(identities.problems(tx))
         load.warn()
