@@ -64,3 +64,35 @@ def test_rules_that_are_right_and_wrong(tx: Connection) -> None:
     said = {one: check(tx, one) for one in WRONG}
     assert {} == {one: said[one] for one, word in WRONG.items() if not said[one].startswith(f"identity: rule second of app crm: {word}")}
     assert "does not exist" in check(tx, "website", "customer")
+
+
+HOSTS = {
+    "example.org": "example.org",
+    "https://Test@www.Example.org:8080/x?y#z": "www.example.org",
+    "HTTP://http://www.example.org/": "www.example.org",  # pasted behind a form's own http://
+    "//example.org": "example.org",
+    "https:/example.org": "example.org",
+    "example.org/@test.user": "example.org",  # a page, not a mailbox at test.user
+    "example.org?mail=test@example.com": "example.org",
+    "https://example.org/@test.user": "example.org",
+    "Test.User@Example.org": "example.org",
+    "Test User / Sales <test.user@example.org>": "example.org",
+    "mailto:test.user@example.org?subject=Test": "example.org",
+    "test.user@example.org; test.user@example.com": "example.org",
+    "info@example.org": None,
+    "Info+Shop@example.org": None,
+    "@": None,
+    "": None,
+    " ": None,
+}
+
+
+def test_which_host_is_cut_out(tx: Connection) -> None:
+    """
+    The host of a web address, or what is behind the @ of the first e-mail address; not what merely looks like one of them.
+    """
+    facts = Facts(Identity.model_validate({"app": "crm", "id": "id", "rules": [{"name": "website", "domain": "id"}]}), 0)
+    facts.open(tx)
+    facts.collect(tx, sql.SQL("SELECT unnest({}::text[]) AS id").format(sql.Literal([*HOSTS])), ["info"])
+
+    assert HOSTS == dict(tx.execute(sql.SQL("SELECT id, h1 FROM {}").format(facts.table)).fetchall())

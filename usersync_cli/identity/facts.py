@@ -23,7 +23,8 @@ EXACT = "="
 _LENGTH = 1000  # characters of a rule's text that are kept
 _ADDRESS = sql.Literal(r'([^\s,;:<>"()]+@[^\s,;:<>"()?/]+)')  # the first e-mail address in a text
 _ODD = sql.Literal(' \t\r\n,;:<>"()?/')  # a text without these is one address, and needs no expression, which takes most of the time
-_HOST = sql.Literal(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:/{1,3}|//)?(?:[^/?#@\s]*@)?(\[[^]]*\]|[^/?#:@\s]+)")  # RFC 3986, section 3.2
+_PAGE = sql.Literal(r"^[^\s@<]*[/?#][^\s@]*@")  # a web address with an @ in its path, as of somebody's page: no e-mail address
+_HOST = sql.Literal(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:/{1,3}|//)*(?:[^/?#@\s]*@)?(\[[^]]*\]|[^/?#:@\s]+)")  # RFC 3986, section 3.2
 _UUID = sql.Literal("^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$")
 
 _SEVERAL = "it gives several values, of which none is first"
@@ -134,12 +135,13 @@ class Facts:
                 x.v{n}, CASE WHEN pg_catalog.regexp_like(x.u{n}, {uuid}) THEN x.u{n} END AS u{n},
                 CASE WHEN pg_catalog.strpos(x.v{n}, '@') OPERATOR(pg_catalog.>) 0
                           AND pg_catalog.strpos(x.v{n}, '//') OPERATOR(pg_catalog.=) 0
+                          AND NOT pg_catalog.regexp_like(x.v{n}, {page})
                      THEN CASE WHEN pg_catalog.translate(x.v{n}, {odd}, '') OPERATOR(pg_catalog.=) x.v{n}
                                THEN pg_catalog.lower(x.v{n} COLLATE pg_catalog."C")
                                ELSE COALESCE(pg_catalog.lower(pg_catalog.substring(x.v{n}, {address}) COLLATE pg_catalog."C"), '@')
                           END
                 END AS m{n}
-            """).format(n=n, address=_ADDRESS, odd=_ODD, uuid=_UUID))  # fmt: skip
+            """).format(n=n, address=_ADDRESS, odd=_ODD, page=_PAGE, uuid=_UUID))  # fmt: skip
             hosts.append(sql.SQL("""
                 y.v{n}, y.u{n},
                 CASE WHEN y.m{n} IS NULL THEN pg_catalog.lower(pg_catalog.substring(y.v{n}, {host}) COLLATE pg_catalog."C")

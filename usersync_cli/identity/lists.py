@@ -32,27 +32,35 @@ _ROLES = """
 """
 # Free mail and mail of internet providers that the packages' lists lack.
 _MORE_FREE_MAIL = """
-    9online.fr 12move.nl aliceadsl.fr anonaddy.com bbox.fr belgacom.net bredband.net brutele.be caiway.net caiway.nl cegetel.net
-    clix.pt club-internet.fr comhem.se concepts.nl ctemplar.com daum.net deltanl.nl disroot.org duck.com edpnet.be fastwebnet.it
-    filternet.nl getmail.no gmx.co.uk gmx.fr hccnet.nl hey.com hispeed.ch hotmail.be jubii.dk kabelfoon.nl kabelnoord.nl kliksafe.nl
-    kpnplanet.nl lavabit.com lijbrandt.nl magenta.de mail.dk mailbox.org mailfence.com movistar.es mozmail.com multiweb.nl neuf.fr
-    numericable.fr o2mail.de o2online.de online.no ono.com onsbrabantnet.nl onsnet.nl passmail.net plus.net pobox.com
-    privaterelay.appleid.com
-    proximus.be riseup.net runbox.com scarlet.be sfr.fr simplelogin.com skiff.com startmail.com stofanet.dk sunrise.ch sympatico.ca
-    t-mobilethuis.nl tdcadsl.dk telia.com telia.se tin.it tuta.com tuta.io tutamail.com tutanota.com tutanota.de utanet.at vodafone.de
-    voo.be wanadoo.nl wxs.nl xmsnet.nl zeelandnet.nl zoho.eu zohomail.eu
+    12move.nl 9online.fr airtelmail.in aliceadsl.fr anonaddy.com bbox.fr belgacom.net bredband.net brutele.be bsnl.in caiway.net
+    caiway.nl cegetel.net clix.pt club-internet.fr comhem.se concepts.nl ctemplar.com dataone.in daum.net deltanl.nl disroot.org
+    docomo.ne.jp duck.com edpnet.be fastwebnet.it filternet.nl getmail.no gmx.co.uk gmx.fr hccnet.nl hey.com hispeed.ch hotmail.be
+    icloud.com.cn jubii.dk kabelfoon.nl kabelnoord.nl kliksafe.nl kpnplanet.nl lavabit.com lijbrandt.nl magenta.de mail.dk
+    mailbox.org mailfence.com movistar.es mozmail.com multiweb.nl neuf.fr numericable.fr o2mail.de o2online.de online.no ono.com
+    onsbrabantnet.nl onsnet.nl orange.be passmail.net plus.net pobox.com privaterelay.appleid.com proximus.be relay.firefox.com
+    riseup.net runbox.com scarlet.be sfr.fr simplelogin.com skiff.com startmail.com stofanet.dk sunrise.ch sympatico.ca
+    t-mobilethuis.nl tdcadsl.dk telia.com telia.se tin.it tuta.com tuta.io tutamail.com tutanota.com tutanota.de utanet.at
+    vodafone.de voo.be vsnl.com vsnl.net wanadoo.nl wxs.nl xmsnet.nl zeelandnet.nl zoho.eu zohomail.eu
 """
 # Where anybody may have a page, and which have no entry in the public suffix list: site builders, hosts of shops, social networks,
-# links that are short for others.
+# services whose
+# tenants all have the service's domain, links that are short for others.
 _PAGES = """
-    bandcamp.com behance.net bigcartel.com bit.ly blogger.com blogspot.nl bravesites.com canva.site ccvshop.nl company.site dudaone.com
-    e-monsite.com etsy.com eventbrite.com facebook.com fb.com fb.me geocities.com godaddysites.com goo.gl g.page home.blog homestead.com
-    hs-sites.com hubspotpagebuilder.com instagram.com issuu.com jimdo.com jimdofree.com jimdosite.com jouwweb.nl linkedin.com linktr.ee
-    livejournal.com lnkd.in mailchimpsites.com medium.com meetup.com mijnwebwinkel.nl multiscreensite.com my.canva.site mybigcommerce.com
-    myspace.com mystrikingly.com over-blog.com pagesperso-orange.fr pinterest.com shoplightspeed.com site123.me sites.google.com
-    docs.google.com drive.google.com maps.google.com squarespace.com strikingly.com substack.com t.co t.me tiktok.com tinyurl.com tripod.com
-    tumblr.com twitter.com typepad.com ucoz.com ueniweb.com unblog.fr vimeo.com wa.me webnode.com webnode.nl webnode.page webs.com
-    webshopapp.com weebly.com weeblysite.com wordpress.com x.com xing.com youtu.be youtube.com zyrosite.com
+    2dehands.be about.me airbnb.com atlassian.net bandcamp.com behance.net bigcartel.com bit.ly blogger.com blogspot.nl booking.com
+    bravesites.com bsky.app business.google.com business.site calendly.com canalblog.com canva.site cargo.site ccvshop.nl
+    company.site discord.com discord.gg docs.google.com drive.google.com dudaone.com e-monsite.com eklablog.com etsy.com
+    eventbrite.com facebook.com fb.com fb.me flickr.com forms.gle freshdesk.com g.page geocities.com ghost.io github.com gitlab.com
+    glideapp.io godaddysites.com goo.gl home.blog homestead.com hs-sites.com hubspotpagebuilder.com instagram.com ionos.space
+    issuu.com jimdo.com jimdofree.com jimdosite.com jouwweb.nl linkedin.com linktr.ee livejournal.com lnkd.in mailchimpsites.com
+    maps.google.com marktplaats.nl medium.com meetup.com mijnwebwinkel.nl mijnwinkel.nl mozello.com mozellosite.com
+    multiscreensite.com my.canva.site mybigcommerce.com myonlinestore.com myonlinestore.nl myspace.com mystrikingly.com negocio.site
+    odoo.com onmicrosoft.com open.spotify.com over-blog.com pagesperso-orange.fr pinterest.com pixieset.com sharepoint.com
+    shoplightspeed.com simplybook.me site123.me sites.google.com skyrock.com snapchat.com softr.app soundcloud.com squarespace.com
+    strato.site strikingly.com substack.com surge.sh t.co t.me telegram.me threads.com threads.net tiktok.com tilda.ws tinyurl.com
+    tripadvisor.com tripadvisor.nl tripod.com trustpilot.com tumblr.com twitter.com typepad.com ucoz.com ueniweb.com unblog.fr
+    vimeo.com wa.me webador.be webador.com webador.nl webnode.be webnode.com webnode.es webnode.fr webnode.it webnode.nl
+    webnode.page webs.com webshopapp.com weebly.com weeblysite.com whatsapp.com wifeo.com wordpress.com x.com xing.com yelp.com
+    yelp.nl youtu.be youtube.com zendesk.com zyrosite.com
 """
 
 # RFC 6761, 6762 and 8375, and what ICANN and routers call the names of a private network.
