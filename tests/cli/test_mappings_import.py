@@ -125,6 +125,23 @@ def test_uuids_of_the_file_are_kept(maps: Maps) -> None:
     assert ("example.com", True) == maps.whose("shop", "1") == maps.whose("shop", "2")
 
 
+def test_a_line_that_contradicts_itself_is_set_aside(maps: Maps) -> None:
+    """
+    customer may repeat what domain or uuid say; where it is another, nobody knows which is meant.
+    """
+    rows = [
+        ("example.com", "Example.COM", ""),
+        ("example.com", "example.org", ""),
+        (THEIRS, "example.net", THEIRS.upper()),
+        (THEIRS, "", "x"),
+    ]
+    text = "app,id,customer,domain,uuid\n" + "".join(f"shop,{number},{','.join(row)}\n" for number, row in enumerate(rows))
+    found = load(maps, text, status=3)
+
+    assert {3: "customer_differs", 5: "customer_differs"} == {one["line"]: one["reason"] for one in found["rejects"]}
+    assert (("example.com", True), ("example.net", True)) == (maps.whose("shop", "0"), maps.whose("shop", "2"))
+
+
 HEADERS = {
     "id,customer\n": "there is no column app",
     "app,customer\n": "there is no column id",

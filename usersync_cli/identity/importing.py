@@ -173,10 +173,11 @@ def _customer(values: Mapping[str, str]) -> tuple[str | None, UUID | None, str, 
     """Domain and uuid that a line names, or why it names none."""
     domain, uuid = values.get("domain", ""), values.get("uuid", "")
     if customer := values.get("customer", ""):
-        if _uuid(customer):
-            uuid = uuid or customer
-        else:
-            domain = domain or customer
+        is_uuid = _uuid(customer) is not None
+        same = _uuid(uuid) == _uuid(customer) if is_uuid else _domain(domain) == _domain(customer)
+        if (uuid if is_uuid else domain) and not same:
+            return None, None, "customer_differs", f"customer is another than {'uuid' if is_uuid else 'domain'}"
+        domain, uuid = (domain, customer) if is_uuid else (customer, uuid)
     if not domain and not uuid:
         return None, None, "empty", "it names no customer"
     found = _uuid(uuid) if uuid else None
