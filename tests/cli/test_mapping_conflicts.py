@@ -109,7 +109,7 @@ def test_several_are_answered_together_or_none(maps: Maps) -> None:
 
 def test_accept_of_a_uuid_makes_theirs_the_root(maps: Maps) -> None:
     """
-    Their uuid has the domain; ours is merged into it with the domain written down, and mappings resolve to theirs.
+    Their uuid has the domain; ours is merged into it with the domain written down, and mappings resolve to theirs. Unmerging gives it back.
     """
     ours = maps.map("shop", "1", "example.com")
     number = maps.conflict("uuid", domain="example.com", uuid=THEIRS)
@@ -119,6 +119,8 @@ def test_accept_of_a_uuid_makes_theirs_the_root(maps: Maps) -> None:
     merges = maps.ask("SELECT customer::text, merged_into::text, domain, merged_by, reason FROM usersync.merges")
     assert [(ours, THEIRS, "example.com", "Test User", "a test")] == merges
     assert {(THEIRS, "example.com"), (ours, None)} == set(maps.ask("SELECT uuid::text, domain FROM usersync.customers"))
+    assert 0 == maps("customers", "unmerge", ours, "--reason", "a mistake").status
+    assert {(THEIRS, None), (ours, "example.com")} == set(maps.ask("SELECT uuid::text, domain FROM usersync.customers"))
 
 
 def test_a_uuid_that_is_one_customer_already_changes_nothing(maps: Maps) -> None:
