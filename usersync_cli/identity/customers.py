@@ -124,11 +124,8 @@ def listed(tx: Connection, *, search: str, merged: bool, page: int, limit: int) 
     """A page of customers in the order of their domains, and how many there are in all. `search`: whose domain holds this text;
     `merged`: those that are merged into another too."""
     values = {"search": search.lower(), "merged": merged, "limit": limit, "skipped": (page - 1) * limit}
-    rows = tx.execute(SQL["listed"], values).fetchall()
-    if not rows and page > 1:
-        first = tx.execute(SQL["listed"], {**values, "limit": 1, "skipped": 0}).fetchone()
-        return [], first[7] if first else 0
-    return [Listed(Customer(*row[:5]), row[5], row[6]) for row in rows], rows[0][7] if rows else 0
+    found = [Listed(Customer(*row[:5]), row[5], row[6]) for row in tx.execute(SQL["listed"], values).fetchall()]
+    return found, scalar(tx, SQL["counted"], values)
 
 
 def shown(tx: Connection, found: Customer) -> Shown:

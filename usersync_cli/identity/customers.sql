@@ -14,10 +14,17 @@ UNION ALL
 INSERT INTO usersync.customers (uuid, domain, created_by) VALUES (usersync.uuid_of(%(domain)s), %(domain)s, %(by)s)
 
 -- name: listed
-SELECT c.uuid, c.domain, c.merged_into, r.uuid, r.domain, c.created_at, c.created_by, count(*) OVER ()
-  FROM usersync.customers AS c JOIN usersync.customers AS r ON r.uuid = usersync.root_of(c.uuid)
+-- The page first, so that only its customers are resolved.
+SELECT c.uuid, c.domain, c.merged_into, r.uuid, r.domain, c.created_at, c.created_by
+  FROM (SELECT c.* FROM usersync.customers AS c
+         WHERE (%(merged)s OR c.merged_into IS NULL) AND (%(search)s = '' OR pg_catalog.strpos(c.domain, %(search)s) > 0)
+         ORDER BY c.domain, c.uuid LIMIT %(limit)s OFFSET %(skipped)s) AS c
+  JOIN usersync.customers AS r ON r.uuid = usersync.root_of(c.uuid)
+ ORDER BY c.domain, c.uuid
+
+-- name: counted
+SELECT count(*) FROM usersync.customers AS c
  WHERE (%(merged)s OR c.merged_into IS NULL) AND (%(search)s = '' OR pg_catalog.strpos(c.domain, %(search)s) > 0)
- ORDER BY c.domain, c.uuid LIMIT %(limit)s OFFSET %(skipped)s
 
 -- name: former
 SELECT f.domain, f.until, f.renamed_by, f.reason FROM usersync.former_domains AS f WHERE f.customer = %(uuid)s ORDER BY f.until, f.domain
