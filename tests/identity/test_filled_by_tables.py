@@ -158,6 +158,23 @@ def test_a_crowded_domain(shop: Shop, *, at_once: bool) -> None:
         assert [("map", "1"), ("unmap", "1"), ("unmap", "2"), ("map", "3")] == foreseen
 
 
+def test_a_limit_that_is_lowered(shop: Shop) -> None:
+    """
+    A domain with more ids than max_ids allows now is crowded: its mappings are closed, and the next rule decides, as in a new map.
+    """
+    shop.has((1, "hosting.test", "x@example.org"), (2, "hosting.test", None), (3, "example.com", None))
+    shop.sync()
+    shop.define(max_ids=1)
+
+    foreseen = [(one.kind, *one.key.values(), one.after.get("customer")) for one in shop.foreseen()]
+    result = shop.sync()
+
+    assert [("map", "1", "example.org"), ("unmap", "1", None), ("unmap", "2", None)] == foreseen
+    assert [("1", "example.org"), ("3", "example.com")] == shop.map()
+    assert Outcome(mapped=1, closed=2) == result.steps[0].identity
+    assert [("hosting.test", 2)] == shop.at_target("SELECT domain, ids FROM usersync.crowded_domains")
+
+
 def test_a_rule_that_is_changed(shop: Shop) -> None:
     """
     After a change of the rules all rows are looked at again: `--dry-run --diff` says what the run then does. Nothing is moved.
@@ -171,6 +188,7 @@ def test_a_rule_that_is_changed(shop: Shop) -> None:
     shop.sync()
 
     assert [("conflict", "1", "example.org"), ("map", "2", "example.org")] == foreseen
+    assert Outcome() == shop.sync(full=True).steps[0].identity  # the conflict is known
     assert [("1", "example.com"), ("2", "example.org"), ("3", "example.com")] == shop.map()
     assert [("domain", "1", "example.org", "open")] == shop.conflicts()
 

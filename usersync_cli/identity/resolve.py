@@ -80,7 +80,7 @@ class Resolver:
                 tx.execute(statement)
 
     def unlist(self, tx: Connection) -> None:
-        """Take back what the lists do not allow any more; for when all rows are looked at."""
+        """Take back what the lists and max_ids do not allow any more; for when all rows are looked at."""
         rules = [rule.name for rule in self._identity.rules if not rule.uuid]
         query = self._sql_of(
             "SELECT DISTINCT m.domain FROM {mappings} AS m WHERE m.app = %(app)s AND NOT m.pinned AND m.rule = ANY(%(rules)s)"
@@ -88,6 +88,8 @@ class Resolver:
         nobody = [one for (one,) in self._rows(tx, query, rules=rules) if one and self._domains.judge(one).domain is None]
         if nobody:
             self._execute(tx, "unlisted", domains=nobody, rules=rules)
+        if crowds := self._execute(tx, "overfull", most=self._identity.max_ids, rules=rules).fetchall():
+            self._crowd(tx, crowds)
 
     def left(self, tx: Connection, *, writes: bool) -> None:
         """Whose records have left: pins are kept, with the date; others than those that this step has mapped too."""
@@ -105,6 +107,10 @@ class Resolver:
         crowds = self._execute(tx, "crowds", most=self._identity.max_ids).fetchall()
         if not crowds:
             return ()
+        return self._crowd(tx, crowds)
+
+    def _crowd(self, tx: Connection, crowds: Sequence[tuple[str, UUID, int]]) -> Sequence[str]:
+        """From now on these domains identify nobody in this app."""
         self._crowds += crowds
         self._crowded |= {one[0] for one in crowds}
         domains, customers = [one[0] for one in crowds], [one[1] for one in crowds]

@@ -56,6 +56,13 @@ SELECT g.domain, g.customer, g.new + g.there FROM (
       FROM {decided} AS d WHERE d.action = 1 AND d.turn = 1 AND d.uuid IS NULL GROUP BY d.domain, d.customer
 ) AS g WHERE g.new + g.there > %(most)s ORDER BY g.domain
 
+-- name: overfull
+-- Domains that have more ids than that already: max_ids was lowered.
+SELECT m.domain, m.customer, count(*) FROM {mappings} AS m
+ WHERE m.app = %(app)s AND m.domain IS NOT NULL AND NOT m.pinned AND m.rule = ANY(%(rules)s)
+   AND NOT EXISTS (SELECT FROM {undone} AS u WHERE u.id = m.id)
+ GROUP BY m.domain, m.customer HAVING count(*) > %(most)s ORDER BY m.domain, m.customer
+
 -- name: crowd
 -- The ids that a crowded domain had.
 INSERT INTO {undone} (id, because)
@@ -139,8 +146,16 @@ UPDATE usersync.identity_conflicts AS c SET status = 'over', answered_at = now()
    AND NOT EXISTS (SELECT FROM {decided} AS d WHERE d.id = c.app_id AND d.action = 2 AND d.domain IS NOT DISTINCT FROM c.domain)
 
 -- name: outcome
-SELECT count(*) FILTER (WHERE d.action = 1 AND d.turn = 1), count(*) FILTER (WHERE d.action = 2),
-       count(*) FILTER (WHERE d.returned), count(*) FILTER (WHERE d.theirs IS NOT NULL) FROM {decided} AS d
+-- Of conflicts the new ones: a page that was decided may be decided again at the end, with all rows.
+SELECT count(*) FILTER (WHERE d.action = 1 AND d.turn = 1),
+       count(*) FILTER (WHERE d.action = 2 AND NOT EXISTS (
+             SELECT FROM {identity_conflicts} AS f WHERE f.kind = 'domain' AND f.app = %(app)s AND f.app_id = d.id
+                                                     AND f.domain IS NOT DISTINCT FROM d.domain AND f.status <> 'over')),
+       count(*) FILTER (WHERE d.returned),
+       count(*) FILTER (WHERE d.theirs IS NOT NULL AND NOT EXISTS (
+             SELECT FROM {identity_conflicts} AS f WHERE f.kind = d.theirs AND f.domain IS NOT DISTINCT FROM d.domain AND f.uuid = d.uuid
+                                                     AND f.status <> 'over'))
+  FROM {decided} AS d
 
 -- name: foreseen
 -- For a preview, what a run would do, id by id: kind, id, what there is, what there would be, why.
