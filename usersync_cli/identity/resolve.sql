@@ -78,8 +78,8 @@ SELECT m.id, 'listed' FROM {mappings} AS m JOIN unnest(%(domains)s::text[]) AS k
 
 -- name: left
 -- Of those whose record has left, the ones that this step has mapped, and that are not pinned. An id may have another row by now.
-DELETE FROM {undone} AS u WHERE u.because = 'left'
-   AND (EXISTS (SELECT FROM {facts_table} AS f WHERE f.id = u.id)
+DELETE FROM {undone} AS u WHERE starts_with(u.because, 'left')
+   AND (u.because = 'left' AND EXISTS (SELECT FROM {facts_table} AS f WHERE f.id = u.id)
         OR NOT EXISTS (SELECT FROM {mappings} AS m WHERE m.app = %(app)s AND m.id = u.id AND NOT m.pinned
                                                      AND m.job = %(job)s AND m.step = %(step)s))
 

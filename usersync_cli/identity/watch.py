@@ -29,6 +29,8 @@ from usersync_cli.model import Identity
 
 _SQL = statements("usersync_cli.identity.resolve")
 CARRIED = 100_000  # facts that a preview takes along
+_UNFIT = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)  # what a rule's SQL may say of a value
+BACK = "left, and is back"  # in a preview: a page took the record away, and a later one has it again
 
 
 class Watch:
@@ -41,7 +43,7 @@ class Watch:
         self._touched = False  # something was collected since the last look
         self._known = False  # the map has its tables
         self._carried: dict[str, list[tuple[Any, ...]]] = {}  # in a preview: facts of rows that it rolled back, by id
-        self._gone: set[str] = set()  # in a preview: ids whose rows it took back to where they were
+        self._gone: dict[str, str] = {}  # in a preview: ids whose rows it took back to where they were, and what became of them
         self._decided_before: list[str] = []  # in a preview with more of them than can be carried: ids that it has decided
         self.everything = everything  # all rows are still to be looked at
         self._whole = False  # the transaction under way looks at all rows
@@ -107,13 +109,14 @@ class Watch:
         try:
             with tx.transaction():
                 yield
-        except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded) as error:
+        except _UNFIT as error:
             self._fail(error)
         else:
             self._touched = True
 
     def _fail(self, error: psycopg.Error) -> None:
         code = psycopg.errors.lookup(error.sqlstate or "XX000").__name__
+        self._touched = True  # so that it is written down that all rows are owed a look
         self.problem = PartialError(
             f"app {self.identity.app}: a rule can't be applied to some rows: {code}; who they are was not looked at",
             hint="the rows are loaded. Make the rule's SQL hold for every value (NULLIF, CASE); the next run looks at all rows again",
@@ -122,8 +125,8 @@ class Watch:
     # called at the end of the transaction
 
     def has_news(self, tx: Connection) -> bool:
-        """Whether something was collected in this transaction."""
-        return self._touched and self._facts.are_there(tx)
+        """Whether something was collected in this transaction, or could not be."""
+        return self._touched and (self.problem is not None or self._facts.are_there(tx))
 
     @property
     def carries(self) -> bool:
@@ -184,16 +187,18 @@ class Watch:
         False, and nothing was taken, where that would be too much; then it is decided here, as if the pages before did not count.
         """
         facts = self._facts
+        facts.open(tx)
         found = tx.execute(sql.SQL("SELECT * FROM {} LIMIT {}").format(facts.table, sql.Literal(CARRIED + 1))).fetchall()
         gone = [one for (one,) in tx.execute(sql.SQL("SELECT u.id FROM {} AS u").format(facts.undone)).fetchall()]
         if len(found) + len(gone) + len(self._carried) > CARRIED:
             self._decided_before += [*(row[0] for row in found), *gone]
             return False
-        for id_ in {row[0] for row in found}:
+        here = {row[0] for row in found}
+        for id_ in here | set(gone):
             self._carried.pop(id_, None)
         for row in found:
             self._carried.setdefault(row[0], []).append(row)
-        self._gone |= set(gone)
+        self._gone |= dict.fromkeys(set(gone) - here, "left") | dict.fromkeys(here & self._gone.keys(), BACK)
         return True
 
     def _put_back(self, tx: Connection) -> None:
@@ -203,9 +208,9 @@ class Watch:
                 for row in rows:
                     copy.write_row(row)
         with tx.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(self._facts.undone)) as copy:
-            for id_ in sorted(self._gone):
-                copy.write_row((id_, "left"))
-        self._carried, self._gone = {}, set()
+            for row in sorted(self._gone.items()):
+                copy.write_row(row)
+        self._carried, self._gone = {}, {}
 
     def close(self, tx: Connection) -> None:
         """The end of what was collected: a transaction may go on."""
@@ -254,6 +259,9 @@ class Watch:
     def _collect_rest(self, tx: Connection, merge: Merge, which: sql.Composable) -> None:
         """The facts of rows of the table, of those which are live and whose id has none yet."""
         done = sql.SQL("EXISTS (SELECT FROM {} AS f WHERE f.id OPERATOR(pg_catalog.=) {})").format(self._facts.table, self._id("t"))
+        done += sql.SQL(" OR EXISTS (SELECT FROM {} AS g WHERE g.because = 'left' AND g.id OPERATOR(pg_catalog.=) {})").format(
+            self._facts.undone, self._id("t")
+        )  # a preview has not taken its row away
         if self._decided_before:
             done += sql.SQL(" OR {} OPERATOR(pg_catalog.=) ANY ({})").format(self._id("t"), sql.Literal(list(self._decided_before)))
         rows = sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} AND NOT ({})").format(
@@ -264,7 +272,7 @@ class Watch:
         try:
             with tx.transaction():
                 self._facts.collect(tx, rows, self._roles)
-        except psycopg.DataError as error:
+        except _UNFIT as error:
             self._fail(error)
 
 
