@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import documents, keycloak, parts, report, teamleader, whois, workos
+from benchmarks import documents, identity, keycloak, parts, report, teamleader, whois, workos
 from benchmarks.parts import Bench
 from benchmarks.people import People
 from benchmarks.report import Part
@@ -34,6 +34,7 @@ PARTS = (
     "keycloak",
     "keycloak-memory",
     "workos",
+    "identity",
     "whois",
 )
 OF_DOCUMENTS = {"rejects", "documents", "documents-memory"}
@@ -45,6 +46,7 @@ ALONE = {
     "keycloak-memory",
     "workos",
     "whois",
+    "identity",
     *OF_DOCUMENTS,
 }  # bring their own records
 
@@ -111,7 +113,11 @@ def _parts(server: Server, arguments: argparse.Namespace, chosen: tuple[str, ...
         lines.prepare()
     if "documents-memory" in chosen and rows != FEW:
         few_lines.prepare()
+    identified = identity.Identified(server, rows)
+    if "identity" in chosen:
+        identified.prepare()
     return {
+        "identity": lambda: identity.identity(identified, rounds),
         "rejects": lambda: documents.rejects(lines, rounds),
         "documents": lambda: documents.unchanged(lines, rounds),
         "documents-memory": lambda: documents.memory(few_lines, lines),
