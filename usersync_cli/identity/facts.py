@@ -6,7 +6,7 @@ parsed by PostgreSQL alone before it stands in a statement of ours, and runs alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import psycopg
 from psycopg import sql
@@ -42,6 +42,7 @@ class Facts:
         self.undone = sql.SQL("pg_temp.{}").format(sql.Identifier(f"usersync_undone_{number}"))
         self.hosts = sql.SQL("pg_temp.{}").format(sql.Identifier(f"usersync_hosts_{number}"))
         self.decided = sql.SQL("pg_temp.{}").format(sql.Identifier(f"usersync_decided_{number}"))
+        self.texts: dict[Hashable, bytes] = {}  # statements over them, once they were made
 
     @property
     def ranks(self) -> range:

@@ -102,7 +102,8 @@ class Resolver:
         """Decide; gives domains that turned out to be crowded: with the facts of the ids that they had, it is decided again."""
         self._judge(tx)
         self._undone = bool(scalar(tx, self._sql_of("SELECT EXISTS (SELECT FROM {undone})")))
-        tx.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._facts.decided))
+        if self._crowds:
+            tx.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._facts.decided))
         self._execute(tx, "decide")
         crowds = self._execute(tx, "crowds", most=self._identity.max_ids).fetchall()
         if not crowds:
@@ -123,15 +124,22 @@ class Resolver:
         said = sql.SQL(" UNION ").join(
             sql.SQL("SELECT f.h{} AS host FROM {} AS f").format(sql.SQL(str(rank)), self._facts.table) for rank in self._facts.ranks
         )
-        query = sql.SQL(
+        unjudged = sql.SQL(
             "SELECT DISTINCT f.host FROM ({}) AS f WHERE f.host IS NOT NULL AND NOT EXISTS (SELECT FROM {} AS h WHERE h.host = f.host)"
         )
+        query = unjudged.format(said, self._facts.hosts)
+        if self._few:
+            self._judged(tx, tx.execute(query).fetchall())
+            return
         with tx.cursor("usersync_hosts") as cursor:
-            cursor.execute(query.format(said, self._facts.hosts))
+            cursor.execute(query)
             while batch := cursor.fetchmany(_BATCH):
-                found = [(host, domain) for (host,) in batch if (domain := self._domain(host))]
-                hosts, domains = [host for host, _ in found], [domain for _, domain in found]
-                self._execute(tx, "judged", hosts=hosts, domains=domains, made=[new_uuid(domain) for domain in domains])
+                self._judged(tx, batch)
+
+    def _judged(self, tx: Connection, batch: Sequence[tuple[str]]) -> None:
+        found = [(host, domain) for (host,) in batch if (domain := self._domain(host))]
+        hosts, domains = [host for host, _ in found], [domain for _, domain in found]
+        self._execute(tx, "judged", hosts=hosts, domains=domains, made=[new_uuid(domain) for domain in domains])
 
     def _domain(self, host: str) -> str | None:
         if not host.startswith(EXACT):
@@ -189,8 +197,12 @@ class Resolver:
         rules = [rule.name for rule in identity.rules]
         return {"app": identity.app, "job": filled.job, "step": filled.step, "run": filled.run_id, "rules": rules, **more}
 
-    def _sql(self, name: str) -> sql.Composed:
-        return self._sql_of(_SQL[name])
+    def _sql(self, name: str) -> bytes:
+        """A statement. It is the same for each page, and making it takes longer than many take to execute."""
+        key = (name, self._there, self._unique, self._few, self._undone)
+        if key not in self._facts.texts:
+            self._facts.texts[key] = self._sql_of(_SQL[name]).as_bytes()
+        return self._facts.texts[key]
 
     def _sql_of(self, text: Any) -> sql.Composed:
         facts, uuids = self._facts, any(rule.uuid for rule in self._identity.rules)
