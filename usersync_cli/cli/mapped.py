@@ -37,6 +37,14 @@ class Age(click.ParamType[timedelta]):
             self.fail("must be a time such as 90m, 12h or 7d", param, ctx)
 
 
+class Id(Text):
+    """An id, as it is typed: the ids of a job may have blanks around them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        super().convert(value, param, ctx)
+        return str(value)
+
+
 def by_option(command: F) -> F:
     """`--by NAME`: who decides."""
     return click.option("--by", type=Text(), metavar="NAME", help="Who decides. Default: who you are on this system.")(command)
@@ -101,7 +109,7 @@ def say_created(  # noqa: PLR0913  each is an option
     from usersync_cli.identity import mappings, place
 
     with place.writing(configured(config_path).target_database(), "mapping an id", stop) as tx:
-        done, now, before = mappings.create(tx, app, mappings.checked(id_), customer, decision(by, reason), move=move)
+        done, now, before = mappings.create(tx, app, mappings.meant(tx, app, id_), customer, decision(by, reason), move=move)
     if output == "json":
         write_json("mapping", {"result": done.what, "app": now.app, "app_id": now.id, "domain": now.domain, "uuid": now.uuid})
         return

@@ -13,6 +13,7 @@ from usersync_cli.cli import config_option, output_option, write_json
 from usersync_cli.cli.export import delimiter_of, writing_to
 from usersync_cli.cli.mapped import (
     Age,
+    Id,
     asking,
     by_option,
     configured,
@@ -32,7 +33,7 @@ _EXIT_STATUSES = """\b
 Exit status: 0 ok, 2 usage or config, 4 the target cannot be reached,
 9 no such app, customer or mapping, 10 the id is another customer's."""
 _app = click.option("--app", required=True, type=Text(), metavar="APP", help="The app, such as teamleader.companies.")
-_id = click.option("--id", "id_", required=True, type=Text(), metavar="ID", help="The id that the app has for it.")
+_id = click.option("--id", "id_", required=True, type=Id(), metavar="ID", help="The id that the app has for it.")
 _STATUSES = ["open", "accepted", "rejected", "ignored", "over", "all"]
 _move = click.option("--move", is_flag=True, help="Move an id that is another customer's; its mapping is closed.")
 
@@ -92,7 +93,7 @@ def query(app: str, id_: str, config_path: Path | None, output: str) -> None:
     from usersync_cli.identity import mappings as stored
 
     with asking(config_path, "reading mappings") as tx:
-        found = stored.query(tx, app, id_)
+        found = stored.query(tx, app, stored.meant(tx, app, id_))
     if output == "json":
         write_json("customer", {"domain": found.domain, "uuid": found.uuid})
     else:
@@ -156,7 +157,7 @@ def remove(  # noqa: PLR0913, PLR0917  each option is one
 
     database = configured(config_path).target_database()
     with writing(database, "removing a mapping", stop) as tx:
-        was = stored.remove(tx, app, stored.checked(id_), decision(by, reason))
+        was = stored.remove(tx, app, stored.meant(tx, app, id_), decision(by, reason))
         jobs = stored.jobs_of(tx, app)
     if output == "json":
         again = {"may_be_mapped_again_by": [{"job": job, "step": step} for job, step in jobs]}

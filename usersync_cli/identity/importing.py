@@ -96,6 +96,7 @@ class Lines:
         self._delimiter = options.delimiter or _delimiter(first)
         self._header = next(self._parsed([first]), [])
         self.columns, self.ignored = self._columns()
+        self._exported = set(_OF_EXPORTS) <= {name.strip().lower() for name in self._header}
         self._texts = self._parsed(self._text)
 
     def _parsed(self, lines: Any) -> Iterator[list[str]]:
@@ -142,8 +143,10 @@ class Lines:
     def _row(self, number: int, cells: Sequence[str]) -> tuple[Any, ...]:
         if len(cells) != len(self._header):
             return self._wrong(number, cells, "cells", f"{len(cells)} cells, and the header has {len(self._header)}")
-        values = {name: self._cell(cells[at]) for name, at in self.columns.items()}
+        values = {name: self._cell(cells[at]).strip() for name, at in self.columns.items()}
         app, id_ = values["app"], values["id"]
+        if id_ and self._exported:
+            id_ = self._cell(cells[self.columns["id"]])  # as the map has it: blanks may be part of a job's ids
         if not app or not id_:
             return self._wrong(number, cells, "empty", f"the {'id' if app else 'app'} is empty")
         if len(id_) > mappings.LONGEST or "\0" in "".join(cells):
@@ -156,7 +159,7 @@ class Lines:
     def _cell(self, text: str) -> str:
         if not self._raw and text.startswith("'") and _ESCAPED.match(text):
             text = text[1:]
-        return text.strip()
+        return text
 
     def _wrong(self, number: int, cells: Sequence[str], why: str, detail: str) -> tuple[Any, ...]:
         named = dict(zip(self._header, cells, strict=False)) if len(cells) <= len(self._header) else list(cells)

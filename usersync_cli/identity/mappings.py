@@ -250,6 +250,11 @@ def checked(id_: str) -> str:
     return found
 
 
+def meant(tx: Connection, app: str, id_: str) -> str:
+    """The id that is meant: as it is typed, where it is mapped so, since a job's ids may have blanks around them; else `checked`."""
+    return id_ if id_.strip() != id_ and held(tx, app, id_) else checked(id_)
+
+
 def create(  # noqa: PLR0913  each is an option of the command
     tx: Connection, app: str, id_: str, customer: str, decision: Decision, *, move: bool
 ) -> tuple[Assigned, Held, Held | None]:

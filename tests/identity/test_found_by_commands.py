@@ -1,0 +1,28 @@
+"""What was found by trying the commands of the map as people would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.maps import Maps, maps
+
+__all__ = ["maps"]  # a fixture
+
+
+def test_ids_with_blanks_around_them_can_be_meant(maps: Maps, tmp_path: Path) -> None:
+    """
+    A job's id may have blanks around it: commands mean it as it is typed, and an exported file brings it back; elsewhere blanks are cut.
+    """
+    for id_ in (" 7 ", "\t-9"):
+        maps.map("shop", id_, "example.com")
+    out = tmp_path / "out.csv"
+    out.write_text(maps("mappings", "export").stdout)
+    maps.ask("TRUNCATE usersync.mappings")
+
+    assert 2 == maps.json("mappings", "import", str(out))["created"]
+    assert [("\t-9",), (" 7 ",)] == sorted(maps.ask("SELECT id FROM usersync.mappings"))
+    assert 0 == maps("mappings", "query", "--app", "shop", "--id", " 7 ").status
+    assert 9 == maps("mappings", "query", "--app", "shop", "--id", "7").status
+    assert "there" == maps.json("mappings", "create", "--app", "shop", "--id", " 7 ", "--customer", "example.com")["result"]
+    assert "8" == maps.json("mappings", "create", "--app", "shop", "--id", " 8 ", "--customer", "example.com")["app_id"]
+    assert " 7 " == maps.json("mappings", "remove", "--app", "shop", "--id", " 7 ")["app_id"]
