@@ -92,3 +92,30 @@ def test_who_could_not_be_looked_at(sync: Sync, source: ListSource) -> None:
     sync.ok()
 
     assert ["c0", "c1"] == [id_ for _, id_, _ in ids(sync)]
+
+
+def test_an_id_that_is_no_key(sync: Sync, source: ListSource) -> None:
+    """
+    A row that is of another id from now on: the one that it had has left, unless another row has it. An empty id is nobody's, and
+    one that no index takes stops no page.
+    """
+    source.size = 10
+    sync.transform = "SELECT key AS id, data ->> 'of' AS of, data ->> 'website' AS website, data ->> 'email' AS email FROM records"
+    sync.identity = [{**identity("companies"), "id": "of"}]
+    first = [
+        {**one, "of": of}
+        for one, of in zip(companies(0, 0, 2, 3, 4), ("a", "b", "b", "", "".join(map(chr, range(0x4E00, 0x6000)))), strict=True)
+    ]
+    for number, one in enumerate(first):
+        one["id"] = f"row{number}"
+    first[2]["website"] = first[1]["website"]
+    source.streams["companies"] = first
+    sync.ok()
+    assert ["a", "b"] == [id_ for _, id_, _ in ids(sync)]
+
+    source.streams["companies"] = [{**first[0], "of": "c"}, {**first[1], "of": "d"}, *first[2:]]
+    will = foreseen(sync)
+    sync.ok()
+
+    assert [("map", "c", None, "example0.org"), ("map", "d", None, "example0.org"), ("unmap", "a", "example0.org", None)] == will
+    assert ["b", "c", "d"] == [id_ for _, id_, _ in ids(sync)]

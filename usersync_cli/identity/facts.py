@@ -20,6 +20,8 @@ from usersync_cli.model import Identity, IdentityRule
 
 EXACT = "="
 """In front of a host whose rule has a uuid: somebody's own list, in which each domain stands for itself."""
+LONGEST = 500
+"""Characters of an id: 4 bytes each fit into an index, whatever they are. A longer text, or an empty one, is nobody's id."""
 _LENGTH = 1000  # characters of a rule's text that are kept
 _ADDRESS = sql.Literal(r'([^\s,;:<>"()]+@[^\s,;:<>"()?/]+)')  # the first e-mail address in a text
 _ODD = sql.Literal(' \t\r\n,;:<>"()?/')  # a text without these is one address, and needs no expression, which takes most of the time
@@ -67,8 +69,8 @@ class Facts:
 
         Raises what PostgreSQL says of a value, and ConfigError where a rule's SQL is wrong.
         """
-        statement = sql.SQL("INSERT INTO {} SELECT z.id{} FROM {} AS z WHERE z.id IS NOT NULL").format(
-            self.table, sql.SQL("").join(self._column(rank) for rank in self.ranks), self._cut(rows)
+        statement = sql.SQL("INSERT INTO {} SELECT z.id{} FROM {} AS z WHERE pg_catalog.length(z.id) BETWEEN 1 AND {}").format(
+            self.table, sql.SQL("").join(self._column(rank) for rank in self.ranks), self._cut(rows), sql.Literal(LONGEST)
         )
         with as_user(tx):
             try:

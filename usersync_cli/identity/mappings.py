@@ -16,6 +16,7 @@ from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import statements
 from usersync_cli.clients.postgres.transactions import transaction
 from usersync_cli.errors import ConfigError, Conflict, NotFound
+from usersync_cli.identity import facts
 from usersync_cli.identity.customers import Customer, find, uuid_of
 from usersync_cli.model import Database
 from usersync_cli.settings import closest
@@ -24,7 +25,7 @@ from usersync_cli.state.migrations import VERSION, current, newer, permitted
 
 _SQL = statements(__name__)
 SINCE = "0014"  # the version of the tables that has the map
-LONGEST = 1000  # characters of an id
+LONGEST = facts.LONGEST
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,25 @@ class Watch:
         with self._looking(tx):
             self._facts.open(tx)
             self._facts.collect(tx, self._changes(merge, table), self._roles)
+            if table is not None and self.identity.id not in merge.key:
+                self._let_go(tx, merge)
+
+    def _let_go(self, tx: Connection, merge: Merge) -> None:
+        """The ids that changed rows had before: those that no row has any more have left."""
+        was, others = self._id("t"), self._id("o")
+        query = sql.SQL("""
+            INSERT INTO {undone} SELECT DISTINCT l.id, 'left' FROM (
+                SELECT {was} AS id FROM {changes} AS w {found} WHERE {was} OPERATOR(pg_catalog.<>) COALESCE({will}, '')
+            ) AS l WHERE NOT EXISTS (
+                SELECT FROM {table} AS o WHERE {others} OPERATOR(pg_catalog.=) l.id AND {live}
+                   AND NOT EXISTS (SELECT FROM {changes} AS w WHERE {same})
+            )
+        """).format(
+            undone=self._facts.undone, was=was, will=self._id("w"), others=others, changes=CHANGES, found=merge.found,
+            table=merge.table, live=_is_live(merge, "o"), same=merge.same("o", "w"),
+        )  # fmt: skip
+        with as_user(tx):
+            tx.execute(query)
 
     def leaves(self, tx: Connection, found: Sweep, merge: Merge) -> None:
         """The rows of GONE that go are those of records that have left."""
@@ -276,6 +295,6 @@ class Watch:
             self._fail(error)
 
 
-def _is_live(merge: Merge) -> sql.Composable:
-    """A condition on t, a row of the table: it is not marked as gone."""
-    return sql.SQL("t.{} IS NULL").format(identifier(merge.marks[0])) if merge.marks else sql.SQL("true")
+def _is_live(merge: Merge, side: str = "t") -> sql.Composable:
+    """A condition on a row of the table: it is not marked as gone."""
+    return sql.SQL("{}.{} IS NULL").format(sql.SQL(side), identifier(merge.marks[0])) if merge.marks else sql.SQL("true")
