@@ -26,3 +26,15 @@ def test_ids_with_blanks_around_them_can_be_meant(maps: Maps, tmp_path: Path) ->
     assert "there" == maps.json("mappings", "create", "--app", "shop", "--id", " 7 ", "--customer", "example.com")["result"]
     assert "8" == maps.json("mappings", "create", "--app", "shop", "--id", " 8 ", "--customer", "example.com")["app_id"]
     assert " 7 " == maps.json("mappings", "remove", "--app", "shop", "--id", " 7 ")["app_id"]
+
+
+def test_an_address_may_have_its_name_before_it(maps: Maps) -> None:
+    """
+    As mail programs write it, and whois itself shows it: the address counts, also to say that it is a role.
+    """
+    maps.map("shop", "1", "example.com")
+    found = maps.json("whois", "Test User <test.user@Example.com>")
+    role = maps("whois", '"Test, User" <info@example.com>')
+
+    assert ("email", "example.com") == (found["asked"]["kind"], found["customers"][0]["domain"])
+    assert (9, True) == (role.status, "info@ is a role" in role.stderr)

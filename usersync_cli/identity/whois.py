@@ -17,7 +17,7 @@ from usersync_cli.identity.customers import uuid_of
 from usersync_cli.identity.domains import Domains, domain_of
 
 _SQL = statements(__name__)
-_ADDRESS = re.compile(r"<?(?P<local>[^\s@<>]+)@(?P<host>[^\s@<>]+)>?")
+_ADDRESS = re.compile(r"(?:[^@<>]*<)?(?P<local>[^\s@<>]+)@(?P<host>[^\s@<>]+)>?")
 _WEB = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#@\s]*@)?(?P<host>[^/?#:@\s]+)(?::\d+)?(?:[/?#].*)?")
 LISTS = ("merged", "former_domains", "mappings", "closed", "conflicts")
 
