@@ -119,3 +119,24 @@ def test_an_id_that_is_no_key(sync: Sync, source: ListSource) -> None:
 
     assert [("map", "c", None, "example0.org"), ("map", "d", None, "example0.org"), ("unmap", "a", "example0.org", None)] == will
     assert ["b", "c", "d"] == [id_ for _, id_, _ in ids(sync)]
+
+
+def test_crowded_by_another_step(sync: Sync, source: ListSource) -> None:
+    """
+    A domain that is crowded in an app by what another job brings: who was of it here is decided by the next rule, with the next run.
+    """
+    source.size = 10
+    sync.identity = [identity("companies", max_ids=3)]
+    source.streams["companies"] = companies(0, 1, domain="example.org")
+    sync.ok()
+    shop = ListSource({"companies": companies(2, 3, domain="example.org")})
+    other = Sync(shop, sync.target, {"table": "of_shop"}, sync.transform, sync.identity, name="shop")
+
+    other.ok()
+    sync.ok()
+
+    assert [("crm.companies", f"c{n}", f"example{n}.net") for n in range(4)] == ids(sync)
+    before = sync.ask("SELECT xmin, ctid FROM usersync.identities")
+    other.ok()
+    sync.ok()
+    assert before == sync.ask("SELECT xmin, ctid FROM usersync.identities")

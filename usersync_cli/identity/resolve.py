@@ -158,6 +158,7 @@ class Resolver:
         if self._crowds:
             domains, ids = [one[0] for one in self._crowds], [one[2] for one in self._crowds]
             self._execute(tx, "add_crowds", domains=domains, ids=ids)
+            self._execute(tx, "owed_by_others", stream=filled.stream)
         self._execute(tx, "settle")
         found = self.outcome(tx)
         if found.closed:

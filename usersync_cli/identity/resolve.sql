@@ -95,6 +95,11 @@ INSERT INTO usersync.apps (name, added_by) VALUES (%(app)s, %(by)s) ON CONFLICT 
 INSERT INTO usersync.crowded_domains (app, domain, ids, run_id)
 SELECT %(app)s, k.domain, k.ids, %(run)s FROM unnest(%(domains)s::text[], %(ids)s::bigint[]) AS k(domain, ids) ON CONFLICT DO NOTHING
 
+-- name: owed_by_others
+-- Where others fill the app too, their next run looks at all rows: who was of a crowded domain is decided by the next rule.
+UPDATE usersync.identities SET fingerprint = NULL
+ WHERE app = %(app)s AND (job, step, stream) <> (%(job)s, %(step)s, %(stream)s) AND fingerprint IS NOT NULL
+
 -- name: close
 WITH gone AS (
     DELETE FROM usersync.mappings AS m USING (SELECT u.id, min(u.because) AS because FROM {undone} AS u GROUP BY u.id) AS u
