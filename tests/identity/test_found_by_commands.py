@@ -38,3 +38,16 @@ def test_an_address_may_have_its_name_before_it(maps: Maps) -> None:
 
     assert ("email", "example.com") == (found["asked"]["kind"], found["customers"][0]["domain"])
     assert (9, True) == (role.status, "info@ is a role" in role.stderr)
+
+
+def test_a_name_below_a_domain_that_is_a_customer_by_itself_is_found_first(maps: Maps) -> None:
+    """
+    Of an address, too: a person has made it a customer. Other names below the domain are the domain's.
+    """
+    maps.map("shop", "1", "example.com")
+    maps.map("shop", "2", "north.example.com")
+    asked = ["test@north.example.com", "https://north.example.com/a", "test@south.example.com"]
+    because = [maps.json("whois", one)["customers"][0]["because"][:-1] for one in asked]
+
+    assert ["test@north.example.com", "e-mail domain", "north.example.com"] == because[0]
+    assert ["north.example.com", "example.com"] == [one[-1] for one in because[1:]]

@@ -96,15 +96,16 @@ def _address(text: str, match: re.Match[str], domains: Domains) -> Question:
 
 
 def _host(text: str, kind: str, steps: list[str], host: str, domains: Domains) -> Question:
-    """The registrable domain of a host. What identifies nobody is still looked up by itself: a person may have made it a customer."""
+    """A host itself, which a person may have made a customer, then its registrable domain."""
     judged = domains.judge(host)
-    if judged.domain:
-        return Question(text, kind, [*steps, judged.domain], {"domains": [judged.domain], "why": ""})
     try:
         exact = domain_of(host)
     except ConfigError:
-        raise NotFound(f"{host} identifies nobody: {judged.why}", hint="is it spelt right?") from None
-    return Question(text, kind, [*steps, exact], {"domains": [exact], "why": judged.why})
+        if not judged.domain:
+            raise NotFound(f"{host} identifies nobody: {judged.why}", hint="is it spelt right?") from None
+        exact = judged.domain
+    wanted = list(dict.fromkeys([exact, judged.domain or exact]))
+    return Question(text, kind, steps, {"domains": wanted, "why": judged.why})
 
 
 def ask(tx: Connection, asked: Question, *, most: int = 0) -> Answered:
@@ -168,9 +169,10 @@ def _because(asked: Question, customer: Mapping[str, Any], lists: Mapping[str, S
     if customer["domain"] in wanted:
         return [*steps, *([] if customer["domain"] in steps else [customer["domain"]]), f"customer {root}"]
     if own:
-        return [*steps, *_to_root(own["uuid"], merged)]
+        return [*steps, *([] if own["domain"] in steps else [own["domain"]]), *_to_root(own["uuid"], merged)]
     if former:
-        return [*steps, f"renamed to {customer['domain']}", *_to_root(former["customer"], merged)]
+        was = [] if former["domain"] in steps else [former["domain"]]
+        return [*steps, *was, f"renamed to {customer['domain']}", *_to_root(former["customer"], merged)]
     return [*steps, f"customer {root}"]
 
 
