@@ -7,7 +7,7 @@ changed (`planner`); then a transaction (`store`): fence, stage, merge, rejects,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
@@ -252,12 +252,8 @@ class Reading:
         """The stream as a session is asked for it."""
         known = stream.known
         held = tuple if self._options.accept_account else partial(self._some, known)
-        ids = partial(self._ids, stream.name)
+        ids = partial(self._identities.ids, lambda: self._tx, stream.name)  # between two pages no transaction is open
         return Stream(stream.name, listed=partial(known.listed_so_far, self._tx), full=stream.fresh, held=held, ids=ids)
-
-    def _ids(self, stream: str) -> Iterable[Sequence[str]]:
-        """The ids of the stream's app, for a source that is asked id by id. Between two pages no transaction is open."""
-        return self._identities.ids(lambda: self._tx, stream)
 
     def _some(self, known: Known) -> Sequence[str]:
         return known.some(self._tx) if known.memory.id else ()
