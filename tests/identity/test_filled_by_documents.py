@@ -18,7 +18,7 @@ from usersync_cli.identity.resolve import Outcome
 from usersync_cli.model import Change, Database
 from usersync_cli.state import migrations
 
-EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "2"))
 RULES = [{"name": "website", "domain": "website"}, {"name": "email", "domain": "email"}]
 SELECT = "SELECT key AS id, data ->> 'website' AS website, data ->> 'email' AS email FROM records"
 MAP = """

@@ -12,7 +12,7 @@ from usersync_cli.clients.postgres.sql import scalar, statements
 from usersync_cli.errors import ConfigError
 from usersync_cli.identity.domains import domain_of
 
-SQL = statements(__name__)
+_SQL = statements(__name__)
 _MERGES = 100  # of one customer that are shown
 
 
@@ -98,13 +98,13 @@ def find(tx: Connection, text: str) -> Customer | None:
     """The customer of this uuid, or of this domain, which it may have had before it was renamed. Raises ConfigError for what is neither."""
     if uuid := uuid_of(text):
         return of_uuid(tx, uuid)
-    row = tx.execute(SQL["of_domain"], {"domain": domain_of(text)}).fetchone()
+    row = tx.execute(_SQL["of_domain"], {"domain": domain_of(text)}).fetchone()
     return of_uuid(tx, row[0]) if row else None
 
 
 def of_uuid(tx: Connection, uuid: UUID) -> Customer | None:
     """The customer of this uuid."""
-    row = tx.execute(SQL["of_uuid"], {"uuid": uuid}).fetchone()
+    row = tx.execute(_SQL["of_uuid"], {"uuid": uuid}).fetchone()
     return Customer(*row) if row else None
 
 
@@ -114,7 +114,7 @@ def get_or_create(tx: Connection, domain: str, by: str) -> tuple[Customer, bool]
         raise ConfigError("that is a uuid, and a customer is made of a domain", hint="usersync customers show UUID looks it up")
     if found := find(tx, domain):
         return found, False
-    tx.execute(SQL["create"], {"domain": domain_of(domain), "by": by})
+    tx.execute(_SQL["create"], {"domain": domain_of(domain), "by": by})
     made = find(tx, domain)
     assert made is not None  # noqa: S101  it was just made
     return made, True
@@ -124,15 +124,15 @@ def listed(tx: Connection, *, search: str, merged: bool, page: int, limit: int) 
     """A page of customers in the order of their domains, and how many there are in all. `search`: whose domain holds this text;
     `merged`: those that are merged into another too."""
     values = {"search": search.lower(), "merged": merged, "limit": limit, "skipped": (page - 1) * limit}
-    found = [Listed(Customer(*row[:5]), row[5], row[6]) for row in tx.execute(SQL["listed"], values).fetchall()]
-    return found, scalar(tx, SQL["counted"], values)
+    found = [Listed(Customer(*row[:5]), row[5], row[6]) for row in tx.execute(_SQL["listed"], values).fetchall()]
+    return found, scalar(tx, _SQL["counted"], values)
 
 
 def shown(tx: Connection, found: Customer) -> Shown:
     """All that the map has of a customer."""
     values = {"uuid": found.uuid, "limit": _MERGES}
-    ((created_at, created_by, run_id),) = tx.execute(SQL["made"], values).fetchall()
-    former = [FormerDomain(*row) for row in tx.execute(SQL["former"], values).fetchall()]
-    merges = [Merge(*row) for row in tx.execute(SQL["merges"], values).fetchall()]
-    ids: dict[str, int] = dict(tx.execute(SQL["ids"], values).fetchall())
-    return Shown(found, created_at, created_by, run_id, former, scalar(tx, SQL["resolving"], values), merges, ids)
+    ((created_at, created_by, run_id),) = tx.execute(_SQL["made"], values).fetchall()
+    former = [FormerDomain(*row) for row in tx.execute(_SQL["former"], values).fetchall()]
+    merges = [Merge(*row) for row in tx.execute(_SQL["merges"], values).fetchall()]
+    ids: dict[str, int] = dict(tx.execute(_SQL["ids"], values).fetchall())
+    return Shown(found, created_at, created_by, run_id, former, scalar(tx, _SQL["resolving"], values), merges, ids)

@@ -12,7 +12,7 @@ from usersync_cli.clients.postgres.sql import listed, statements
 from usersync_cli.identity import mappings
 from usersync_cli.signals import Stop
 
-_SQL = statements("usersync_cli.identity.mappings")
+_SQL = statements(__name__)
 _COLUMNS = ("app", "id", "domain", "uuid", "pinned", "rule", "value", "job", "decided_by", "opened_at")
 _BLOCK = 128 * 1024
 _BOM = b"\xef\xbb\xbf"

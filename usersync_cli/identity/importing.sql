@@ -68,7 +68,7 @@ INSERT INTO pg_temp.usersync_given (app, id, customer)
 SELECT DISTINCT ON (l.app, l.id) l.app, l.id, l.customer FROM pg_temp.usersync_lines AS l WHERE l.why IS NULL ORDER BY l.app, l.id
 
 -- name: taken
-UPDATE pg_temp.usersync_lines AS l SET why = 'somebody_elses', detail = 'the id is customer ' || COALESCE(c.domain, m.mapped::text) || '; --move moves it'
+UPDATE pg_temp.usersync_lines AS l SET why = 'somebody_elses', detail = 'the id is customer ' || COALESCE(c.domain, m.mapped::text) || '; -' || '-move moves it'
   FROM pg_temp.usersync_looked AS m
   LEFT JOIN usersync.customers AS c ON c.uuid = usersync.root_of(m.mapped)
  WHERE m.what = 'moved' AND m.app = l.app AND m.id = l.id AND l.why IS NULL

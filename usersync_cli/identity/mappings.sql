@@ -113,11 +113,5 @@ UNION
 UNION
 (SELECT c.domain FROM usersync.customers AS c LIMIT 2000)
 
--- name: export
-SELECT m.app, m.id, r.domain, r.uuid, m.pinned, m.rule, m.value, m.job, m.decided_by, m.opened_at
-  FROM usersync.mappings AS m JOIN usersync.customers AS c ON c.uuid = m.customer
-  JOIN usersync.customers AS r ON r.uuid = CASE WHEN c.merged_into IS NULL THEN c.uuid ELSE usersync.root_of(c.uuid) END
- WHERE {which} ORDER BY m.app, m.id
-
 -- name: jobs
 SELECT DISTINCT i.job, i.step FROM usersync.identities AS i WHERE i.app = %(app)s ORDER BY i.job, i.step

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from usersync_cli.clients.postgres.connections import Connection
-from usersync_cli.clients.postgres.sql import scalar
+from usersync_cli.clients.postgres.sql import scalar, statements
 from usersync_cli.errors import Conflict, NotFound
-from usersync_cli.identity.customers import SQL, Customer, called, find, of_uuid, uuid_of
+from usersync_cli.identity.customers import Customer, called, find, of_uuid, uuid_of
 from usersync_cli.identity.domains import domain_of
 from usersync_cli.identity.mappings import require_customer
+
+_SQL = statements(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def rename(tx: Connection, text: str, domain: str, by: str, reason: str | None =
     if other and other.uuid != customer.uuid:
         raise _taken(customer, other, new)
     values = {"uuid": customer.uuid, "by": by, "reason": reason}
-    tx.execute(SQL["former_no_more"], {**values, "domain": new})
+    tx.execute(_SQL["former_no_more"], {**values, "domain": new})
     if not _give_back(tx, customer.uuid) and customer.domain:
-        tx.execute(SQL["leave_behind"], {**values, "domain": customer.domain})
-    tx.execute(SQL["call"], {**values, "domain": new})
+        tx.execute(_SQL["leave_behind"], {**values, "domain": customer.domain})
+    tx.execute(_SQL["call"], {**values, "domain": new})
     return Changed(_now(tx, customer.uuid), changed=True)
 
 
@@ -78,10 +80,10 @@ def merge(tx: Connection, text: str, into_text: str, by: str, reason: str) -> Ch
     _refuse_merge(customer, into)
     values = {"uuid": customer.uuid, "into": into.uuid, "by": by, "reason": reason}
     _give_back(tx, customer.uuid)
-    number = scalar(tx, SQL["merge"], values)
-    tx.execute(SQL["point"], values)
+    number = scalar(tx, _SQL["merge"], values)
+    tx.execute(_SQL["point"], values)
     _borrow(tx, into.root)
-    over = tx.execute(SQL["settle"], {"root": into.root, "merge": number, "by": by}).rowcount
+    over = tx.execute(_SQL["settle"], {"root": into.root, "merge": number, "by": by}).rowcount
     return Changed(_now(tx, customer.uuid), changed=True, other=_now(tx, into.uuid), conflicts=over)
 
 
@@ -107,7 +109,7 @@ def unmerge(tx: Connection, text: str, by: str, reason: str) -> Changed:
     Raises NotFound for a customer that is not merged.
     """
     customer = _merged(tx, text)
-    (number, into) = tx.execute(SQL["standing"], {"uuid": customer.uuid}).fetchone() or (None, None)
+    (number, into) = tx.execute(_SQL["standing"], {"uuid": customer.uuid}).fetchone() or (None, None)
     if number is None:
         raise NotFound(
             f"{customer} is not merged into another; nothing was undone",
@@ -115,11 +117,11 @@ def unmerge(tx: Connection, text: str, by: str, reason: str) -> Changed:
         )
     values = {"uuid": customer.uuid, "merge": number, "by": by, "reason": reason}
     _give_back(tx, customer.root)
-    tx.execute(SQL["undo"], values)
-    tx.execute(SQL["part"], values)
+    tx.execute(_SQL["undo"], values)
+    tx.execute(_SQL["part"], values)
     _borrow(tx, customer.root)
     _borrow(tx, customer.uuid)
-    again = tx.execute(SQL["unsettle"], values).rowcount
+    again = tx.execute(_SQL["unsettle"], values).rowcount
     return Changed(_now(tx, customer.uuid), changed=True, other=_now(tx, into), conflicts=again)
 
 
@@ -128,19 +130,19 @@ def _merged(tx: Connection, text: str) -> Customer:
     found = require_customer(tx, text)
     if found.merged_into or uuid_of(text):
         return found
-    lent = scalar(tx, SQL["lent"], {"domain": domain_of(text)})
+    lent = scalar(tx, _SQL["lent"], {"domain": domain_of(text)})
     return _now(tx, lent) if lent else found
 
 
 def _give_back(tx: Connection, root: UUID) -> bool:
     """Give the domain that a customer goes by back to the merged one that has lent it; whether it was lent."""
-    found = tx.execute(SQL["lender"], {"uuid": root}).fetchone()
+    found = tx.execute(_SQL["lender"], {"uuid": root}).fetchone()
     if found is None:
         return False
     number, lender, domain = found
-    tx.execute(SQL["lend"], {"merge": number, "domain": None})
-    tx.execute(SQL["call"], {"uuid": root, "domain": None})
-    tx.execute(SQL["call"], {"uuid": lender, "domain": domain})
+    tx.execute(_SQL["lend"], {"merge": number, "domain": None})
+    tx.execute(_SQL["call"], {"uuid": root, "domain": None})
+    tx.execute(_SQL["call"], {"uuid": lender, "domain": domain})
     return True
 
 
@@ -148,11 +150,11 @@ def _borrow(tx: Connection, root: UUID) -> None:
     """Let a customer without a domain go by that of one that resolves to it."""
     if _now(tx, root).domain:
         return
-    if found := tx.execute(SQL["may_lend"], {"uuid": root}).fetchone():
+    if found := tx.execute(_SQL["may_lend"], {"uuid": root}).fetchone():
         number, lender, domain = found
-        tx.execute(SQL["lend"], {"merge": number, "domain": domain})
-        tx.execute(SQL["call"], {"uuid": lender, "domain": None})
-        tx.execute(SQL["call"], {"uuid": root, "domain": domain})
+        tx.execute(_SQL["lend"], {"merge": number, "domain": domain})
+        tx.execute(_SQL["call"], {"uuid": lender, "domain": None})
+        tx.execute(_SQL["call"], {"uuid": root, "domain": domain})
 
 
 def _now(tx: Connection, uuid: UUID) -> Customer:

@@ -88,9 +88,6 @@ UPDATE {mappings} AS m SET left_at = now() FROM {undone} AS u
  WHERE u.because = 'left' AND m.app = %(app)s AND m.id = u.id AND m.pinned AND m.left_at IS NULL
    AND NOT EXISTS (SELECT FROM {facts_table} AS f WHERE f.id = u.id)
 
--- name: add_app
-INSERT INTO usersync.apps (name, added_by) VALUES (%(app)s, %(by)s) ON CONFLICT DO NOTHING
-
 -- name: add_crowds
 INSERT INTO usersync.crowded_domains (app, domain, ids, run_id)
 SELECT %(app)s, k.domain, k.ids, %(run)s FROM unnest(%(domains)s::text[], %(ids)s::bigint[]) AS k(domain, ids) ON CONFLICT DO NOTHING
@@ -186,12 +183,3 @@ SELECT 'conflict', d.id, COALESCE(c.domain, d.customer::text), COALESCE(d.domain
        SELECT FROM {identity_conflicts} AS f WHERE f.kind = d.theirs AND f.domain IS NOT DISTINCT FROM d.domain AND f.uuid = d.uuid
                                                AND f.status <> 'over')
  ORDER BY 2, 1, 4
-
--- name: remember
-INSERT INTO usersync.identities AS i (app, job, step, stream, relation, id_column, live, fingerprint, lists, run_id)
-VALUES (%(app)s, %(job)s, %(step)s, %(stream)s, %(relation)s, %(id)s, %(live)s, %(fingerprint)s, %(lists)s, %(run)s)
-ON CONFLICT (app, job, step, stream) DO UPDATE
-   SET relation = excluded.relation, id_column = excluded.id_column, live = excluded.live, fingerprint = excluded.fingerprint,
-       lists = excluded.lists, run_id = excluded.run_id, evaluated_at = now()
- WHERE (i.relation, i.id_column, i.live, i.fingerprint, i.lists)
-       IS DISTINCT FROM (excluded.relation, excluded.id_column, excluded.live, excluded.fingerprint, excluded.lists)

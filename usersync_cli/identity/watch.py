@@ -27,7 +27,7 @@ from usersync_cli.load.deletes.guard import GONE, Sweep, same_row
 from usersync_cli.load.merge import CHANGES, Merge
 from usersync_cli.model import Identity
 
-_SQL = statements("usersync_cli.identity.resolve")
+_SQL = statements(__name__)
 CARRIED = 100_000  # facts that a preview takes along
 _UNFIT = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)  # what a rule's SQL may say of a value
 BACK = "left, and is back"  # in a preview: a page took the record away, and a later one has it again

@@ -78,7 +78,7 @@ SELECT f.key, CASE WHEN f.taken AND f.normal = f.ours THEN 'uuid_of_another' ELS
             THEN 'Klanten calls ' || f.ours || ' by ' || f.uuid || ', which is another customer here (usersync whois ' || f.uuid
                  || '); are they one? usersync customers merge'
             ELSE 'Klanten has it for ' || f.domain || ' (' || f.uuid || '), here it is ' || f.ours
-                 || '. Is Klanten right? usersync mappings create --move says so; if not, change it at Klanten' END
+                 || '. Is Klanten right? usersync mappings create -' || '-move says so; if not, change it at Klanten' END
   FROM pg_temp.usersync_found AS f WHERE NOT f.same
 
 -- name: roots

@@ -8,6 +8,61 @@ from alembic import op
 revision = "0015"
 down_revision = "0014"
 
+# The view of the map as of a moment, in two parts.
+_MOMENT = """
+    CREATE VIEW usersync.customer_ids_then WITH (security_barrier) AS
+    WITH RECURSIVE mapped AS NOT MATERIALIZED (
+        SELECT m.app, m.id, m.customer FROM usersync.mappings AS m
+         WHERE (m.app IN (SELECT o.app FROM usersync.own_apps AS o)) IS TRUE
+           AND m.app = ANY (ARRAY(SELECT o.app FROM usersync.own_apps AS o))
+           AND m.opened_at <= usersync.asked_moment()
+        UNION ALL
+        SELECT m.app, m.id, m.customer FROM usersync.closed_mappings AS m
+         WHERE (m.app IN (SELECT o.app FROM usersync.own_apps AS o)) IS TRUE
+           AND m.app = ANY (ARRAY(SELECT o.app FROM usersync.own_apps AS o))
+           AND m.opened_at <= usersync.asked_moment() AND m.closed_at > usersync.asked_moment()
+           AND NOT EXISTS (SELECT FROM usersync.mappings AS n
+                            WHERE n.app = m.app AND n.id = m.id AND n.opened_at <= usersync.asked_moment())
+           AND NOT EXISTS (SELECT FROM usersync.closed_mappings AS n
+                            WHERE n.app = m.app AND n.id = m.id AND n.opened_at > m.opened_at
+                              AND n.opened_at <= usersync.asked_moment() AND n.closed_at > usersync.asked_moment())
+    ), merged AS NOT MATERIALIZED (
+        SELECT c.uuid, c.merged_into FROM usersync.customers AS c
+         WHERE c.merged_into IS NOT NULL
+           AND NOT EXISTS (SELECT FROM usersync.customer_history AS h WHERE h.customer = c.uuid AND h.until > usersync.asked_moment())
+        UNION ALL
+        SELECT h.customer, h.merged_into FROM usersync.customer_history AS h
+         WHERE h.merged_into IS NOT NULL AND h.until > usersync.asked_moment()
+           AND NOT EXISTS (SELECT FROM usersync.customer_history AS e
+                            WHERE e.customer = h.customer AND e.until > usersync.asked_moment() AND (e.until, e.id) < (h.until, h.id))
+    ), down(root, uuid) AS (
+        SELECT e.merged_into, e.uuid FROM merged AS e WHERE NOT EXISTS (SELECT FROM merged AS p WHERE p.uuid = e.merged_into)
+        UNION ALL
+        SELECT d.root, e.uuid
+          FROM down AS d CROSS JOIN LATERAL (SELECT n.uuid FROM merged AS n WHERE n.merged_into = d.uuid OFFSET 0) AS e
+    """
+_OF_MOMENT = """
+    ), found AS NOT MATERIALIZED (
+        SELECT m.app, m.id, m.customer AS uuid FROM mapped AS m
+         WHERE (SELECT CASE WHEN h.id IS NULL THEN c.merged_into ELSE h.merged_into END
+                  FROM usersync.customers AS c
+                  LEFT JOIN LATERAL (SELECT h.id, h.merged_into FROM usersync.customer_history AS h
+                                      WHERE h.customer = c.uuid AND h.until > usersync.asked_moment()
+                                      ORDER BY h.until, h.id LIMIT 1) AS h ON true
+                 WHERE c.uuid = m.customer) IS NULL
+        UNION ALL
+        SELECT m.app, m.id, CASE WHEN m.customer = d.uuid THEN d.root END FROM down AS d JOIN mapped AS m ON m.customer = d.uuid
+    )
+    SELECT f.app, f.id, f.uuid,
+           (SELECT CASE WHEN h.customer IS NULL THEN c.domain ELSE h.domain END
+              FROM usersync.customers AS c
+              LEFT JOIN LATERAL (SELECT h.customer, h.domain FROM usersync.customer_history AS h
+                                  WHERE h.customer = c.uuid AND h.until > usersync.asked_moment()
+                                  ORDER BY h.until, h.id LIMIT 1) AS h ON true
+             WHERE c.uuid = f.uuid) AS domain
+      FROM found AS f
+    """
+
 # What other programs read. A view reads with its owner's rights, and `current_user` in it is whoever asks: so a role that was
 # granted an app needs no right on any table, and sees its own app's rows alone. Who may write mappings sees all of them.
 # Neither a plan, nor what EXPLAIN ANALYZE says of it, nor the time that it takes may say which ids, domains and uuids other apps have,
@@ -52,57 +107,7 @@ VIEWS = (
     """,
     # An id has two mappings at a moment only where the clocks of two transactions overlap: the later one holds. There is one view, not
     # one on another: each part of it would be a way to read everything for whoever was granted SELECT on all tables.
-    """
-    CREATE VIEW usersync.customer_ids_then WITH (security_barrier) AS
-    WITH RECURSIVE mapped AS NOT MATERIALIZED (
-        SELECT m.app, m.id, m.customer FROM usersync.mappings AS m
-         WHERE (m.app IN (SELECT o.app FROM usersync.own_apps AS o)) IS TRUE
-           AND m.app = ANY (ARRAY(SELECT o.app FROM usersync.own_apps AS o))
-           AND m.opened_at <= usersync.asked_moment()
-        UNION ALL
-        SELECT m.app, m.id, m.customer FROM usersync.closed_mappings AS m
-         WHERE (m.app IN (SELECT o.app FROM usersync.own_apps AS o)) IS TRUE
-           AND m.app = ANY (ARRAY(SELECT o.app FROM usersync.own_apps AS o))
-           AND m.opened_at <= usersync.asked_moment() AND m.closed_at > usersync.asked_moment()
-           AND NOT EXISTS (SELECT FROM usersync.mappings AS n
-                            WHERE n.app = m.app AND n.id = m.id AND n.opened_at <= usersync.asked_moment())
-           AND NOT EXISTS (SELECT FROM usersync.closed_mappings AS n
-                            WHERE n.app = m.app AND n.id = m.id AND n.opened_at > m.opened_at
-                              AND n.opened_at <= usersync.asked_moment() AND n.closed_at > usersync.asked_moment())
-    ), merged AS NOT MATERIALIZED (
-        SELECT c.uuid, c.merged_into FROM usersync.customers AS c
-         WHERE c.merged_into IS NOT NULL
-           AND NOT EXISTS (SELECT FROM usersync.customer_history AS h WHERE h.customer = c.uuid AND h.until > usersync.asked_moment())
-        UNION ALL
-        SELECT h.customer, h.merged_into FROM usersync.customer_history AS h
-         WHERE h.merged_into IS NOT NULL AND h.until > usersync.asked_moment()
-           AND NOT EXISTS (SELECT FROM usersync.customer_history AS e
-                            WHERE e.customer = h.customer AND e.until > usersync.asked_moment() AND (e.until, e.id) < (h.until, h.id))
-    ), down(root, uuid) AS (
-        SELECT e.merged_into, e.uuid FROM merged AS e WHERE NOT EXISTS (SELECT FROM merged AS p WHERE p.uuid = e.merged_into)
-        UNION ALL
-        SELECT d.root, e.uuid
-          FROM down AS d CROSS JOIN LATERAL (SELECT n.uuid FROM merged AS n WHERE n.merged_into = d.uuid OFFSET 0) AS e
-    ), found AS NOT MATERIALIZED (
-        SELECT m.app, m.id, m.customer AS uuid FROM mapped AS m
-         WHERE (SELECT CASE WHEN h.id IS NULL THEN c.merged_into ELSE h.merged_into END
-                  FROM usersync.customers AS c
-                  LEFT JOIN LATERAL (SELECT h.id, h.merged_into FROM usersync.customer_history AS h
-                                      WHERE h.customer = c.uuid AND h.until > usersync.asked_moment()
-                                      ORDER BY h.until, h.id LIMIT 1) AS h ON true
-                 WHERE c.uuid = m.customer) IS NULL
-        UNION ALL
-        SELECT m.app, m.id, CASE WHEN m.customer = d.uuid THEN d.root END FROM down AS d JOIN mapped AS m ON m.customer = d.uuid
-    )
-    SELECT f.app, f.id, f.uuid,
-           (SELECT CASE WHEN h.customer IS NULL THEN c.domain ELSE h.domain END
-              FROM usersync.customers AS c
-              LEFT JOIN LATERAL (SELECT h.customer, h.domain FROM usersync.customer_history AS h
-                                  WHERE h.customer = c.uuid AND h.until > usersync.asked_moment()
-                                  ORDER BY h.until, h.id LIMIT 1) AS h ON true
-             WHERE c.uuid = f.uuid) AS domain
-      FROM found AS f
-    """,
+    _MOMENT + _OF_MOMENT,
     # Of all ids, of one, or of a customer's: what is asked for by argument is looked up, other conditions filter what is found.
     """
     CREATE FUNCTION usersync.customer_ids_at(
