@@ -141,7 +141,7 @@ SIGNS = (
 TOKENS = st.sampled_from((*WORDS, *SIGNS, "\0", "é", "\ud800"))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.binary(max_size=60), st.text(max_size=60), st.lists(TOKENS, max_size=25).map("".join)))
 def test_no_text_is_a_traceback(text: str | bytes, tmp_path: Path) -> None:
     """
@@ -162,7 +162,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 40), value=VALUES)
 def test_no_value_at_any_place_is_a_traceback(place: int, value: object, tmp_path: Path) -> None:
     """

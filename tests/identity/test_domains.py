@@ -90,7 +90,7 @@ def test_domains_of_companies_are_in_no_list() -> None:
 
 
 @given(st.one_of(st.text(max_size=80), st.lists(LABELS, max_size=5).map(".".join), st.binary().map(lambda raw: raw.decode("latin-1"))))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_has_an_answer(host: str) -> None:
     """
     Whatever stands in a row is judged without an error; a domain that comes out is in normal form, and is judged the same again.
@@ -109,7 +109,7 @@ def tldextract() -> TLDExtract:
 
 
 @given(host=st.lists(LABELS, min_size=2, max_size=6).map(".".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_suffixes_are_those_of_tldextract(host: str, tldextract: TLDExtract) -> None:
     """
     The list is read as the package reads it.

@@ -17,7 +17,7 @@ from usersync_cli.errors import Drift, UsersyncError
 from usersync_cli.model import Counts, Database
 from usersync_cli.signals import Stop
 
-EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("USERSYNC_TEST_EXAMPLES", "30"))
 COLUMNS = {"id": "integer", "name": "text", "age": "integer", "_order": "integer"}
 LOAD = {"table": "people", "key": ["id"], "order_by": "_order DESC NULLS LAST"}
 
@@ -92,7 +92,7 @@ def test_the_table_is_what_the_model_says(tx: Connection, ddl: str, history: lis
         assert model == content(tx)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(row, max_size=10), there=st.lists(row, max_size=40))
 def test_a_small_sync_into_a_big_table_counts_the_same(tx: Connection, rows: list[tuple[Any, ...]], there: list[tuple[Any, ...]]) -> None:
     """The comparison that does not read the whole table gives the same counts as the one that does."""

@@ -266,7 +266,7 @@ def world(usersync: Command, new_database: NewDatabase) -> Iterator[World]:
         yield World(job, source, target)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(job=jobs, first=st.dictionaries(keys, rows, min_size=4), history=st.lists(steps, min_size=3, max_size=4))
 def test_preview_and_run_agree(world: World, job: dict[str, Any], first: dict[int, Row], history: list[dict[str, Any]]) -> None:
     """

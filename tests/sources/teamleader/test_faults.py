@@ -165,7 +165,7 @@ def test_one_document_that_never_comes_blocks_no_other(api: Teamleader, database
     api.fail(500, f"{resource}.info", times=1000, id=ids[7])
     for _ in range(2):
         before = len(api.asked)
-        failed = crm.soon(0.6).steps[0].error
+        failed = crm.soon(1.2).steps[0].error
 
         assert failed is not None
         assert (4, True) == (status_of(failed), "1 without an answer" in failed.message)

@@ -961,7 +961,7 @@ def test_an_answer_that_is_no_account(bank: Bank, front: Front, connect: Connect
     front.at("GET .*/users", *[page] * 20)
 
     with pytest.raises(Unavailable, match="bytes of type text/html that are not JSON"):
-        list(connect(bank, front.url, deadline=timedelta(seconds=1)).users())
+        list(connect(bank, front.url, deadline=timedelta(seconds=3)).users())
 
 
 def test_python_keycloak_is_imported_late() -> None:
