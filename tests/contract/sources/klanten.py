@@ -23,7 +23,7 @@ STREAMS = ("companies", "shops", "broken", "slow", "silent")
 
 def live(request: pytest.FixtureRequest) -> LiveSource:
     monkeypatch = request.getfixturevalue("monkeypatch")
-    monkeypatch.setattr(source, "DEADLINE", timedelta(seconds=0.5))  # whoever is away is away at once
+    monkeypatch.setattr(source, "DEADLINE", timedelta(seconds=3))  # whoever is away is away soon
     monkeypatch.setattr(walk, "PAGE_IDS", 20)
     server = Klanten()
     server.key = f"test.{SECRET}"
