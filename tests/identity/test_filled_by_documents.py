@@ -261,6 +261,29 @@ def conflicts_of(sync: Sync) -> list[tuple[Any, ...]]:
     return sync.ask("SELECT app_id, domain FROM usersync.identity_conflicts WHERE status = 'open' ORDER BY 1, 2")
 
 
+def test_what_another_job_found_is_not_taken_back(database: Database) -> None:
+    """
+    Two jobs fill one app, and the second says another customer. That the first still says its own does not settle the conflict; that
+    the second says the same now does.
+    """
+    migrations.upgrade(database)
+    sources = [ListSource({"companies": [company("c1", domain)]}) for domain in ("a.test", "b.test")]
+    first, second = (
+        Sync(one, database, {"table": f"of_{n}"}, SELECT, [identity("companies", app="crm")], name=f"job{n}")
+        for n, one in enumerate(sources)
+    )
+    first.run()
+    second.run()
+
+    first.run(full=True)
+    assert [("c1", "b.test")] == conflicts_of(first)
+    assert isinstance(first.run().steps[0].error, PartialError)
+
+    sources[1].streams["companies"] = [company("c1", "a.test")]
+    second.ok()
+    assert [] == conflicts_of(first)
+
+
 def test_eight_at_once(database: Database) -> None:
     """
     Eight jobs that fill one app, with the same ids and other domains, in other orders: each id has one customer, whatever another job

@@ -158,7 +158,7 @@ class Resolver:
         if self._crowds:
             domains, ids = [one[0] for one in self._crowds], [one[2] for one in self._crowds]
             self._execute(tx, "add_crowds", domains=domains, ids=ids)
-            self._execute(tx, "owed_by_others", stream=filled.stream)
+            self._execute(tx, "owed_by_others")
         self._execute(tx, "settle")
         found = self.outcome(tx)
         if found.closed:
@@ -196,7 +196,8 @@ class Resolver:
     def _values(self, **more: Any) -> dict[str, Any]:
         filled, identity = self._filled, self._identity
         rules = [rule.name for rule in identity.rules]
-        return {"app": identity.app, "job": filled.job, "step": filled.step, "run": filled.run_id, "rules": rules, **more}
+        return {"app": identity.app, "job": filled.job, "step": filled.step, "stream": filled.stream, "run": filled.run_id,
+                "rules": rules, **more}  # fmt: skip
 
     def _sql(self, name: str) -> bytes:
         """A statement. It is the same for each page, and making it takes longer than many take to execute."""

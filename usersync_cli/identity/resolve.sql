@@ -111,6 +111,7 @@ SELECT g.app, g.id, g.customer, g.rule, g.value, g.domain, g.pinned, g.job, g.st
 INSERT INTO usersync.customers (uuid, domain, created_by, run_id)
 SELECT DISTINCT ON (d.customer) d.customer, d.domain, %(by)s, %(run)s
   FROM {decided} AS d WHERE d.action = 1 AND d.is_new AND d.turn = 1 ORDER BY d.customer, d.domain
+ON CONFLICT (uuid) DO NOTHING
 
 -- name: add_mappings
 INSERT INTO usersync.mappings (app, id, customer, rule, value, domain, job, step, run_id)
@@ -119,12 +120,13 @@ SELECT %(app)s, d.id, d.customer, (%(rules)s::text[])[d.rank], d.value, d.domain
 
 -- name: add_conflicts
 -- One that was over is open again; one that was answered stays so.
-INSERT INTO usersync.identity_conflicts AS c (kind, app, app_id, domain, uuid, rule, value, job, step, run_id)
+INSERT INTO usersync.identity_conflicts AS c (kind, app, app_id, domain, uuid, rule, value, job, step, stream, run_id)
 SELECT DISTINCT ON (f.kind, f.app, f.id, f.domain, f.uuid) f.kind, f.app, f.id, f.domain, f.uuid, (%(rules)s::text[])[f.rank], f.value,
-       %(job)s, %(step)s, %(run)s
+       %(job)s, %(step)s, %(stream)s, %(run)s
   FROM ({conflicts}) AS f ORDER BY f.kind, f.app, f.id, f.domain, f.uuid, f.rank, f.value COLLATE "C"
 ON CONFLICT (app, app_id, kind, domain, uuid) DO UPDATE
-   SET status = 'open', found_at = now(), answered_at = NULL, rule = excluded.rule, value = excluded.value, run_id = excluded.run_id
+   SET status = 'open', found_at = now(), answered_at = NULL, rule = excluded.rule, value = excluded.value, job = excluded.job,
+       step = excluded.step, stream = excluded.stream, run_id = excluded.run_id
  WHERE c.status = 'over' OR c.kind = 'returned' AND c.status <> 'open'
 
 -- name: conflicts
@@ -140,9 +142,9 @@ SELECT d.theirs, NULL, NULL, d.domain, d.uuid, d.rank, d.value FROM {decided} AS
 UPDATE usersync.mappings AS m SET left_at = NULL FROM {decided} AS d WHERE d.returned AND m.app = %(app)s AND m.id = d.id
 
 -- name: settle
--- What the source has taken back, and what a record said that has left.
+-- What the source has taken back, and what a record said that has left. What another step found is not this one's to take back.
 UPDATE usersync.identity_conflicts AS c SET status = 'over', answered_at = now()
- WHERE c.app = %(app)s AND c.status = 'open' AND c.kind = 'domain'
+ WHERE c.app = %(app)s AND c.status = 'open' AND c.kind = 'domain' AND (c.job, c.step, c.stream) = (%(job)s, %(step)s, %(stream)s)
    AND (EXISTS (SELECT FROM {decided} AS d WHERE d.id = c.app_id)
         OR EXISTS (SELECT FROM {undone} AS u WHERE u.id = c.app_id AND u.because = 'left'))
    AND NOT EXISTS (SELECT FROM {decided} AS d WHERE d.id = c.app_id AND d.action = 2 AND d.domain IS NOT DISTINCT FROM c.domain)

@@ -133,7 +133,7 @@ TABLES = (
         app text COLLATE "C", app_id text COLLATE "C",
         domain text COLLATE "C", uuid uuid,
         rule text, value text,
-        job text, step text, run_id bigint,
+        job text, step text, stream text, run_id bigint,
         found_at timestamptz NOT NULL DEFAULT now(),
         status text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'accepted', 'rejected', 'ignored', 'over')),
         answered_at timestamptz, answered_by text, reason text,
