@@ -14,6 +14,7 @@ from uuid import NAMESPACE_DNS, UUID
 
 from psycopg import sql
 
+from usersync_cli.clients.postgres.arrays import texts
 from usersync_cli.clients.postgres.connections import Connection
 from usersync_cli.clients.postgres.sql import listed, scalar, statements
 from usersync_cli.errors import ConfigError
@@ -138,8 +139,8 @@ class Resolver:
 
     def _judged(self, tx: Connection, batch: Sequence[tuple[str]]) -> None:
         found = [(host, domain) for (host,) in batch if (domain := self._domain(host))]
-        hosts, domains = [host for host, _ in found], [domain for _, domain in found]
-        self._execute(tx, "judged", hosts=hosts, domains=domains, made=[new_uuid(domain) for domain in domains])
+        hosts, domains = texts(host for host, _ in found), texts(domain for _, domain in found)
+        self._execute(tx, "judged", hosts=hosts, domains=domains, made=texts(new_uuid(domain) for _, domain in found))
 
     def _domain(self, host: str) -> str | None:
         if not host.startswith(EXACT):
@@ -257,11 +258,10 @@ class Resolver:
         return (sql.SQL("SELECT e.*, 1 AS turn FROM ({}) AS e") if self._unique else _TURNS).format(each)
 
 
-def new_uuid(domain: str) -> UUID:
-    """The uuid of a customer that is made of this domain, as `usersync.uuid_of` makes it."""
-    digest = bytearray(hashlib.sha256(NAMESPACE_DNS.bytes + domain.encode()).digest()[:16])
-    digest[6], digest[8] = digest[6] & 0x0F | 0x80, digest[8] & 0x3F | 0x80
-    return UUID(bytes=bytes(digest))
+def new_uuid(domain: str) -> str:
+    """The uuid of a customer that is made of this domain, as `usersync.uuid_of` makes it; 32 digits."""
+    digits = hashlib.sha256(NAMESPACE_DNS.bytes + domain.encode()).hexdigest()
+    return f"{digits[:12]}8{digits[13:16]}{'89ab'[int(digits[16], 16) & 3]}{digits[17:32]}"
 
 
 # Rows of one id may differ. What the first rule that decides says in the one with the first domain counts, others are conflicts.
