@@ -78,7 +78,8 @@ def test_the_first_rule_that_decides(shop: Shop) -> None:
     evidence = "SELECT id, rule, value, domain, job, step, pinned FROM usersync.mappings ORDER BY id"
     assert ("2", "email", "Test User <test.user@Example.ORG.>", "example.org", "copy", "people", False) == shop.at_target(evidence)[1]
     assert [] == shop.at_target("SELECT domain FROM usersync.customers WHERE uuid <> usersync.uuid_of(domain)")
-    assert [("5c146b14-3c52-8afd-938a-375d0df1fbf6",)] == shop.at_target("SELECT usersync.uuid_of('www.example.com')::text")  # RFC 9562, B.2
+    # RFC 9562, appendix B.2
+    assert [("5c146b14-3c52-8afd-938a-375d0df1fbf6",)] == shop.at_target("SELECT usersync.uuid_of('www.example.com')::text")
     assert [("shop", "job copy")] == shop.at_target("SELECT name, added_by FROM usersync.apps")
 
 
